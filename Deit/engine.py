@@ -1,0 +1,136 @@
+"""The loops: one epoch of training, one evaluation."""
+
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import distributed
+from datasets import seed_everything
+from errors import InputError
+from models import WithDenseLogits
+
+CALIBRATION_BINS = 15
+CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
+
+
+def train_one_epoch(
+    model: nn.Module, criterion: nn.Module, loader: DataLoader, optimizer, scaler, mixup, ema, args, epoch: int
+) -> dict:
+    """Train for one epoch. model(images) gives logits (N, K), or (logits, dense logits), as WithDenseLogits does.
+
+    Returns loss (mean over all processes), top1 (%, None under mixup), images_per_second (all processes together).
+    Raises InputError naming epoch and step where the loss is not finite.
+    """
+    model.train()
+    criterion.train()
+    loader.sampler.set_epoch(epoch)
+    if hasattr(criterion, "set_epoch"):
+        criterion.set_epoch(epoch, args.epochs)
+
+    losses, right = [], torch.zeros((), device=args.device)
+    start = time.perf_counter()
+    bar = progress(loader, f"epoch {epoch + 1}/{args.epochs}", args.batch_size * distributed.world_size())
+    for step, (images, targets) in enumerate(bar):
+        images, targets = images.to(args.device, non_blocking=True), targets.to(args.device, non_blocking=True)
+        seed_everything(args.seed, epoch, step, distributed.rank())  # of mixup and dropout: a resumed run needs no history
+        if mixup is not None:
+            images, targets = mixup(images, targets)
+        with autocast(args):
+            output = model(images)
+            logits, *dense = output if isinstance(output, tuple) else (output,)
+            loss = criterion(logits, targets, *dense)
+        losses.append(loss.detach())
+        if mixup is None:
+            right += (logits.argmax(1) == targets).sum()
+
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        if args.clip_grad is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), args.clip_grad)
+        scaler.step(optimizer)
+        scaler.update()
+        if ema is not None:
+            ema.update(bare_model(model))
+
+        if (step + 1) % CHECK_EVERY == 0 or step + 1 == len(loader):
+            first = step + 1 - (step % CHECK_EVERY + 1)
+            check_finite(torch.stack(losses[first:]), epoch, first)
+            bar.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
+
+    if hasattr(criterion, "renew"):
+        criterion.renew()
+    seconds = time.perf_counter() - start
+    images_seen = len(loader) * args.batch_size * distributed.world_size()
+    mean_loss = distributed.sum_over_processes(torch.stack(losses).double().mean()).item() / distributed.world_size()
+    top1 = None if mixup is not None else 100 * distributed.sum_over_processes(right).item() / images_seen
+    return {"loss": mean_loss, "top1": top1, "images_per_second": images_seen / seconds}
+
+
+def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
+    """Raise InputError if one of the losses (steps,) is not finite; epochs and steps are counted from 1 in the message."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        step = first_step + bad[0].item()
+        raise InputError(
+            f"the loss is {losses[bad[0]].item()} in epoch {epoch + 1}, step {step + 1}; stopped before anything was saved from "
+            f"this epoch: the last checkpoint is good. Try a lower --lr, --clip-grad 1 or --amp off"
+        )
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: DataLoader, args) -> dict:
+    """Top-1 and top-5 (%), cross-entropy and expected calibration error over every image of the loaders of all processes."""
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=args.device)  # images, right, right in the top 5, cross-entropy
+    bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=args.device)  # confidence, right
+    for images, targets in progress(loader, "evaluate", args.batch_size * distributed.world_size()):
+        images, targets = images.to(args.device, non_blocking=True), targets.to(args.device, non_blocking=True)
+        with autocast(args):
+            logits = model(images)
+        logits = logits.float()
+        top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
+        right = top5[:, 0].double()
+        cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
+        sums += torch.stack([torch.full_like(cross_entropy, len(targets)), right.sum(), top5.sum(), cross_entropy])
+        confidence = logits.softmax(1).amax(1).double()
+        index = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1  # bins (0, 1/15], (1/15, ...
+        bins[0].index_add_(0, index, confidence)
+        bins[1].index_add_(0, index, right)
+    if args.dist_eval:
+        distributed.sum_over_processes(sums)
+        distributed.sum_over_processes(bins)
+    count, top1, top5, loss = sums.tolist()
+    ece = (bins[0] - bins[1]).abs().sum().item() / count
+    return {"images": int(count), "top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": ece}
+
+
+def autocast(args) -> torch.autocast:
+    """Mixed precision as --amp says; "off" is full precision."""
+    dtype = torch.float16 if args.amp == "fp16" else torch.bfloat16
+    return torch.autocast(args.device, dtype, enabled=args.amp != "off")
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The timm model inside the wrappers of torch.compile, DistributedDataParallel and WithDenseLogits."""
+    model = getattr(model, "_orig_mod", model)
+    model = getattr(model, "module", model)
+    return model.model if isinstance(model, WithDenseLogits) else model
+
+
+def progress(loader: DataLoader, title: str, images_a_step: int) -> tqdm:
+    """A bar over batches with the time left, in images/s; only in the main process."""
+    return tqdm(
+        loader,
+        desc=title,
+        unit=" images",
+        unit_scale=images_a_step,
+        leave=False,
+        dynamic_ncols=True,
+        mininterval=0.5,
+        disable=None if distributed.is_main() else True,
+    )

@@ -1,0 +1,55 @@
+"""Models: any of timm's by name, and the wrapper that shows Zipf's label smoothing the feature map's own predictions."""
+
+import difflib
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from errors import InputError
+
+
+def create_model(name: str, num_classes: int, input_size: int, drop: float, drop_path: float) -> nn.Module:
+    """Build a timm model with fresh weights. Raises InputError for an unknown name, listing near ones."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
+        hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists the known ones"
+        raise InputError(f"--model {name}: timm has no such model; {hint}")
+    options = {"num_classes": num_classes, "drop_rate": drop, "drop_path_rate": drop_path}
+    try:
+        # Models with position embeddings need the size; the others do not know the argument.
+        return timm.create_model(name, img_size=input_size, **options)
+    except TypeError:
+        return timm.create_model(name, **options)
+
+
+class WithDenseLogits(nn.Module):
+    """A timm model that also gives the classifier's view of each location of its last feature map.
+
+    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense ones carry no gradient, they only vote.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.model.forward_features(images)
+        with torch.no_grad():
+            dense = self.model.get_classifier()(locations(self.model, features)).transpose(1, 2)
+        return self.model.forward_head(features), dense
+
+
+def has_dense_logits(model: nn.Module) -> bool:
+    """Whether the classifier can read single locations: a linear layer right on the feature map's channels."""
+    classifier = model.get_classifier()
+    return isinstance(classifier, nn.Linear) and classifier.in_features == model.num_features
+
+
+def locations(model: nn.Module, features: Tensor) -> Tensor:
+    """The feature map (N, C, H, W), (N, H, W, C) or (N, tokens, C) as (N, locations, C), class tokens left out."""
+    if features.ndim == 3:
+        return features[:, getattr(model, "num_prefix_tokens", 0) :]
+    if features.shape[1] == model.num_features:
+        return features.flatten(2).transpose(1, 2)
+    return features.flatten(1, 2)

@@ -1,0 +1,89 @@
+"""The command line of main.py: DeiT's flag names, and the loss's."""
+
+import argparse
+from pathlib import Path
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from maxsup_loss import LOSS_NAMES
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train or evaluate a timm model with MaxSup or one of the losses it is compared with.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    switch = argparse.BooleanOptionalAction
+
+    group = parser.add_argument_group("loss")
+    group.add_argument("--loss", default="maxsup", metavar="NAME", help=f"one of {', '.join(LOSS_NAMES)}")
+    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the loss's published one (maxsup 0.1)")
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="deit_small_patch16_224", metavar="NAME", help="any timm model")
+    group.add_argument("--num-classes", type=int, help="size of the classifier; none: as many as the data has classes")
+    group.add_argument("--input-size", type=int, default=224, help="side of the square input, pixels")
+    group.add_argument("--drop", type=float, default=0.0, help="dropout rate")
+    group.add_argument("--drop-path", type=float, default=0.1, help="stochastic depth rate")
+    group.add_argument("--model-ema", action=switch, default=False, help="keep an exponential moving average of the weights")
+    group.add_argument("--model-ema-decay", type=float, default=0.99996, help="decay of that average, per step")
+
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--epochs", type=int, default=300, help="epochs to train")
+    group.add_argument("--batch-size", type=int, default=64, help="images a process and step")
+    group.add_argument("--recipe-batch", type=int, default=1024, help="global batch to warn about differing from; 0: never")
+    group.add_argument("--opt", default="adamw", metavar="NAME", help="any timm optimiser")
+    group.add_argument("--opt-eps", type=float, default=1e-8, help="epsilon of the optimiser")
+    group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; none: its own")
+    group.add_argument("--momentum", type=float, default=0.9, help="momentum, for SGD")
+    group.add_argument("--weight-decay", type=float, default=0.05, help="weight decay, none on norms and biases")
+    group.add_argument("--clip-grad", type=float, help="largest norm of the gradient; none: not clipped")
+    group.add_argument("--lr", type=float, default=5e-4, help="learning rate for a global batch of 512, scaled linearly")
+    group.add_argument("--unscale-lr", action="store_true", help="take --lr as it is, whatever the batch")
+    group.add_argument("--sched", default="cosine", metavar="NAME", help="any timm schedule, a step an epoch")
+    group.add_argument("--warmup-epochs", type=int, default=5, help="epochs of linear warm-up")
+    group.add_argument("--warmup-lr", type=float, default=1e-6, help="learning rate at the start of the warm-up")
+    group.add_argument("--min-lr", type=float, default=1e-5, help="learning rate at the end")
+    group.add_argument("--decay-epochs", type=float, default=30, help="epochs between steps, for step schedules")
+    group.add_argument("--decay-rate", type=float, default=0.1, help="factor a step, for step schedules")
+
+    group = parser.add_argument_group("augmentation")
+    group.add_argument("--no-aug", action="store_true", help="resize and centre crop only, and no mixup")
+    group.add_argument("--color-jitter", type=float, default=0.3, help="strength of colour jitter, without --aa")
+    group.add_argument("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="timm's AutoAugment policy, or none")
+    group.add_argument("--hflip", type=float, default=0.5, help="probability of a horizontal flip")
+    group.add_argument("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area share of random resized crops")
+    group.add_argument("--train-interpolation", default="bicubic", help="random, bilinear or bicubic")
+    group.add_argument("--repeated-aug", action=switch, default=True, help="show each drawn image 3 times an epoch")
+    group.add_argument("--reprob", type=float, default=0.25, help="probability of random erasing")
+    group.add_argument("--remode", default="pixel", help="what erased pixels become: const, rand or pixel")
+    group.add_argument("--recount", type=int, default=1, help="areas to erase")
+    group.add_argument("--mixup", type=float, default=0.8, help="mixup's alpha; 0: no mixup")
+    group.add_argument("--cutmix", type=float, default=1.0, help="cutmix's alpha; 0: no cutmix")
+    group.add_argument("--mixup-prob", type=float, default=1.0, help="probability of mixing a batch")
+    group.add_argument("--mixup-switch-prob", type=float, default=0.5, help="probability of cutmix where both are on")
+    group.add_argument("--mixup-mode", default="batch", help="mix by batch, pair or elem")
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--data-path", type=Path, required=True, help="image folder with train/ and val/")
+    group.add_argument("--num_workers", type=int, help="loading processes a process; none: at most 10, as the cores allow")
+    group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
+    group.add_argument("--mean", type=float, nargs=3, default=list(IMAGENET_DEFAULT_MEAN), help="mean of the inputs")
+    group.add_argument("--std", type=float, nargs=3, default=list(IMAGENET_DEFAULT_STD), help="their standard deviation")
+    group.add_argument("--eval-crop-ratio", type=float, default=0.875, help="crop's share of the side in evaluation")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--output_dir", type=Path, default=Path("output/deit"), help="folder for checkpoint and log")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
+    group.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--eval", action="store_true", help="evaluate --resume on val/ and stop")
+    group.add_argument("--dist-eval", action=switch, default=True, help="share the validation images among the processes")
+    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate each N epochs, and after the last")
+    group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
+    group.add_argument("--amp", choices=["bf16", "fp16", "off"], help="mixed precision; none: bf16 on a GPU, off on a CPU")
+    group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
+    group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
+    group.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in --output_dir")
+    return parser

@@ -1,0 +1,82 @@
+"""Run main.py on a SLURM cluster: one process a GPU on any number of nodes, requeued and resumed at the time limit.
+
+    python run_with_submitit.py --nodes 2 --ngpus 8 --partition gpu --output_dir /shared/run1 \\
+        --data-path /path/to/ImageNet --batch-size 64 --alpha 0.1 --alpha-end 0.2
+
+Options that are not listed in --help go to main.py. --cluster local runs the same on this machine, without SLURM.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+
+class Training:
+    """What submitit sends to each process; it calls checkpoint() when SLURM is about to stop the job."""
+
+    def __init__(self, arguments: list[str], address: str | None, port: int):
+        self.arguments, self.address, self.port = arguments, address, port
+
+    def __call__(self) -> None:
+        import submitit
+
+        sys.path.insert(0, str(Path(__file__).parent))
+        import main
+        import options
+
+        job = submitit.JobEnvironment()
+        os.environ.update(
+            RANK=str(job.global_rank),
+            LOCAL_RANK=str(job.local_rank),
+            WORLD_SIZE=str(job.num_tasks),
+            MASTER_ADDR=self.address or job.hostnames[0],
+            MASTER_PORT=str(self.port),
+        )
+        main.main(options.get_parser().parse_args(self.arguments))
+
+    def checkpoint(self):
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)  # with --resume auto, so it goes on where it was
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=1, help="machines")
+    parser.add_argument("--ngpus", type=int, default=8, help="processes a machine, one a GPU")
+    parser.add_argument("--hours", type=float, default=72, help="time limit of a job")
+    parser.add_argument("--partition", help="SLURM partition")
+    parser.add_argument("--constraint", help="SLURM constraint, such as the kind of GPU")
+    parser.add_argument("--cpus-per-task", type=int, default=10, help="cores a process")
+    parser.add_argument("--cluster", default="slurm", choices=["slurm", "local"], help="where to run")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder that all machines see")
+    parser.add_argument("--wait", action="store_true", help="stay until the job ends, and fail if it fails")
+    return parser
+
+
+def submit() -> None:
+    args, arguments = get_parser().parse_known_args()
+    try:
+        import submitit
+    except ImportError:
+        sys.exit("error: submitit is not installed; pip install submitit")
+    executor = submitit.AutoExecutor(folder=args.output_dir / "slurm", cluster=args.cluster)
+    parameters = {"nodes": args.nodes, "tasks_per_node": args.ngpus, "timeout_min": int(args.hours * 60), "name": "maxsup"}
+    if args.cluster == "slurm":
+        parameters |= {"gpus_per_node": args.ngpus, "cpus_per_task": args.cpus_per_task}
+        parameters |= {f"slurm_{key}": getattr(args, key) for key in ("partition", "constraint") if getattr(args, key)}
+    executor.update_parameters(**parameters)
+    with socket.socket() as probe:  # a port that is free now; the local rank 0 takes it in a moment
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    arguments += ["--output_dir", str(args.output_dir), "--resume", "auto"]
+    job = executor.submit(Training(arguments, "127.0.0.1" if args.cluster == "local" else None, port))
+    print(f"job {job.job_id}; its log: {job.paths.stdout}", flush=True)
+    if args.wait:
+        job.results()
+
+
+if __name__ == "__main__":
+    submit()

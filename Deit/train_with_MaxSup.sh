@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The paper's recipe: DeiT-Small on ImageNet-1K, 300 epochs, a global batch of 1024, MaxSup with alpha 0.1 -> 0.2.
+#
+#   bash train_with_MaxSup.sh --data-path /path/to/ImageNet [--output_dir DIR] [any option of main.py, overriding these]
+#
+# Every GPU of the node is used, with 1024 / GPUs images each. By variables:
+#   PYTHON  the interpreter (python3)    GPUS  how many processes (all GPUs, or 1 without)    BATCH  the global batch (1024)
+# Several nodes: run it once a node with TORCHRUN="--nnodes=4 --node-rank=N --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"
+# and BATCH=256; SLURM: run_with_submitit.py. An interrupted run goes on with --resume auto.
+set -euo pipefail
+folder=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+found=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+gpus=${GPUS:-$((found > 0 ? found : 1))}
+batch=${BATCH:-1024}
+if [ $((batch % gpus)) -ne 0 ]; then
+    echo "error: a global batch of $batch does not divide among $gpus processes; set BATCH or GPUS" >&2
+    exit 1
+fi
+recipe=(
+    --model deit_small_patch16_224 --input-size 224 --drop-path 0.1
+    --loss maxsup --alpha 0.1 --alpha-end 0.2
+    --epochs 300 --batch-size $((batch / gpus))
+    --opt adamw --lr 5e-4 --weight-decay 0.05 --sched cosine --warmup-epochs 5 --warmup-lr 1e-6 --min-lr 1e-5
+    --color-jitter 0.3 --aa rand-m9-mstd0.5-inc1 --repeated-aug --reprob 0.25 --mixup 0.8 --cutmix 1.0
+)
+if [ "$gpus" -eq 1 ] && [ -z "${TORCHRUN:-}" ]; then
+    exec "$python" "$folder/main.py" "${recipe[@]}" "$@"
+fi
+# shellcheck disable=SC2086  # TORCHRUN holds several words
+exec "$python" -m torch.distributed.run ${TORCHRUN:---standalone} --nproc-per-node="$gpus" "$folder/main.py" "${recipe[@]}" "$@"

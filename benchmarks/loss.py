@@ -1,0 +1,112 @@
+"""How fast is MaxSup beside cross-entropy? Forward + backward and peak memory, rivals interleaved in one run.
+
+    python benchmarks/loss.py                  # on the GPU where there is one, else on one CPU thread
+    python benchmarks/loss.py --shapes 256x1000
+
+Rivals: F.cross_entropy, the same with label_smoothing=0.1, and the original's formula (topk and mean beside the cross-entropy).
+Times hang on fresh memory being touched, so each round runs every rival once, and the table shows medians and ratios.
+"""
+
+import argparse
+import ctypes
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Deit"))
+from maxsup_loss import max_sup_loss
+
+SHAPES = ["256x1000", "1024x1000", "256x21841", "512x128256"]
+RIVALS = {
+    "cross-entropy": lambda z, y: F.cross_entropy(z, y),
+    "MaxSup, ours": lambda z, y: max_sup_loss(z, y, 0.1),
+    "label smoothing": lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1),
+    "MaxSup, original's formula": lambda z, y: (
+        F.cross_entropy(z, y) + 0.1 * (z.topk(1, dim=1).values.squeeze(1) - z.mean(1)).mean()
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="NxK", help="logits to measure, float32")
+    parser.add_argument("--seconds", type=float, default=20, help="time for each shape")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"
+    print(f"forward + backward, float32, torch {torch.__version__}, {where}\n")
+    print("| logits | loss | median ms | time / cross-entropy | peak memory MB | memory / cross-entropy |")
+    print("|---|---|---:|---:|---:|---:|")
+    for shape in args.shapes:
+        samples, classes = map(int, shape.split("x"))
+        logits = torch.randn(samples, classes, device=args.device, requires_grad=True)
+        targets = torch.randint(classes, (samples,), device=args.device)
+        times = measure_times(logits, targets, args.seconds, shape)
+        memory = {name: measure_memory(loss, logits, targets) for name, loss in RIVALS.items()}
+        for name in RIVALS:
+            print(
+                f"| {shape} | {name} | {1e3 * times[name]:.2f} | {times[name] / times['cross-entropy']:.2f} | "
+                f"{memory[name] / 2**20:.0f} | {memory[name] / max(memory['cross-entropy'], 1):.2f} |",
+                flush=True,
+            )
+
+
+def step(loss, logits: torch.Tensor, targets: torch.Tensor) -> None:
+    logits.grad = None
+    loss(logits, targets).backward()
+    if logits.is_cuda:
+        torch.cuda.synchronize()
+
+
+def measure_times(logits: torch.Tensor, targets: torch.Tensor, seconds: float, title: str) -> dict[str, float]:
+    """Median seconds of each rival over as many interleaved rounds as fit the time, at least 5."""
+    times = {name: [] for name in RIVALS}
+    for loss in RIVALS.values():
+        step(loss, logits, targets)
+    end, rounds = time.perf_counter() + seconds, 0
+    with tqdm(total=round(seconds), desc=title, unit="s", leave=False, disable=None) as bar:
+        while rounds < 5 or time.perf_counter() < end:
+            for name, loss in RIVALS.items():
+                start = time.perf_counter()
+                step(loss, logits, targets)
+                times[name].append(time.perf_counter() - start)
+            rounds += 1
+            bar.update(min(round(seconds - (end - time.perf_counter())), bar.total) - bar.n)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure_memory(loss, logits: torch.Tensor, targets: torch.Tensor) -> int:
+    """Bytes that one step needs at its peak beyond logits and targets (Linux: from the process's high-water mark)."""
+    logits.grad = None
+    if logits.is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(loss, logits, targets)
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_status("VmRSS")
+    step(loss, logits, targets)
+    return memory_status("VmHWM") - before
+
+
+def memory_status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()

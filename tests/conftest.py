@@ -1,0 +1,41 @@
+"""Every subproject is a folder of plain scripts; tests import from them by path, and run commands as a user would."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "Deit"), str(ROOT / "viz")]
+# Two cores, small tensors: more threads only wait for one another. Set before torch is imported anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run a command of the project with this interpreter's environment and return what it printed."""
+    words = [str(word) for word in command]
+    if words[0].endswith(".py"):
+        words.insert(0, sys.executable)
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def complains(result: subprocess.CompletedProcess, *pieces: str) -> str:
+    """Assert that a command failed with one line on stderr, without a traceback, that holds all the pieces."""
+    assert result.returncode != 0, result.stdout
+    assert "Traceback" not in result.stderr, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    for piece in pieces:
+        assert piece in lines[0], lines[0]
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def parity(tmp_path_factory) -> Path:
+    """The digits as an image folder of two classes, even and odd."""
+    folder = tmp_path_factory.mktemp("data") / "parity"
+    result = run(ROOT / "data/digits/prepare.py", "--labels", "parity", "--output", folder)
+    assert result.returncode == 0, result.stderr
+    return folder

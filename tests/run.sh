@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The tests: sets up the environment, checks format and lint, runs pytest.
+#
+#   bash tests/run.sh                          everything
+#   bash tests/run.sh tests/test_viz.py -x     pytest with these arguments
+set -euo pipefail
+top=$(cd "$(dirname "$0")/.." && pwd)
+cd "$top"
+. "$top/environment.sh" "$top/tests/requirements.txt"
+"$PYTHON" -m ruff format --check --diff .
+"$PYTHON" -m ruff check .
+if [ $# -eq 0 ]; then set -- tests; fi
+exec "$PYTHON" -m pytest -q --durations=10 "$@"

@@ -1,0 +1,360 @@
+"""Deit/: training, resuming and evaluating on real images, by the real commands, in one process and in two."""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, complains, run
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from checkpoint import load as load_checkpoint
+from errors import InputError
+from main import main
+from options import get_parser
+
+MAIN = ROOT / "Deit/main.py"
+# A small ViT: no batch norm, whose statistics would differ between one process and two.
+SMALL = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0".split()
+PLAIN = [*SMALL, "--no-aug", "--no-repeated-aug", "--drop-path", "0"]
+
+
+def options(*words):
+    return get_parser().parse_args([str(word) for word in words])
+
+
+def weights(folder):
+    return load_checkpoint(folder / "checkpoint.pth")["model"]
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same(a, b):
+    """Two nested structures of tensors and plain values are equal to the bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_same(x, y)
+    else:
+        assert a == b or (a != a and b != b)
+
+
+@pytest.fixture(scope="module")
+def few(parity, tmp_path_factory):
+    """64 training and 33 validation digits: one step of 64 is an epoch, and 33 do not divide among two processes."""
+    folder = tmp_path_factory.mktemp("data") / "few"
+    for split, counts in {"train": (32, 32), "val": (17, 16)}.items():
+        for name, count in zip(("even", "odd"), counts):
+            (folder / split / name).mkdir(parents=True)
+            for image in sorted((parity / split / name).iterdir())[:count]:
+                shutil.copy(image, folder / split / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(few, tmp_path_factory):
+    """A finished run of 2 epochs, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    result = run(MAIN, *PLAIN, "--data-path", few, "--output_dir", folder, "--epochs", 2, "--batch-size", 32)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_a_run_says_what_it_does_and_leaves_checkpoint_and_log(trained, few):
+    folder, printed = trained
+    assert "global batch   32 = 1 x 32" in printed and "learning rate  3.125e-05 (0.0005 x 32 / 512)" in printed
+    assert "2 steps each" in printed and "images/s" in printed and "maxsup 0.1" in printed
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pth", "log.jsonl"]
+    lines = log(folder)
+    assert [line["epoch"] for line in lines] == [1, 2] and all(line["val_images"] == 33 for line in lines)
+    state = torch.load(folder / "checkpoint.pth", weights_only=True)
+    assert set(state) == {"model", "optimizer", "lr_scheduler", "model_ema", "scaler", "loss", "epoch", "rng", "args", "classes"}
+    assert state["classes"] == ["even", "odd"] and state["epoch"] == 1
+    facts = {key: state["args"][key] for key in ("model", "input_size", "num_classes", "interpolation", "crop_ratio", "loss")}
+    assert facts == {
+        "model": "test_vit",
+        "input_size": 32,
+        "num_classes": 2,
+        "interpolation": "bicubic",
+        "crop_ratio": 1.0,
+        "loss": "maxsup",
+    }
+
+
+def test_the_recipe_warns_about_another_global_batch(few, tmp_path, capsys):
+    arguments = [*PLAIN, "--data-path", few, "--epochs", 1, "--batch-size", 32]
+    main(options(*arguments, "--output_dir", tmp_path / "a", "--recipe-batch", 1024))
+    assert "warning: the global batch is 32, the recipe's is 1024" in capsys.readouterr().out
+    main(options(*arguments, "--output_dir", tmp_path / "b", "--recipe-batch", 32))
+    assert "warning" not in capsys.readouterr().out
+
+
+def torchrun(processes, *words, **more):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return run(*command, MAIN, *words, **more)
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(few, tmp_path):
+    """20 steps of 64 images: losses to 1e-4, the sum of float32 rounding in another order of summation."""
+    common = [*PLAIN, "--data-path", few, "--epochs", 20, "--lr", 4e-3, "--eval-every", 20]
+    one = run(MAIN, *common, "--batch-size", 64, "--output_dir", tmp_path / "one")
+    two = torchrun(2, *common, "--batch-size", 32, "--output_dir", tmp_path / "two")
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    a, b = log(tmp_path / "one"), log(tmp_path / "two")
+    losses = [line["train_loss"] for line in a]
+    assert len(losses) == 20 and losses[-1] < losses[0] - 0.1
+    assert losses == pytest.approx([line["train_loss"] for line in b], abs=1e-4)
+    assert a[-1]["val_images"] == b[-1]["val_images"] == 33
+    assert a[-1]["val_loss"] == pytest.approx(b[-1]["val_loss"], abs=1e-4)
+    assert "2 x 32" in two.stdout and two.stdout.count("global batch") == 1
+
+
+def kill_all(folder):
+    """SIGKILL the launcher and every process that it started: all that name the folder on their command line."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("processes, loss", [(1, "zipf"), (2, "ols")])
+def test_killed_and_resumed_ends_bit_identical(few, tmp_path, processes, loss):
+    """SIGKILL in the middle of training, twice; all of augmentation, mixup, dropout, moving average and loader workers on."""
+    words = [*SMALL, "--data-path", few, "--epochs", 10, "--batch-size", 16, "--loss", loss, "--lr", "4e-3", "--model-ema"]
+    words += ["--model-ema-decay", "0.9", "--num_workers", "1", "--drop", "0.1", "--clip-grad", "1", "--resume", "auto"]
+    command = [sys.executable, MAIN]
+    if processes == 2:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    result = run(*command, *words, "--output_dir", whole)
+    assert result.returncode == 0, result.stderr
+    for epoch in (2, 5):
+        with open(tmp_path / "printed", "w") as printed:
+            child = subprocess.Popen(
+                [str(word) for word in [*command, *words, "--output_dir", broken]],
+                stdout=printed,
+                stderr=printed,
+            )
+            deadline = time.time() + 120
+            while not (broken / "log.jsonl").exists() or len(log(broken)) < epoch:
+                assert child.poll() is None and time.time() < deadline, (tmp_path / "printed").read_text()
+                time.sleep(0.01)
+            kill_all(broken)
+            child.wait()
+        assert len(log(broken)) < 10, "too late: the run had finished"
+    result = run(*command, *words, "--output_dir", broken)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"resuming .* after epoch [4-9] of 10", result.stdout), result.stdout
+    ours, theirs = load_checkpoint(broken / "checkpoint.pth"), load_checkpoint(whole / "checkpoint.pth")
+    for key in ("model", "model_ema", "optimizer", "lr_scheduler", "loss", "epoch", "rng", "classes"):
+        assert_same(ours[key], theirs[key])
+    assert [line["epoch"] for line in log(broken)] == list(range(1, 11))
+    for key in ("train_loss", "val_top1", "val_loss", "val_ece", "ema_loss", "lr"):
+        assert [line[key] for line in log(broken)] == [line[key] for line in log(whole)]
+
+
+def test_losses_meet_the_same_weights_images_and_order(few, tmp_path):
+    """MaxSup with alpha 0 is cross-entropy: with the same seed, augmentation on, the two runs are one."""
+    common = [*SMALL, "--data-path", few, "--epochs", 2, "--batch-size", 16, "--lr", 4e-3]
+    main(options(*common, "--loss", "ce", "--output_dir", tmp_path / "ce"))
+    main(options(*common, "--loss", "maxsup", "--alpha", 0, "--output_dir", tmp_path / "maxsup"))
+    main(options(*common, "--loss", "maxsup", "--alpha", 0, "--seed", 1, "--output_dir", tmp_path / "seed1"))
+    assert_same(weights(tmp_path / "ce"), weights(tmp_path / "maxsup"))
+    with pytest.raises(AssertionError):
+        assert_same(weights(tmp_path / "ce"), weights(tmp_path / "seed1"))
+
+
+@pytest.mark.parametrize("loss", ["ce", "ls", "ols", "zipf", "logit-penalty", "maxsup"])
+@pytest.mark.parametrize("model", ["test_vit", "test_resnet"])
+def test_every_loss_trains(few, tmp_path, loss, model):
+    words = ["--data-path", few, "--epochs", 3, "--batch-size", 32, "--lr", 8e-3, "--output_dir", tmp_path, "--loss", loss]
+    main(options(*PLAIN, *words, "--model", model, "--eval-every", 3))
+    lines = log(tmp_path)
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few):
+    folder, _ = trained
+    sys.path.insert(0, str(ROOT / "viz"))
+    from logits import extract
+
+    content = extract(folder / "checkpoint.pth", few)
+    logits, labels = content["logits"], content["labels"]
+    top1 = 100 * MulticlassAccuracy(2, average="micro")(logits, labels).item()
+    ece = MulticlassCalibrationError(2, n_bins=15, norm="l1")(logits.softmax(1), labels).item()
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()
+    for result in (
+        run(MAIN, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few, *SMALL),
+        torchrun(2, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few, *SMALL),
+    ):
+        assert result.returncode == 0, result.stderr
+        found = re.search(r"on 33 images: top-1 (\S+) %  top-5 (\S+) %  loss (\S+)  ECE (\S+)", result.stdout)
+        assert [float(value) for value in found.groups()] == pytest.approx([top1, 100, loss, ece], abs=0.006)
+
+
+def test_evaluation_follows_the_checkpoints_class_order(trained, few, tmp_path, capsys):
+    """A checkpoint whose labels are in another order than the folder's scores the same: classes are matched by name."""
+    folder, _ = trained
+    state = torch.load(folder / "checkpoint.pth", weights_only=True)
+    main(options(*SMALL, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few))
+    state["classes"].reverse()
+    for name in ("head.weight", "head.bias"):
+        state["model"][name] = state["model"][name].flip(0)
+    torch.save(state, tmp_path / "reversed.pth")
+    main(options(*SMALL, "--eval", "--resume", tmp_path / "reversed.pth", "--data-path", few))
+    first, second = (line.split(" on ")[1] for line in capsys.readouterr().out.splitlines())
+    assert first == second
+
+
+def test_the_papers_recipe_runs_on_digits(few, tmp_path):
+    """Deit/train_with_MaxSup.sh as it stands, every augmentation on, cut down in model, length and batch alone."""
+    small = ["--model", "test_vit", "--input-size", 160, "--epochs", 2, "--num_workers", 2, "--model-ema", "--tensorboard"]
+    environment = {**os.environ, "PYTHON": sys.executable, "BATCH": "32", "GPUS": "2"}
+    command = ["bash", ROOT / "Deit/train_with_MaxSup.sh", "--data-path", few, "--output_dir", tmp_path, *small]
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "maxsup 0.1 -> 0.2" in result.stdout and "the recipe's is 1024" in result.stdout and "2 x 16" in result.stdout
+    assert [line["alpha"] for line in log(tmp_path)] == pytest.approx([0.1, 0.2])
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    environment["BATCH"] = "33"
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, timeout=300)
+    complains(result, "33 does not divide among 2")
+
+
+def test_submitit_runs_two_processes_here(few, tmp_path):
+    """The SLURM launcher's own job on submitit's local executor."""
+    words = ["--cluster", "local", "--ngpus", 2, "--wait", "--output_dir", tmp_path, "--data-path", few, *PLAIN]
+    result = run(ROOT / "Deit/run_with_submitit.py", *words, "--epochs", 1, "--batch-size", 16)
+    assert result.returncode == 0, result.stderr
+    assert load_checkpoint(tmp_path / "checkpoint.pth")["args"]["global_batch"] == 32
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path, capsys):
+    words = [*PLAIN, "--data-path", few, "--batch-size", 16, "--output_dir", tmp_path, "--opt", "sgd"]
+    main(options(*words, "--epochs", 1))
+    before = (tmp_path / "checkpoint.pth").read_bytes()
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch 2, step [2-4];.*last checkpoint is good"):
+        main(options(*words, "--epochs", 3, "--resume", "auto", "--lr", 1e30))
+    assert "warning: lr was 0.0005" in capsys.readouterr().out
+    assert (tmp_path / "checkpoint.pth").read_bytes() == before
+
+
+# --------------------------------------------------------------------------------- bad input: one line, no traceback
+
+
+def test_the_command_line_prints_one_line(tmp_path):
+    complains(run(MAIN, "--data-path", tmp_path / "nowhere", *SMALL), "nowhere", "train/<class>/<image>")
+
+
+def refused(match, *words):
+    with pytest.raises(InputError, match=match) as error:
+        main(options(*SMALL, *words))
+    assert "\n" not in str(error.value)
+
+
+def test_bad_data_folders(few, tmp_path):
+    here = ["--output_dir", tmp_path / "run", "--data-path"]
+    (tmp_path / "empty/train").mkdir(parents=True)
+    (tmp_path / "empty/val").mkdir()
+    refused("empty/train: .*train/<class>/<image>", *here, tmp_path / "empty")
+    shutil.copytree(few, tmp_path / "noval")
+    shutil.rmtree(tmp_path / "noval/val")
+    refused("noval/val: no such folder", *here, tmp_path / "noval")
+    shutil.copytree(few, tmp_path / "other")
+    (tmp_path / "other/val/odd").rename(tmp_path / "other/val/strange")
+    refused("only here: strange; only there: odd", *here, tmp_path / "other")
+    shutil.copytree(few, tmp_path / "hollow")
+    for image in (tmp_path / "hollow/train/odd").iterdir():
+        image.unlink()
+    refused("hollow/train: .*odd", *here, tmp_path / "hollow")
+    refused("2 classes, so labels up to 1, but the model has 1", *here, few, "--num-classes", 1)
+    refused("64 training images .* less than one batch of 256", *here, few, "--batch-size", 256, "--no-repeated-aug")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_named(few, tmp_path, workers):
+    shutil.copytree(few, tmp_path / "data")
+    broken = sorted((tmp_path / "data/train/odd").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:60])
+    words = [*PLAIN, "--data-path", tmp_path / "data", "--output_dir", tmp_path / "run", "--batch-size", 64, "--epochs", 1]
+    complains(run(MAIN, *words, "--num_workers", workers), broken.name, "does not decode")
+
+
+def test_bad_checkpoints(trained, few, tmp_path):
+    folder, _ = trained
+    good = (folder / "checkpoint.pth").read_bytes()
+    common = ["--data-path", few, "--output_dir", tmp_path / "run", "--resume"]
+    (tmp_path / "truncated.pth").write_bytes(good[: len(good) // 2])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for how in ([], ["--eval"]):
+        refused("truncated.pth: damaged", *common, tmp_path / "truncated.pth", *how)
+        refused("empty.pth: damaged", *common, tmp_path / "empty.pth", *how)
+        refused("text.pth: (damaged|refused)", *common, tmp_path / "text.pth", *how)
+        refused("list.pth: a checkpoint is a dict", *common, tmp_path / "list.pth", *how)
+        refused("none.pth: no such checkpoint", *common, tmp_path / "none.pth", *how)
+    refused("a checkpoint of test_vit, not of --model test_vit2", *common, folder / "checkpoint.pth", "--model", "test_vit2")
+    refused("trained with --loss maxsup, not ce", *common, folder / "checkpoint.pth", "--loss", "ce")
+    state = torch.load(folder / "checkpoint.pth", weights_only=True)
+    state["model"]["head.weight"] = torch.zeros(7, 64)
+    del state["model"]["head.bias"]
+    torch.save(state, tmp_path / "head.pth")
+    match = r"another model's: head.bias is missing; head.weight is \(7, 64\), not \(2, 64\)"
+    refused(match, *common, tmp_path / "head.pth")
+    refused(match, *common, tmp_path / "head.pth", "--eval")
+    refused("--eval needs --resume", "--data-path", few, "--eval")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("was-run",)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_malicious_checkpoint_is_refused_and_not_run(few, tmp_path, monkeypatch, legacy):
+    monkeypatch.chdir(tmp_path)
+    if legacy:
+        (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Malicious()}))
+    else:
+        torch.save({"model": Malicious()}, tmp_path / "evil.pth")
+    refused("evil.pth: refused, .*nothing in it was run", "--data-path", few, "--eval", "--resume", tmp_path / "evil.pth")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_outputs(trained, few, tmp_path, capsys):
+    folder, _ = trained
+    refused("holds a run already: --resume auto goes on", "--data-path", few, "--output_dir", folder)
+    (tmp_path / "file").write_text("")
+    refused("file/run: cannot be written", "--data-path", few, "--output_dir", tmp_path / "file/run")
+    fresh = ["--output_dir", tmp_path / "new", "--epochs", 1, "--batch-size", 32, "--resume", "auto"]
+    main(options(*PLAIN, "--data-path", few, *fresh))
+    assert f"no checkpoint in {tmp_path / 'new'}, starting fresh" in capsys.readouterr().out
+
+
+def test_unknown_names_list_near_ones(few, tmp_path):
+    common = ["--data-path", few, "--output_dir", tmp_path]
+    refused("deit_smal_patch16_224: .*near names: .*deit_small_patch16_224", *common, "--model", "deit_smal_patch16_224")
+    refused("--loss maxsupp: .*maxsup", *common, "--loss", "maxsupp")
+    refused("--opt adamx", *common, "--opt", "adamx")
+    refused("--sched zigzag", *common, "--sched", "zigzag")
+    refused("--loss ce: .*no schedule", *common, "--loss", "ce", "--alpha-end", "0.2")
+    refused("--batch-size 7: mixup", *common, "--batch-size", "7")

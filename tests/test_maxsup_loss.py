@@ -1,0 +1,353 @@
+"""maxsup_loss.py against closed forms in float64, brute force, PyTorch's and timm's losses, and finite differences."""
+
+import pytest
+import timm.loss
+import torch
+import torch.nn.functional as F
+from conftest import ROOT
+from torch.autograd import gradcheck, gradgradcheck
+
+from maxsup_loss import (
+    LOSS_NAMES,
+    LabelSmoothingLoss,
+    LogitPenaltyLoss,
+    MaxSupLoss,
+    OnlineLabelSmoothingLoss,
+    ZipfLabelSmoothingLoss,
+    label_smoothing_terms,
+    make_loss,
+    max_sup_loss,
+)
+
+SHAPES = {"vector": (7,), "batch": (5, 7), "two classes": (6, 2), "image": (2, 4, 3, 5)}
+
+
+def make(shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (3 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+    k = shape[0] if len(shape) == 1 else shape[1]
+    targets = torch.randint(k, shape[2:] if len(shape) == 1 else (shape[0], *shape[2:]), generator=generator)
+    return logits, targets
+
+
+def soft_targets(logits, seed=1):
+    dim = 0 if logits.ndim == 1 else 1
+    return torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).softmax(dim)
+
+
+def original(logits, targets, alpha, **options):
+    """The authors' formula: the penalty on the logits beside an ordinary cross-entropy, sample by sample."""
+    dim = 0 if logits.ndim == 1 else 1
+    penalty = logits.topk(1, dim=dim).values.squeeze(dim) - logits.mean(dim)
+    return F.cross_entropy(logits, targets, reduction="none", **options) + alpha * penalty
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_formula_and_gradient(shape, soft):
+    logits, targets = make(shape)
+    targets = soft_targets(logits) if soft else targets
+    ours, theirs = max_sup_loss(logits, targets, 0.15, reduction="none"), original(logits, targets, 0.15)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    direction = torch.randn_like(theirs)
+    (gradient,) = torch.autograd.grad(ours, logits, direction)
+    (expected,) = torch.autograd.grad(theirs, logits, direction)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+    for reduction, value in {"mean": theirs.mean(), "sum": theirs.sum()}.items():
+        torch.testing.assert_close(max_sup_loss(logits, targets, 0.15, reduction=reduction), value)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_finite_differences(soft):
+    logits, targets = make((4, 6))
+    targets = soft_targets(logits) if soft else targets
+    assert gradcheck(lambda z: max_sup_loss(z, targets, 0.3), logits)
+    assert gradcheck(lambda z: max_sup_loss(z, targets, 0.3, reduction="none"), logits)
+    assert gradgradcheck(lambda z: max_sup_loss(z, targets, 0.3, reduction="none"), logits)
+
+
+def test_finite_differences_through_mixup_targets():
+    logits, _ = make((4, 6))
+    targets = soft_targets(logits).requires_grad_()
+    weight = torch.rand(6, dtype=torch.float64) + 0.5
+    assert gradcheck(lambda z, y: max_sup_loss(z, y, 0.3, weight), (logits, targets))
+
+
+def test_is_a_cross_entropy_against_q():
+    """L = CE(z, q) with q = y - alpha onehot(argmax) + alpha / K, and dL/dz = softmax(z) - q."""
+    logits, targets = make((64, 10))
+    alpha, k = 0.2, 10
+    q = F.one_hot(targets, k).double() - alpha * F.one_hot(logits.argmax(1), k) + alpha / k
+    torch.testing.assert_close(q.sum(1), torch.ones(64, dtype=torch.float64))
+    loss = max_sup_loss(logits, targets, alpha, reduction="sum")
+    torch.testing.assert_close(loss, -(q * logits.log_softmax(1)).sum())
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, (logits.softmax(1) - q).detach())
+
+
+def test_equals_label_smoothing_where_every_prediction_is_right():
+    logits, _ = make((64, 10))
+    right, wrong = logits.argmax(1), logits.argmin(1)
+    smoothed = F.cross_entropy(logits, right, label_smoothing=0.1)
+    torch.testing.assert_close(max_sup_loss(logits, right, 0.1), smoothed)
+    assert max_sup_loss(logits, wrong, 0.1) > F.cross_entropy(logits, wrong, label_smoothing=0.1)
+    torch.testing.assert_close(timm.loss.LabelSmoothingCrossEntropy(0.1)(logits, right), smoothed)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": True}, {"ignore_index": 3}, {"weight": True, "ignore_index": 3}])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+def test_weights_and_ignored_targets(options, reduction, alpha):
+    """A sample's weight scales its whole loss; the mean divides by the weights' sum, as cross_entropy does."""
+    logits, targets = make((40, 7))
+    weight = torch.rand(7, dtype=torch.float64) if options.get("weight") else None
+    ignore = options.get("ignore_index", -100)
+    kept = (targets != ignore).double() * (1 if weight is None else weight[targets])
+    assert (kept > 0).any() and (ignore == -100 or (kept == 0).any())
+    each = original(logits, targets, alpha) * kept
+    expected = {"none": each, "sum": each.sum(), "mean": each.sum() / kept.sum()}[reduction]
+    ours = max_sup_loss(logits, targets, alpha, weight, ignore, reduction)
+    torch.testing.assert_close(ours, expected)
+    if alpha == 0:
+        torch.testing.assert_close(
+            ours, F.cross_entropy(logits, targets, weight, ignore_index=ignore, reduction=reduction), rtol=0, atol=0
+        )
+
+
+def test_ignored_targets_may_lie_outside_the_classes():
+    logits, targets = make((2, 4, 3, 5), torch.float32)
+    targets[0, 0] = 255
+    loss = MaxSupLoss(0.1, ignore_index=255)(logits, targets)
+    loss.backward()
+    assert loss.isfinite() and (logits.grad[0, :, 0] == 0).all() and (logits.grad[1] != 0).any()
+
+
+def test_one_hot_probabilities_equal_indices_with_class_weights():
+    logits, targets = make((30, 7))
+    weight = torch.rand(7, dtype=torch.float64)
+    one_hot = F.one_hot(targets, 7).double()
+    torch.testing.assert_close(
+        max_sup_loss(logits, one_hot, 0.2, weight, reduction="sum"), max_sup_loss(logits, targets, 0.2, weight, reduction="sum")
+    )
+
+
+@pytest.mark.parametrize(
+    "logits, targets, options",
+    [
+        (torch.randn(4, 3), torch.randint(3, (5,)), {}),
+        (torch.randn(4, 3), torch.randint(3, (4, 1)), {}),
+        (torch.randn(4, 3), torch.randint(3, (4, 3)), {}),
+        (torch.randn(4, 3, 2), torch.randint(3, (4, 3)), {}),
+        (torch.randn(4, 3), torch.tensor([0, 1, 2, 3]), {}),
+        (torch.randn(4, 3), torch.tensor([0, 1, 2, -1]), {}),
+        (torch.randn(4, 3), torch.rand(4), {}),
+        (torch.randn(4, 3), torch.rand(4, 3), {"ignore_index": 1}),
+        (torch.randn(4, 3), torch.randint(3, (4,)), {"weight": torch.ones(4)}),
+        (torch.randn(4, 3), torch.randint(3, (4,)), {"reduction": "average"}),
+        (torch.randint(3, (4, 3)), torch.randint(3, (4,)), {}),
+    ],
+)
+def test_bad_arguments_fail_as_in_cross_entropy(logits, targets, options):
+    with pytest.raises(Exception) as theirs:
+        F.cross_entropy(logits, targets, **options)
+    with pytest.raises(theirs.type) as ours:
+        max_sup_loss(logits, targets, 0.1, **options)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_ties_take_one_index():
+    logits = torch.tensor([[1.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0]], requires_grad=True)
+    targets = torch.tensor([1, 3])
+    max_sup_loss(logits, targets, 0.4, reduction="sum").backward()
+    q = F.one_hot(targets, 4) - 0.4 * F.one_hot(logits.argmax(1), 4) + 0.1
+    torch.testing.assert_close(logits.grad, (logits.softmax(1) - q).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    logits, targets = make((64, 1000), dtype)
+    exact = max_sup_loss(logits.double(), targets, 0.1)
+    plain = max_sup_loss(logits, targets, 0.1)
+    assert plain.dtype == dtype == F.cross_entropy(logits, targets).dtype
+    torch.testing.assert_close(plain.double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
+    with torch.autocast("cpu", dtype):
+        loss = max_sup_loss(logits, targets, 0.1)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    (expected,) = torch.autograd.grad(exact, logits)
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(gradient, expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+def test_torch_compile_gives_the_same():
+    logits, targets = make((32, 11), torch.float32)
+    compiled = torch.compile(MaxSupLoss(0.1), fullgraph=True)
+    for y in (targets, soft_targets(logits).float()):
+        ours, theirs = compiled(logits, y), original(logits, y, 0.1).mean()
+        torch.testing.assert_close(ours, theirs)
+        (gradient,), (expected,) = torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits)
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_per_sample_gradients_by_functorch():
+    logits, targets = make((5, 7))
+    ours = torch.func.vmap(torch.func.grad(lambda z, y: max_sup_loss(z, y, 0.1)))(logits.detach(), targets)
+    (expected,) = torch.autograd.grad(original(logits, targets, 0.1).sum(), logits)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_a_graph_can_be_walked_twice():
+    logits, targets = make((5, 7))
+    loss = max_sup_loss(logits, targets, 0.1)
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_terms_of_label_smoothing_add_up():
+    logits, targets = make((200, 10))
+    regularisation, enhancement = label_smoothing_terms(logits, targets, 0.1)
+    whole = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1) - F.cross_entropy(
+        logits, targets, reduction="none"
+    )
+    torch.testing.assert_close(regularisation + enhancement, whole)
+    brute = [sum(min(z[t] - v, 0) for v in z) * 0.1 / 10 for z, t in zip(logits.detach().tolist(), targets.tolist())]
+    torch.testing.assert_close(enhancement, torch.tensor(brute, dtype=torch.float64))
+    right = logits.argmax(1) == targets
+    assert (enhancement[right] == 0).all() and (enhancement[~right] < 0).all() and (regularisation >= 0).all()
+
+
+def test_schedule_is_linear_over_epochs():
+    loss = make_loss("maxsup", 10, 0.1, 0.2)
+    alphas = []
+    for epoch in range(5):
+        loss.set_epoch(epoch, 5)
+        alphas.append(loss.alpha)
+    assert alphas == pytest.approx([0.1, 0.125, 0.15, 0.175, 0.2])
+    constant = make_loss("maxsup", 10, 0.1)
+    constant.set_epoch(3, 5)
+    assert constant.alpha == 0.1
+    loss.set_epoch(0, 1)
+    assert loss.alpha == 0.1
+
+
+# ------------------------------------------------------------------------------------------------------- baselines
+
+
+@pytest.mark.parametrize("shape", [(30, 7), (3, 4, 5, 2)])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_label_smoothing_with_a_prior(shape, reduction):
+    logits, targets = make(shape)
+    k = shape[1]
+    uniform = LabelSmoothingLoss(0.1, torch.full((k,), 1 / k, dtype=torch.float64), ignore_index=1, reduction=reduction)
+    expected = F.cross_entropy(logits, targets, label_smoothing=0.1, ignore_index=1, reduction=reduction)
+    torch.testing.assert_close(uniform(logits, targets), expected)
+    torch.testing.assert_close(LabelSmoothingLoss(0.1, ignore_index=1, reduction=reduction)(logits, targets), expected)
+
+    prior = torch.rand(k, dtype=torch.float64).softmax(0)
+    q = 0.9 * F.one_hot(targets, k).movedim(-1, 1) + 0.1 * prior.view(-1, *[1] * (len(shape) - 2))
+    expected = F.cross_entropy(logits, q, reduction=reduction)
+    torch.testing.assert_close(LabelSmoothingLoss(0.1, prior, reduction=reduction)(logits, targets), expected)
+    one_hot = F.one_hot(targets, k).movedim(-1, 1).double()
+    torch.testing.assert_close(LabelSmoothingLoss(0.1, prior, reduction=reduction)(logits, one_hot), expected)
+
+
+def test_a_prior_must_be_a_distribution():
+    for prior in (torch.ones(3), torch.tensor([1.5, -0.5]), torch.full((2, 2), 0.5)):
+        with pytest.raises(ValueError, match="sum to 1"):
+            LabelSmoothingLoss(0.1, prior)
+
+
+def test_online_label_smoothing_gathers_right_predictions():
+    loss = OnlineLabelSmoothingLoss(4)
+    logits, _ = make((40, 4), torch.float32)
+    targets = torch.arange(40) % 3  # class 3 never appears
+    right = logits.argmax(1) == targets
+    expected = 0.5 * F.cross_entropy(logits, targets) + 0.5 * -logits.log_softmax(1).mean()
+    torch.testing.assert_close(loss(logits, targets), expected)  # uniform soft labels in the first epoch
+    loss.eval()
+    loss(logits, targets)  # evaluation gathers nothing
+    loss.train().renew()
+    for y in range(3):
+        rows = logits[right & (targets == y)].softmax(1)
+        torch.testing.assert_close(loss.table[y], rows.mean(0).detach() if len(rows) else torch.full((4,), 0.25))
+    torch.testing.assert_close(loss.table[3], torch.full((4,), 0.25))
+    soft = loss.table[targets]
+    expected = 0.5 * F.cross_entropy(logits, targets) + 0.5 * F.cross_entropy(logits, soft)
+    torch.testing.assert_close(loss(logits, targets), expected)
+    torch.testing.assert_close(loss(logits, F.one_hot(targets, 4).float()), expected)
+    copy = OnlineLabelSmoothingLoss(4)
+    copy.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(copy.gathered, loss.gathered)
+
+
+def test_zipf_by_hand():
+    """Target 1, scores of the others 3 > 2 > 0: Zipf's law gives them 6/11, 3/11, 2/11."""
+    logits = torch.tensor([[2.0, 9.0, 0.0, 3.0]], dtype=torch.float32)
+    zipf = torch.tensor([3, 0, 2, 6]) / 11
+    q = logits[0, [0, 2, 3]].log_softmax(0)
+    divergence = (zipf[[0, 2, 3]] * (zipf[[0, 2, 3]].log() - q)).sum()
+    expected = F.cross_entropy(logits, torch.tensor([1])) + 0.1 * divergence
+    loss = ZipfLabelSmoothingLoss()
+    torch.testing.assert_close(loss(logits, torch.tensor([1])), expected)
+    torch.testing.assert_close(loss(logits, torch.tensor([[0.0, 1.0, 0.0, 0.0]])), expected)
+    # Votes of five locations: class 2 twice, class 1 (the target) twice, class 3 once, class 0 never.
+    dense = F.one_hot(torch.tensor([[2, 2, 1, 1, 3]]), 4).float().transpose(1, 2)
+    zipf = torch.tensor([1 / 3, 0, 1, 1 / 2])
+    torch.testing.assert_close(
+        loss._zipf(logits, F.one_hot(torch.tensor([1]), 4).bool(), dense), (zipf / zipf.sum()).unsqueeze(0)
+    )
+
+
+def test_zipf_where_every_class_is_a_target():
+    logits, _ = make((4, 2), torch.float32)
+    mixed = torch.tensor([[0.3, 0.7]]).expand(4, 2)
+    value = ZipfLabelSmoothingLoss()(logits, mixed)
+    torch.testing.assert_close(value, F.cross_entropy(logits, mixed))
+    (gradient,) = torch.autograd.grad(value, logits)
+    (expected,) = torch.autograd.grad(F.cross_entropy(logits, mixed), logits)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_zipf_ranks_against_brute_force(dense):
+    logits, targets = make((20, 9), torch.float32)
+    votes = torch.randint(9, (20, 16), generator=torch.Generator().manual_seed(5))
+    dense_logits = F.one_hot(votes, 9).float().transpose(1, 2) if dense else None
+    loss = ZipfLabelSmoothingLoss(power=1.5)
+    zipf = loss._zipf(logits.detach(), F.one_hot(targets, 9).bool(), dense_logits)
+    for n, t in enumerate(targets.tolist()):
+        scores = {k: (votes[n] == k).sum().item() if dense else logits[n, k].item() for k in range(9) if k != t}
+        share = {k: (1 + sum(other > s for other in scores.values())) ** -1.5 for k, s in scores.items()}
+        expected = torch.tensor([share.get(k, 0.0) / sum(share.values()) for k in range(9)])
+        torch.testing.assert_close(zipf[n], expected)
+
+
+def test_logit_penalty():
+    logits, targets = make((20, 9))
+    expected = F.cross_entropy(logits, targets) + 0.5 * 2e-3 * (logits**2).sum() / 20
+    torch.testing.assert_close(LogitPenaltyLoss()(logits, targets), expected, rtol=1e-6, atol=0)  # computed in float32
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_every_loss_takes_indices_and_mixed_targets(name):
+    logits, targets = make((8, 5), torch.float32)
+    mixed = 0.3 * F.one_hot(targets, 5).float() + 0.7 * F.one_hot(targets.flip(0), 5).float()
+    loss = make_loss(name, 5)
+    for y in (targets, mixed):
+        value = loss(logits, y)
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value.ndim == 0 and value.isfinite() and gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_unknown_losses_and_schedules_are_refused():
+    with pytest.raises(ValueError, match="ce, ls, ols, zipf, logit-penalty, maxsup"):
+        make_loss("max-sup", 10)
+    with pytest.raises(ValueError, match="schedule"):
+        make_loss("ols", 10, alpha_end=0.2)
+
+
+def test_copies_are_identical():
+    copies = [ROOT / folder / "maxsup_loss.py" for folder in ("Deit", "Conv/common_resnet", "Conv/ffcv")]
+    assert len({path.read_bytes() for path in copies}) == 1

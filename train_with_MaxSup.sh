@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Train with MaxSup.
+#
+#   bash train_with_MaxSup.sh                                 embedded digits: trains CE, label smoothing and MaxSup over
+#                                                             seeds, compares them, draws; output/digits/; minutes on a CPU
+#   bash train_with_MaxSup.sh --data-path /path/to/ImageNet   the paper's DeiT-Small recipe on every GPU of this node;
+#                                                             further options go to Deit/main.py, and override it
+set -euo pipefail
+top=$(cd "$(dirname "$0")" && pwd)
+case "${1:-}" in -h | --help)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    exit
+    ;;
+esac
+. "$top/environment.sh"
+if [ $# -eq 0 ]; then
+    exec "$PYTHON" "$top/results/digits_parity.py"
+fi
+export PYTHON
+exec bash "$top/Deit/train_with_MaxSup.sh" "$@"

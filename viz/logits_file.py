@@ -1,0 +1,48 @@
+"""Logits files (.pt): a dict with logits float32 (N, K), labels int64 (N,), and optionally features, classes, paths, model."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from errors import InputError
+
+
+def load(path: Path) -> dict:
+    """Read and check a logits file, ours or not. Raises InputError saying what is wrong with it."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such logits file; viz/logits.py writes one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        raise InputError(f"{path}: refused, it holds more than tensors and plain types; nothing in it was run")
+    except Exception as error:  # a damaged file can fail in any way
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path}: damaged, or not a PyTorch file ({reason})")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), torch.Tensor) for key in ("logits", "labels")):
+        raise InputError(f"{path}: a logits file is a dict with the tensors 'logits' (N, K) and 'labels' (N,)")
+    logits, labels = content["logits"], content["labels"]
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not (N, K) floating point")
+    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(logits):
+        raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {len(logits)} class indices")
+    if len(logits) == 0 or logits.shape[1] < 2:
+        raise InputError(f"{path}: {len(logits)} samples of {logits.shape[1]} classes; at least 1 of 2 are needed")
+    if not logits.isfinite().all():
+        raise InputError(f"{path}: {int((~logits.isfinite()).any(1).sum())} samples have logits that are NaN or infinite")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise InputError(f"{path}: labels from {labels.min()} to {labels.max()}, but the classes are 0 to {logits.shape[1] - 1}")
+    return content | {"labels": labels.long()}
+
+
+def save(content: dict, path: Path) -> None:
+    """Write a logits file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})")
