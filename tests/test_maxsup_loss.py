@@ -14,6 +14,7 @@ from maxsup_loss import (
     MaxSupLoss,
     OnlineLabelSmoothingLoss,
     ZipfLabelSmoothingLoss,
+    _first_max,
     label_smoothing_terms,
     make_loss,
     max_sup_loss,
@@ -153,6 +154,28 @@ def test_bad_arguments_fail_as_in_cross_entropy(logits, targets, options):
     with pytest.raises(theirs.type) as ours:
         max_sup_loss(logits, targets, 0.1, **options)
     assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize("shape", [(40, 1000), (9, 8200), (6, 512), (3, 640)])
+@pytest.mark.parametrize("values", [3, 10**9], ids=["many ties", "few ties"])
+def test_large_logits_take_the_first_maximum(shape, values):
+    """From 512 classes on the maximum is looked for in blocks: value, index and gradient as by torch's own max."""
+    logits = torch.randint(values, shape, generator=torch.Generator().manual_seed(0)).float() / values * 9
+    logits[0], logits[1, -1], logits[2, -30] = 0, 50, 50
+    top, index = _first_max(logits, 1)
+    assert torch.equal(top, logits.amax(1, keepdim=True)) and torch.equal(index, logits.argmax(1, keepdim=True))
+    logits.requires_grad_()
+    targets = torch.arange(len(logits))
+    (ours,) = torch.autograd.grad(max_sup_loss(logits, targets, 0.2), logits)
+    (expected,) = torch.autograd.grad(original(logits.double(), targets, 0.2).mean(), logits)
+    if values > 3:
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_logits_far_from_zero():
+    logits, targets = make((20, 600), torch.float32)
+    exact = max_sup_loss(logits.double(), targets, 0.1)
+    torch.testing.assert_close(max_sup_loss(logits + 2048, targets, 0.1).double(), exact, rtol=1e-4, atol=0)
 
 
 def test_ties_take_one_index():

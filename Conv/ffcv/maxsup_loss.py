@@ -120,18 +120,20 @@ def max_sup_loss(
     half = logits.dtype in (torch.float16, torch.bfloat16)
     z = logits.float() if half else logits
     if soft:
-        y = targets.to(z.dtype)
+        y, strength = targets.to(z.dtype), alpha
         if weight is not None:
             y = y * weight.to(z.dtype).view(-1, *[1] * (z.ndim - 1 - dim))
+            strength = alpha * y.sum(dim)
         # The plain formula is differentiable in the targets too, for teachers that are trained along.
-        cross_entropy, peak = (_plain if y.requires_grad else _fused)(z, y)
-        loss = cross_entropy + alpha * (peak if weight is None else peak * y.sum(dim))
+        plain = weight is not None or targets.requires_grad or torch.compiler.is_compiling()
+        loss = _plain(z, y, strength) if plain else _MaxSup.apply(z, y, alpha)[0]
         denominator = loss.numel()
     else:
         ignored = targets == ignore_index
         y = targets.masked_fill(ignored, 0).long()
-        cross_entropy, peak = _fused(z, y)
-        loss = (cross_entropy + alpha * peak).masked_fill(ignored, 0)
+        # A compiler fuses the plain formula better than it could the backward pass written by hand.
+        loss = _plain(z, y, alpha) if torch.compiler.is_compiling() else _MaxSup.apply(z, y, alpha)[0]
+        loss = loss.masked_fill(ignored, 0)
         if weight is None:
             denominator = loss.numel() - ignored.sum()
         else:
@@ -144,69 +146,82 @@ def max_sup_loss(
     return loss.to(logits.dtype) if half and not torch.is_autocast_enabled(logits.device.type) else loss
 
 
-def _plain(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-sample cross-entropy and max z - mean z in ordinary operations: the definition, and what compilers fuse."""
+def _plain(z: Tensor, y: Tensor, alpha: float | Tensor) -> Tensor:
+    """Per-sample losses in ordinary operations, from the definition. y: indices or probabilities; alpha may be per sample."""
     dim = 0 if z.ndim == 1 else 1
     log_p = F.log_softmax(z, dim)
-    if y.is_floating_point():
-        cross_entropy = -(y * log_p).sum(dim)
-    else:
-        cross_entropy = F.nll_loss(log_p, y, reduction="none")
+    cross_entropy = -(y * log_p).sum(dim) if y.is_floating_point() else F.nll_loss(log_p, y, reduction="none")
     # The log-partition cancels in max - mean, so log-probabilities serve as well as logits.
-    return cross_entropy, log_p.max(dim).values - log_p.mean(dim)
+    return cross_entropy + alpha * (log_p.max(dim).values - log_p.mean(dim))
 
 
-def _fused(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """_plain with a backward pass written by hand; a compiler fuses the plain one better than it could this."""
-    return _plain(z, y) if torch.compiler.is_compiling() else _CrossEntropyAndPeak.apply(z, y)[:2]
+class _MaxSup(torch.autograd.Function):
+    """_plain from one exponential a logit, which the backward pass scales into the softmax: less time, less memory.
 
-
-class _CrossEntropyAndPeak(torch.autograd.Function):
-    """Per-sample cross-entropy and peak from one log-softmax, keeping that alone for the backward pass.
-
-    The log-probabilities are an output, so that a second derivative finds its way back through them.
+    The exponentials and their sum are outputs too, so that a second derivative finds its way back through them; the
+    shift by the maximum is a constant to it, since softmax does not depend on a shift.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(z: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, ...]:
         dim = 0 if z.ndim == 1 else 1
-        log_p = F.log_softmax(z, dim)
-        top, index = log_p.max(dim)
+        top, index = _first_max(z, dim)
+        shifted = z - top
         if y.is_floating_point():
-            cross_entropy = -(y * log_p).sum(dim)
+            at_target = torch.linalg.vecdot(y, shifted, dim=dim)
         else:
-            cross_entropy = F.nll_loss(log_p, y, reduction="none")
-        return cross_entropy, top - log_p.mean(dim), log_p, index
+            at_target = -F.nll_loss(shifted, y, reduction="none")  # a gather that checks the targets' range
+        peak = -shifted.mean(dim)
+        exponentials = shifted.exp_()
+        total = exponentials.sum(dim, keepdim=True)
+        log_total = total.log().squeeze(dim)
+        if y.is_floating_point():
+            log_total *= y.sum(dim)
+        return log_total - at_target + alpha * peak, exponentials, total, index
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        _, y = inputs
-        _, _, log_p, index = output
-        ctx.save_for_backward(y, log_p, index)
+        _, y, ctx.alpha = inputs
+        _, exponentials, total, index = output
+        ctx.save_for_backward(y, exponentials, total, index)
         ctx.mark_non_differentiable(index)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, grad_ce: Tensor | None, grad_peak: Tensor | None, grad_log_p: Tensor | None, _):
-        y, log_p, index = ctx.saved_tensors
-        dim = 0 if log_p.ndim == 1 else 1
-        index = index.unsqueeze(dim)
-        zero = log_p.new_zeros(index.shape)
-        grad_ce = zero if grad_ce is None else grad_ce.unsqueeze(dim)
-        grad_peak = zero if grad_peak is None else grad_peak.unsqueeze(dim)
-        p = log_p.exp()
-        # In place, unless this is being recorded for a second derivative or is the second derivative, which needs p below.
-        grad = p.clone() if torch.is_grad_enabled() or grad_log_p is not None else p
+    def backward(ctx, grad_loss, grad_exponentials, grad_total, _):
+        y, exponentials, total, index = ctx.saved_tensors
+        dim = 0 if exponentials.ndim == 1 else 1
+        grad_loss = torch.zeros_like(total) if grad_loss is None else grad_loss.unsqueeze(dim)
+        scale = grad_loss / total
         if y.is_floating_point():
-            grad = grad.mul_(y.sum(dim, keepdim=True)).sub_(y).mul_(grad_ce)
+            scale = scale * y.sum(dim, keepdim=True)
+        grad = torch.addcmul(grad_loss * (-ctx.alpha / exponentials.shape[dim]), exponentials, scale)
+        if y.is_floating_point():
+            grad.addcmul_(y, grad_loss, value=-1)
         else:
-            grad = grad.mul_(grad_ce).scatter_add_(dim, y.unsqueeze(dim), -grad_ce)
-        grad = grad.sub_(grad_peak / log_p.shape[dim]).scatter_add_(dim, index, grad_peak)
-        if grad_log_p is not None:
-            grad = grad + grad_log_p - p * grad_log_p.sum(dim, keepdim=True)
-        return grad, None
+            grad.scatter_add_(dim, y.unsqueeze(dim), -grad_loss)
+        grad.scatter_add_(dim, index, ctx.alpha * grad_loss)
+        for further in (grad_exponentials, grad_total):
+            if further is not None:
+                grad = grad + exponentials * further
+        return grad, None, None
+
+
+def _first_max(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """z.max(dim, keepdim=True), in blocks where that is faster: a CPU looks for an index one logit at a time."""
+    classes = z.shape[dim]
+    if z.ndim != 2 or classes < 512 or z.device.type != "cpu":
+        return z.max(dim, keepdim=True)
+    size = 64 if classes < 8192 else 256
+    whole = classes - classes % size
+    blocks = z[:, :whole].unflatten(1, (-1, size)).amax(2)
+    if whole < classes:
+        blocks = torch.cat([blocks, z[:, whole:].amax(1, keepdim=True)], 1)
+    top, block = blocks.max(1, keepdim=True)
+    start = (block * size).clamp(max=classes - size)
+    return top, start + z.gather(1, start + torch.arange(size)).argmax(1, keepdim=True)
 
 
 # ------------------------------------------------------------------------------------------------------- baselines
