@@ -4,7 +4,8 @@
 
 Each run trains through Deit/main.py on two coarse classes; seeds share initial weights and data order across the losses. Then
 the frozen features are asked for the ten digits, which training never named: features that collapse within a class cannot tell
-them. It writes summary.json, summary.md and figures. A killed run goes on where it was.
+them. One more run a loss, on all ten digits, gives the figures of near-zero logits, for which two classes are too few. It
+writes summary.json, summary.md and figures. A killed run goes on where it was.
 """
 
 import argparse
@@ -31,11 +32,13 @@ LOSSES = {
     "MaxSup": ["--loss", "maxsup", "--alpha", "0.1", "--alpha-end", "0.2"],
 }
 RECIPE = """
-    --model test_resnet --input-size 16 --epochs 15 --batch-size 64 --recipe-batch 0 --drop-path 0
+    --model test_resnet --input-size 16 --batch-size 64 --recipe-batch 0 --drop-path 0
     --opt sgd --lr 0.1 --unscale-lr --weight-decay 5e-4 --warmup-epochs 2 --warmup-lr 0.01 --min-lr 0
     --aa rand-m5-n1-mstd0.5-inc1 --hflip 0 --reprob 0.25 --mixup 0 --cutmix 0 --no-repeated-aug
     --num_workers 0 --device cpu --eval-every 100
 """.split()
+NEAR_ZERO = 0.1  # of ten logits hardly any comes within the papers' 0.01
+BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
 # key in summary.json: heading, decimals
 COLUMNS = {
     "train_top1": ("train top-1 %", 2),
@@ -65,66 +68,62 @@ CLAIMS = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of each loss, at least 3")
+    parser.add_argument("--seeds", type=int, default=4, help="seeds of each loss, at least 3")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of each run")
     parser.add_argument("--output", type=Path, default=ROOT / "output/digits", help="folder for runs, tables and figures")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, a core each")
     args = parser.parse_args()
     if args.seeds < 3:
         sys.exit(f"error: --seeds {args.seeds}: a spread over seeds needs at least 3")
     started = time.time()
-    data = prepare_data()
+    parity, ten = prepare_data("parity"), prepare_data("ten")
     runs = {(name, seed): args.output / f"{name.lower()}-seed{seed}" for seed in range(args.seeds) for name in LOSSES}
+    ten_runs = {name: args.output / f"{name.lower()}-ten" for name in LOSSES}
+    jobs = [(parity, seed, name, folder) for (name, seed), folder in runs.items()]
+    jobs += [(ten, 0, name, folder) for name, folder in ten_runs.items()]
     try:
-        claim(args.output)
-        train(runs, data, args.jobs)
+        claim(args.output, args.epochs)
+        train(jobs, args.epochs, args.jobs)
         measured, examples = measure(runs)
-        write(measured, examples, args.output, time.time() - started)
+        write(measured, examples, args.epochs, args.output)
+        draw_near_zero(ten_runs, args.output)
     except OSError as error:
         sys.exit(f"error: {error.filename or args.output}: {error.strerror}")
     print((args.output / "summary.md").read_text())
     print(f"{time.time() - started:.0f} s; tables and figures: {args.output}/")
 
 
-def prepare_data() -> Path:
-    folder = ROOT / "data/digits/parity"
+def prepare_data(labels: str) -> Path:
+    folder = ROOT / "data/digits" / labels
     if not folder.exists():
-        subprocess.run([sys.executable, ROOT / "data/digits/prepare.py", "--labels", "parity"], check=True)
+        subprocess.run([sys.executable, ROOT / "data/digits/prepare.py", "--labels", labels], check=True)
     return folder
 
 
-def claim(output: Path) -> None:
+def claim(output: Path, epochs: int) -> None:
     """Make the output folder and see that what it holds comes from the same recipe."""
     output.mkdir(parents=True, exist_ok=True)
-    recipe = json.dumps({"recipe": RECIPE, "losses": LOSSES})
+    recipe = json.dumps({"recipe": RECIPE, "losses": LOSSES, "epochs": epochs})
     note = output / "recipe.json"
     if note.exists() and note.read_text() != recipe:
         sys.exit(f"error: {output} holds runs of another recipe; remove it or choose another --output")
     note.write_text(recipe)
 
 
-def train(runs: dict, data: Path, jobs: int) -> None:
-    """Train what is missing, several runs at once, with one bar over the epochs of all."""
-    epochs = int(RECIPE[RECIPE.index("--epochs") + 1])
-    total = epochs * len(runs)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {
-            pool.submit(train_one, [*RECIPE, *LOSSES[name], *where(data, seed, folder)], folder)
-            for (name, seed), folder in runs.items()
-        }
-        with tqdm(total=total, desc=f"training {len(runs)} models", unit=" epochs", mininterval=1, dynamic_ncols=True) as bar:
+def train(jobs: list[tuple[Path, int, str, Path]], epochs: int, at_once: int) -> None:
+    """Train what is missing of (data, seed, loss, folder), several at once, with one bar over the epochs of all."""
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(train_one, epochs, *job) for job in jobs]
+        with tqdm(total=epochs * len(jobs), desc=f"training {len(jobs)} models", unit="epoch", **BAR) as bar:
             while waiting:
-                for job in [job for job in waiting if job.done()]:
-                    waiting.remove(job)
-                    job.result()
-                bar.update(sum(finished_epochs(folder) for folder in runs.values()) - bar.n)
+                for run in [run for run in waiting if run.done()]:
+                    waiting.remove(run)
+                    run.result()
+                bar.update(sum(finished_epochs(folder) for *_, folder in jobs) - bar.n)
                 time.sleep(0.5)
 
 
-def where(data: Path, seed: int, folder: Path) -> list[str]:
-    return ["--data-path", str(data), "--seed", str(seed), "--output_dir", str(folder), "--resume", "auto"]
-
-
-def train_one(arguments: list[str], folder: Path) -> None:
+def train_one(epochs: int, data: Path, seed: int, name: str, folder: Path) -> None:
     """One run of Deit/main.py in this process; what it prints goes to train.txt beside its checkpoint."""
     import torch
 
@@ -133,8 +132,9 @@ def train_one(arguments: list[str], folder: Path) -> None:
 
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
+    where = ["--data-path", str(data), "--seed", str(seed), "--output_dir", str(folder), "--resume", "auto"]
     with open(folder / "train.txt", "a") as file, contextlib.redirect_stdout(file):
-        train(get_parser().parse_args(arguments))
+        train(get_parser().parse_args([*RECIPE, "--epochs", str(epochs), *LOSSES[name], *where]))
 
 
 def finished_epochs(folder: Path) -> int:
@@ -151,14 +151,19 @@ def measure(runs: dict) -> tuple[dict, dict]:
 
     torch.set_num_threads(os.cpu_count() or 1)
     measured, examples = {name: [] for name in LOSSES}, {}
-    for (name, seed), folder in tqdm(runs.items(), desc="measuring", unit=" models", dynamic_ncols=True):
+    for (name, seed), folder in tqdm(runs.items(), desc="measuring", unit="model", **BAR):
         train, val = (extract(folder / "checkpoint.pth", split=split, features=True) for split in ("train", "val"))
         row = classification(val["logits"], val["labels"])
         for split, content in (("train", train), ("val", val)):
             variation = feature_variation(content["features"], content["labels"])
             row |= {f"{key}_{split}": variation[key] for key in ("d_within", "r2")}
         last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-        row |= {"train_top1": last["train_top1"], "transfer": linear_transfer(train, val), "seed": seed}
+        row |= {
+            "train_top1": last["train_top1"],
+            "transfer": linear_transfer(train, val),
+            "seed": seed,
+            "seconds": last["seconds"],
+        }
         measured[name].append(row)
         if seed == 0:
             examples[name] = {"train": train, "val": val}
@@ -171,10 +176,11 @@ def linear_transfer(train: dict, val: dict) -> float:
     Its strength is chosen by 5-fold cross-validation on the training images alone.
     """
     import torch.nn.functional as F
-    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
 
     x, y = F.normalize(train["features"]).numpy(), digits(train)
-    head = LogisticRegressionCV(Cs=[1, 10, 100, 1000], cv=5, max_iter=2000, use_legacy_attributes=False).fit(x, y)
+    head = GridSearchCV(LogisticRegression(max_iter=2000), {"C": [1, 10, 100, 1000]}, cv=5).fit(x, y)
     return 100 * head.score(F.normalize(val["features"]).numpy(), digits(val))
 
 
@@ -183,29 +189,35 @@ def digits(content: dict) -> list[int]:
     return [int(Path(path).name.split("_")[0]) for path in content["paths"]]
 
 
-def write(measured: dict, examples: dict, output: Path, seconds: float) -> None:
+def write(measured: dict, examples: dict, epochs: int, output: Path) -> None:
     import torch
-    from analysis import analyse
 
     verdicts = [judge(measured, *claim) for claim in CLAIMS]
     means = {name: {key: spread([row[key] for row in rows]) for key in COLUMNS} for name, rows in measured.items()}
     summary = {
         "experiment": "digits-parity",
         "data": "scikit-learn digits, odd / even, 1,400 training and 397 validation images",
-        "recipe": " ".join(RECIPE),
+        "recipe": " ".join([*RECIPE, "--epochs", str(epochs)]),
         "losses": {name: " ".join(options) for name, options in LOSSES.items()},
         "mean_and_standard_deviation": means,
         "runs": measured,
         "claims": verdicts,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
-        "seconds": round(seconds, 1),
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (output / "summary.md").write_text(markdown(means, verdicts, len(measured["CE"])))
+    (output / "summary.md").write_text(markdown(summary))
     draw_features(examples, output / "features")
-    analysis = output / "analysis"
-    analysis.mkdir(exist_ok=True)
-    analyse({name: content["val"] for name, content in examples.items()}, 0.01, analysis)
+
+
+def draw_near_zero(runs: dict[str, Path], output: Path) -> None:
+    """The histogram of near-zero logits and the scatter of confidence against it, as viz/analysis.py draws them."""
+    from analysis import analyse
+
+    from logits import extract
+
+    folder = output / "analysis"
+    folder.mkdir(exist_ok=True)
+    analyse({name: extract(run / "checkpoint.pth") for name, run in runs.items()}, NEAR_ZERO, folder)
 
 
 def spread(values: list[float]) -> list[float]:
@@ -233,24 +245,24 @@ def judge(measured: dict, sentence: str, metric: str, higher: str, lower: str) -
     }
 
 
-def markdown(means: dict, verdicts: list[dict], seeds: int) -> str:
+def markdown(summary: dict) -> str:
+    """The table and the sentences of summary.md, from what summary.json holds."""
+    means, seeds = summary["mean_and_standard_deviation"], len(summary["runs"]["CE"])
     lines = [
-        "# Odd and even digits",
-        "",
-        f"Mean +- standard deviation over {seeds} seeds. Training saw two classes, odd and even; transfer is to the ten digits.",
+        f"Mean ± standard deviation over {seeds} seeds. Training named two classes, odd and even; transfer is to the ten digits.",
         "",
         f"| loss | {' | '.join(title for title, _ in COLUMNS.values())} |",
         f"|---|{'---:|' * len(COLUMNS)}",
     ]
     for name, row in means.items():
-        cells = [f"{row[key][0]:.{places}f} +- {row[key][1]:.{places}f}" for key, (_, places) in COLUMNS.items()]
+        cells = [f"{row[key][0]:.{places}f} ± {row[key][1]:.{places}f}" for key, (_, places) in COLUMNS.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "The papers' claims, at this scale (95 % interval of the difference, paired by seed):", ""]
-    for verdict in verdicts:
-        title, places = COLUMNS[verdict["metric"]]
-        low, high = verdict["interval"]
-        figures = f"{title}, {verdict['difference']}: {verdict['mean']:+.{places}f}, from {low:+.{places}f} to {high:+.{places}f}"
-        lines.append(f"- {verdict['claim']}: **{verdict['verdict']}** ({figures}).")
+    lines += ["", "The papers' claims at this scale, by the 95 % interval of the difference, paired by seed:", ""]
+    for claim in summary["claims"]:
+        title, places = COLUMNS[claim["metric"]]
+        low, high = claim["interval"]
+        figures = f"{title}, {claim['difference']}: {claim['mean']:+.{places}f}, from {low:+.{places}f} to {high:+.{places}f}"
+        lines.append(f"- {claim['claim']}: **{claim['verdict']}** ({figures}).")
     return "\n".join(lines) + "\n"
 
 
@@ -270,7 +282,6 @@ def draw_features(examples: dict, path: Path) -> None:
             colour = style.COLOURS[digit % 2]
             axis.scatter(*points[which].T, marker=f"${digit}$", s=26, color=colour, linewidths=0.3)
         axis.set(title=name, xlabel="first principal axis", aspect="equal")
-        axis.set_adjustable("datalim")
     axes[0].set_ylabel("second principal axis")
     figure.suptitle("Validation features (seed 0): even digits blue, odd ones orange, which is all that training named")
     style.save(figure, path)

@@ -8,6 +8,7 @@ Writes near_zero_histogram and near_zero_scatter (PNG and PDF, one panel an inpu
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -71,25 +72,24 @@ def markdown(summary: dict, threshold: float) -> str:
     for name, row in summary.items():
         lines.append(
             f"| {name} | {row['images']:,} | {row['top1']:.2f} | {row['top5']:.2f} | {row['nll']:.4f} | {row['brier']:.4f} | "
-            f"{row['ece']:.4f} | {row['aurc']:.4f} | {100 * row['near_zero']:.2f} |"
+            f"{row['ece']:.4f} | {row['aurc']:.5f} | {100 * row['near_zero']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def draw_histogram(shares: dict[str, np.ndarray], classes: int, threshold: float, path: Path) -> None:
     """One panel a model: how the share of near-zero logits is distributed over the samples."""
-    # With few classes the share takes the values 0, 1/K, ..., 1 only, and each gets a bar of its own.
-    highest = max(share.max() for share in shares.values())
-    last = max(int(np.ceil(highest * classes)) + 1, 2)
-    step = max(1, last // 40)
-    edges = (np.arange(0, last + step, step) - 0.5) / classes
+    highest = max(max(share.max() for share in shares.values()), 1 / classes)
+    # A share is a multiple of 1 / K: with few classes each multiple gets its bar, with many a bar takes several.
+    step = max(1, math.ceil(highest * classes / 40)) / classes
+    edges = step * (np.arange(math.floor(highest / step + 1.5) + 1) - 0.5)
     figure, axes = style.panels(len(shares), sharex=True, sharey=True)
     for axis, colour, (name, share) in zip(axes, style.COLOURS, shares.items()):
-        axis.hist(100 * share, 100 * edges, weights=np.full(len(share), 100 / len(share)), color=colour, edgecolor="white")
+        percent = 100 * np.histogram(share, edges)[0] / len(share)
+        axis.bar(100 * (edges[:-1] + step / 2), percent, width=90 * step, color=colour)
         axis.set(
             title=f"{name}: {100 * share.mean():.2f} % on average", xlabel=f"logits with |z| < {threshold:g} (% of a sample's)"
         )
-        axis.set_ylim(0, 100)
     axes[0].set_ylabel("samples (%)")
     style.save(figure, path)
 
@@ -103,9 +103,13 @@ def draw_scatter(shares: dict[str, np.ndarray], top1: dict[str, np.ndarray], thr
             chosen = torch.randperm(len(share), generator=torch.Generator().manual_seed(0))[:SCATTER_POINTS].numpy()
             share, top = share[chosen], top[chosen]
         axis.scatter(100 * share, top, s=8, alpha=0.4, color=colour, linewidths=0, rasterized=True)
-        axis.set(title=f"{name} ({len(share):,} samples)", xlabel=f"logits with |z| < {threshold:g} (% of a sample's)")
+        axis.set(title=f"{name} ({len(share):,} samples)", xlabel=xlabel(threshold))
     axes[0].set_ylabel("top-1 probability")
     style.save(figure, path)
+
+
+def xlabel(threshold: float) -> str:
+    return f"logits with |z| < {threshold:g} (% of a sample's)"
 
 
 if __name__ == "__main__":
