@@ -26,8 +26,6 @@ from maxsup_loss import make_loss
 from models import WithDenseLogits, create_model, has_dense_logits
 from options import get_parser
 
-# What a checkpoint says of its model, so that any tool can rebuild it and feed it right.
-FACTS = ("model", "num_classes", "input_size", "mean", "std", "interpolation", "crop_ratio", "loss", "alpha", "alpha_end")
 # What should not change between the start of a run and its resumption.
 SETTINGS = ("loss", "alpha", "alpha_end", "epochs", "global_batch", "lr", "opt", "sched", "seed", "mixup", "cutmix", "aa")
 
@@ -56,7 +54,7 @@ def fill_in(args) -> None:
         args.mixup = args.cutmix = 0.0
     args.interpolation = "bicubic"
     args.crop_ratio = 1.0 if args.input_size <= 32 else args.eval_crop_ratio
-    torch.backends.cuda.matmul.allow_tf32 = not args.deterministic
+    torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -245,7 +243,7 @@ def wrap(model: nn.Module, args) -> nn.Module:
 
 def save(path: Path, model: nn.Module, ema, parts: dict, classes: list[str], epoch: int, args) -> None:
     """Write the checkpoint of a finished epoch, counted from 0 (design: File formats)."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
     state = {"model": bare_model(model).state_dict(), "model_ema": ema.module.state_dict() if ema else None}
     state |= {name: part.state_dict() for name, part in parts.items()}
     # Every generator is reseeded from (seed, epoch, step, rank) at each step, so the seed is the whole state of all of them.
@@ -351,6 +349,7 @@ if __name__ == "__main__":
     try:
         main(get_parser().parse_args())
     except InputError as error:
-        sys.exit(f"error: {str(error).splitlines()[-1] if 'InputError' in str(error) else error}")
+        # From a loading process it comes with that one's traceback; the message is the last line of it.
+        sys.exit(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}")
     except KeyboardInterrupt:
         sys.exit("interrupted; --resume auto goes on after the last finished epoch")
