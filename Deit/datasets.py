@@ -17,8 +17,15 @@ from torchvision.datasets import ImageFolder
 
 import distributed
 from errors import InputError
+from zip_dataset import ZipImages
 
 LAYOUT = "an image folder holds train/<class>/<image> and val/<class>/<image>"
+
+
+def open_images(root: Path, split: str, transform: Callable, archive: bool = False) -> "Images | ZipImages":
+    """root/split as a folder, or root/split.zip with `archive` or where there is no such folder."""
+    archive = archive or ((root / f"{split}.zip").exists() and not (root / split).is_dir())
+    return ZipImages(root, split, transform) if archive else Images(root / split, transform)
 
 
 class Images(Dataset):
@@ -51,7 +58,7 @@ class Images(Dataset):
         return self.transform(image) if self.transform else image, int(self.labels[index])
 
 
-def match_classes(dataset: Images, classes: list[str], owner: str) -> None:
+def match_classes(dataset: Images | ZipImages, classes: list[str], owner: str) -> None:
     """Make the labels of `dataset` follow `classes`, a list of names in label order, remapping them by name.
 
     Raises InputError if the names differ. `owner` says in the message whose classes they are.

@@ -1,6 +1,9 @@
 """The processes of a run: torchrun's variables, one collective or two, and nothing where there is only one process."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -12,7 +15,8 @@ def start(device_type: str) -> None:
         return
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    # The others wait while one process of a node reads the archives into memory, which takes long from a slow disk.
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
 
 
 def stop() -> None:
@@ -31,6 +35,21 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the process that prints and writes."""
     return rank() == 0
+
+
+def is_local_main() -> bool:
+    """Whether this is the first process of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" or not dist.is_initialized()
+
+
+@contextmanager
+def local_main_first() -> Iterator[None]:
+    """The first process of each machine goes through the block before the others enter it; if it fails, they never do."""
+    if not is_local_main():
+        barrier()
+    yield
+    if is_local_main():
+        barrier()
 
 
 def barrier() -> None:

@@ -20,11 +20,13 @@ from torch import nn
 import checkpoint
 import datasets
 import distributed
+from datasets import Images
 from engine import bare_model, evaluate, train_one_epoch
 from errors import InputError
 from maxsup_loss import make_loss
 from models import WithDenseLogits, create_model, has_dense_logits
 from options import get_parser
+from zip_dataset import ZipImages, warm
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = ("loss", "alpha", "alpha_end", "epochs", "global_batch", "lr", "opt", "sched", "seed", "mixup", "cutmix", "aa")
@@ -65,8 +67,7 @@ def train(args) -> None:
     resume = find_checkpoint(args)
     state = checkpoint.load(resume) if resume else None
 
-    train_set = datasets.Images(args.data_path / "train", datasets.train_transform(args))
-    val_set = datasets.Images(args.data_path / "val", datasets.eval_transform(args))
+    train_set, val_set = open_images(args, train=datasets.train_transform(args), val=datasets.eval_transform(args))
     classes = state["classes"] if state else train_set.classes
     if state:
         datasets.match_classes(train_set, classes, str(resume))
@@ -123,7 +124,7 @@ def evaluate_checkpoint(args) -> None:
     for fact in ("model", "num_classes", "input_size", "mean", "std"):
         setattr(args, fact, state.get("args", {}).get(fact, getattr(args, fact)))
     args.eval_crop_ratio = state.get("args", {}).get("crop_ratio", args.eval_crop_ratio)
-    val_set = datasets.Images(args.data_path / "val", datasets.eval_transform(args))
+    (val_set,) = open_images(args, val=datasets.eval_transform(args))
     if "classes" in state:
         datasets.match_classes(val_set, state["classes"], str(path))
     settle_num_classes(args, len(val_set.classes))
@@ -137,6 +138,20 @@ def evaluate_checkpoint(args) -> None:
         f"{weights[1]} of {path} on {result['images']} images: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
         f"loss {result['loss']:.4f}  ECE {result['ece']:.4f}"
     )
+
+
+def open_images(args, **transforms) -> list[Images | ZipImages]:
+    """The splits of --data-path with their transforms; with --cache their archives, read into memory once a node."""
+    with distributed.local_main_first():  # it writes the archives' index, which the others find
+        sets = [datasets.open_images(args.data_path, split, transform, args.cache) for split, transform in transforms.items()]
+        archives = [images for images in sets if isinstance(images, ZipImages)]
+        for note in sum((images.notes for images in archives), []):
+            say(note)
+        if args.cache and distributed.is_local_main():
+            warning = warm(*(images.root for images in archives), show=distributed.is_main())
+            if warning:
+                print(warning, flush=True)
+    return sets
 
 
 def claim_output(args) -> Path:

@@ -66,7 +66,8 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--mixup-mode", default="batch", help="mix by batch, pair or elem")
 
     group = parser.add_argument_group("data")
-    group.add_argument("--data-path", type=Path, required=True, help="image folder with train/ and val/")
+    group.add_argument("--data-path", type=Path, required=True, help="folder with train/ and val/, or train.zip and val.zip")
+    group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once a node")
     group.add_argument("--num_workers", type=int, help="loading processes a process; none: at most 10, as the cores allow")
     group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
     group.add_argument("--mean", type=float, nargs=3, default=list(IMAGENET_DEFAULT_MEAN), help="mean of the inputs")

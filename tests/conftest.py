@@ -1,6 +1,7 @@
 """Every subproject is a folder of plain scripts; tests import from them by path, and run commands as a user would."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,4 +39,16 @@ def parity(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "parity"
     result = run(ROOT / "data/digits/prepare.py", "--labels", "parity", "--output", folder)
     assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few(parity, tmp_path_factory):
+    """64 training and 33 validation digits: one step of 64 is an epoch, and 33 do not divide among two processes."""
+    folder = tmp_path_factory.mktemp("data") / "few"
+    for split, counts in {"train": (32, 32), "val": (17, 16)}.items():
+        for name, count in zip(("even", "odd"), counts):
+            (folder / split / name).mkdir(parents=True)
+            for image in sorted((parity / split / name).iterdir())[:count]:
+                shutil.copy(image, folder / split / name)
     return folder

@@ -1,7 +1,6 @@
 """Deit/: training, resuming and evaluating on real images, by the real commands, in one process and in two."""
 
 import contextlib
-import json
 import os
 import pickle
 import re
@@ -20,53 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from checkpoint import load as load_checkpoint
 from errors import InputError
 from main import main
-from options import get_parser
-
-MAIN = ROOT / "Deit/main.py"
-# A small ViT: no batch norm, whose statistics would differ between one process and two.
-SMALL = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0".split()
-PLAIN = [*SMALL, "--no-aug", "--no-repeated-aug", "--drop-path", "0"]
-
-
-def options(*words):
-    return get_parser().parse_args([str(word) for word in words])
-
-
-def weights(folder):
-    return load_checkpoint(folder / "checkpoint.pth")["model"]
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def assert_same(a, b):
-    """Two nested structures of tensors and plain values are equal to the bit."""
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_same(x, y)
-    else:
-        assert a == b or (a != a and b != b)
-
-
-@pytest.fixture(scope="module")
-def few(parity, tmp_path_factory):
-    """64 training and 33 validation digits: one step of 64 is an epoch, and 33 do not divide among two processes."""
-    folder = tmp_path_factory.mktemp("data") / "few"
-    for split, counts in {"train": (32, 32), "val": (17, 16)}.items():
-        for name, count in zip(("even", "odd"), counts):
-            (folder / split / name).mkdir(parents=True)
-            for image in sorted((parity / split / name).iterdir())[:count]:
-                shutil.copy(image, folder / split / name)
-    return folder
+from training import MAIN, PLAIN, SMALL, assert_same, log, options, torchrun, weights
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +58,6 @@ def test_the_recipe_warns_about_another_global_batch(few, tmp_path, capsys):
     assert "warning: the global batch is 32, the recipe's is 1024" in capsys.readouterr().out
     main(options(*arguments, "--output_dir", tmp_path / "b", "--recipe-batch", 32))
     assert "warning" not in capsys.readouterr().out
-
-
-def torchrun(processes, *words, **more):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return run(*command, MAIN, *words, **more)
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(few, tmp_path):

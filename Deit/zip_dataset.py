@@ -1,0 +1,171 @@
+"""Images from ZIP archives: root/{train,val}.zip, mapped into memory once for all processes, in an image folder's order.
+
+Stored entries are slices of the mapping, deflated ones are inflated on reading. Where they lie is zip_index.py's business.
+"""
+
+import io
+import mmap
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from errors import InputError
+from zip_archive import CHUNK, as_text
+from zip_index import file_stat, index_path, map_records, open_index
+
+try:
+    from torchvision.io import decode_jpeg
+except ImportError:  # torchvision 0.29 announces its removal; Pillow gives the same pixels
+    decode_jpeg = None
+
+
+class ZipImages(Dataset):
+    """The images of root/{split}.zip, labelled by root/{split}_map.txt or, without one, by sorted class folder names.
+
+    ZipImages(root, "train")[i] -> (transform(image), label). Images are RGB, as torchvision's loader makes them, in the order in
+    which ImageFolder gives those of the unpacked folder. `classes` are the names in label order, `notes` lines worth showing.
+    With tensors=True transforms get uint8 tensors (3, H, W) of the same pixels: faster with torchvision.transforms.v2.
+    """
+
+    def __init__(self, root: Path, split: str, transform: Callable | None = None, tensors: bool = False):
+        self.root, self.transform, self.tensors = root / f"{split}.zip", transform, tensors
+        self._archive = self._records = self._stat = None
+        header, self._records = open_index(root, split)
+        self._header, self._stat = header, header["archive"]
+        self.classes, self.notes = list(header["classes"]), list(header["notes"])
+        self.labels = self._records["label"].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int):
+        data = self.read(index)
+        try:
+            image = _decode_tensor(data) if self.tensors else _decode(data)
+        except Exception as error:  # a damaged file can fail in any way
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise InputError(f"{self.root}: {self.name(index)} does not decode as an image ({reason}); replace or remove it")
+        return self.transform(image) if self.transform else image, int(self.labels[index])
+
+    def read(self, index: int) -> memoryview | bytes:
+        """The bytes of an image file: a slice of the mapping where the entry is stored, inflated where it is deflated.
+
+        Raises InputError where they are not the bytes whose checksum the archive holds.
+        """
+        self._open()
+        offset, size, raw, crc, _, deflated = self._records[index].item()
+        try:
+            signature, lengths = struct.unpack_from("<4s22x4s", self._archive, offset)
+            if signature != b"PK\3\4":
+                raise ValueError("no entry where the directory says")
+            start = offset + 30 + sum(struct.unpack("<2H", lengths))  # this header's lengths, not the directory's, count
+            data = memoryview(self._archive)[start : start + size]
+            if deflated:
+                data = zlib.decompressobj(-15).decompress(data, raw + 1)  # one more would show that it is longer than stated
+            if len(data) != raw or zlib.crc32(data) != crc:
+                raise ValueError("not the size and checksum that the directory states")
+        except (ValueError, struct.error, zlib.error) as error:
+            self._check_unchanged()
+            raise InputError(f"{self.root}: {self.name(index)} is damaged ({error}); copy or make the archive again")
+        return data
+
+    def name(self, index: int) -> str:
+        """The entry's path in the archive, from its local header: the index carries no names."""
+        self._open()
+        offset = int(self._records[index]["offset"])
+        if self._archive[offset : offset + 4] != b"PK\3\4":
+            return f"the entry at byte {offset:,}"
+        (length,) = struct.unpack_from("<H", self._archive, offset + 26)
+        return as_text(self._archive[offset + 30 : offset + 30 + length])
+
+    def _open(self) -> None:
+        """Map the archive, once in each process; in a loading process also the index. See that neither has changed."""
+        if self._archive is None:
+            try:
+                self._file = open(self.root, "rb")
+                self._check_unchanged()
+                self._archive = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise InputError(f"{self.root}: cannot be read ({error.strerror})")
+        self._check_unchanged()
+        if self._records is None:
+            self._records = map_records(index_path(self.root), self._header)
+
+    def _check_unchanged(self) -> None:
+        # Before every access: touching pages of a file that was cut short would kill the process without a word.
+        if file_stat(self._file.fileno()) != self._stat:
+            raise InputError(f"{self.root}: the archive has changed while it was in use; start the run again")
+
+    def __getstate__(self) -> dict:
+        """For loading processes: they map archive and index themselves; only an index that is no file travels."""
+        state = {**self.__dict__, "_archive": None, "_file": None}
+        if self._header["saved"]:
+            state["_records"] = None
+        return state
+
+
+def _decode(data: memoryview | bytes) -> Image.Image:
+    """As torchvision's pil_loader, without copying an image that is RGB already."""
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode != "RGB":
+            return image.convert("RGB")
+        image.load()
+        return image
+
+
+def _decode_tensor(data: memoryview | bytes) -> torch.Tensor:
+    """The same pixels as a uint8 tensor (3, H, W). JPEGs skip Pillow, but for CMYK, which torchvision converts otherwise."""
+    if decode_jpeg and data[:3] == b"\xff\xd8\xff":
+        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))  # tensors take no read-only bytes
+        if image.shape[0] in (1, 3):
+            return image.expand(3, -1, -1)
+    return torch.from_numpy(np.array(_decode(data))).permute(2, 0, 1)
+
+
+def warm(*archives: Path, show: bool = True) -> str | None:
+    """Read archives once from end to end, so that training finds them in memory; one process a node does it, with a bar.
+
+    Returns a warning, one line, if they are larger than the memory that is free for them; then as much as fits is read.
+    """
+    total, room = sum(path.stat().st_size for path in archives), available_memory()
+    buffer, left = memoryview(bytearray(4 * CHUNK)), total if room is None else min(total, room)
+    with tqdm(
+        total=left,
+        desc="reading archives",
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        dynamic_ncols=True,
+        disable=None if show else True,
+    ) as bar:
+        for path in archives:
+            with open(path, "rb", buffering=0) as file:
+                while left > 0 and (count := file.readinto(buffer)):
+                    left -= count
+                    bar.update(count)
+    if room is not None and total > room:
+        return (
+            f"warning: the archives take {total / 1e9:.1f} GB, the free memory is {room / 1e9:.1f} GB: what does not fit is read "
+            "from the disk again in each epoch. prepare.py --shorter-side 256 makes smaller ones"
+        )
+    return None
+
+
+def available_memory() -> int | None:
+    """Bytes free for the page cache, within the limit of this process's container; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        room = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    try:
+        return min(room, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no limit, or "max"
+        return room

@@ -1,0 +1,150 @@
+"""Check: decode every image, and compare the set with what ImageNet-1K is known to hold."""
+
+import collections
+import importlib.util
+import io
+import os
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from archives import in_folder_order, list_folder
+from common import DEVKIT, IN_FLIGHT, InputError, in_order, one_line, processes
+from maps import archive_images, read_devkit
+
+IMAGENET = {"train": 1_281_167, "val": 50_000}  # images
+VAL_PER_CLASS = 50
+MEAN_KB = (80, 160)  # the originals' mean file size is about 110 KB in training and 130 KB in validation
+
+
+def check(root: Path, workers: int) -> int:
+    """Decode every image of the archives in `root`, or of its folders; print each broken one and what ImageNet-1K lacks.
+
+    Returns the number of problems.
+    """
+    problems, classes = 0, {}
+    for split in ("train", "val"):
+        archive, folder = root / f"{split}.zip", root / split
+        if archive.exists():
+            where, images = archive, [(name, archive, place(entry)) for name, entry in archive_images(archive)]
+            sizes = [entry[2] for _, _, entry in images]
+        elif folder.is_dir():
+            where, (listed, _) = folder, list_folder(folder)
+            images = sorted([(name, path, None) for name, path in listed], key=lambda item: in_folder_order(item[0]))
+            sizes = [os.path.getsize(path) for _, path, _ in images]
+        else:
+            raise InputError(f"{root}: no {split}.zip and no folder {split}/ to check")
+        broken = 0
+        jobs = (images[start : start + 64] for start in range(0, len(images), 64))
+        with processes(workers) as pool, tqdm(total=len(images), desc=str(where), unit=" images", disable=None) as bar:
+            for results in in_order(pool, try_images, ((job,) for job in jobs), IN_FLIGHT * workers):
+                for name, reason in results:
+                    if reason:
+                        bar.write(f"broken: {where}: {name} ({reason})", file=sys.stdout)
+                        broken += 1
+                bar.update(len(results))
+        flat = images and all("/" not in name for name, _, _ in images)
+        counts = collections.Counter(name.split("/")[0] for name, _, _ in images) if not flat else None
+        classes[split] = counts
+        mean = sum(sizes) / len(sizes) / 1000 if sizes else 0
+        in_classes = "in no class folders" if flat else f"in {len(counts):,} classes"
+        print(f"{where}: {len(images):,} images {in_classes}, {broken} broken, {mean:.1f} KB each", flush=True)
+        problems += broken
+        lines = about_imagenet(root, split, counts, len(images), mean)
+        for line in lines:
+            print(f"{split}: {line}")
+        problems += sum(not line.startswith("hint: ") for line in lines)
+    if classes["train"] and classes["val"] and classes["train"].keys() != classes["val"].keys():
+        different = sorted(classes["train"].keys() ^ classes["val"].keys())
+        print(f"train and val have different classes: {len(different)} are in one only ({', '.join(different[:3])})")
+        problems += 1
+    print("no problem found" if not problems else f"{problems} problem{'s' * (problems > 1)} found")
+    return problems
+
+
+def place(entry: zipfile.ZipInfo) -> tuple:
+    return entry.header_offset, entry.compress_type, entry.compress_size, entry.file_size, entry.CRC, entry.flag_bits
+
+
+def try_images(images: list[tuple]) -> list[tuple[str, str | None]]:
+    """For each (name, file, place in it or None) the reason why it does not decode, or None."""
+    return [(name, try_image(path, place)) for name, path, place in images]
+
+
+def try_image(path: Path | str, place: tuple | None) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read() if place is None else read_entry(file, *place)
+        with Image.open(io.BytesIO(data)) as image:
+            image.convert("RGB")
+    except Exception as error:  # a damaged file can fail in any way
+        return one_line(error)
+    return None
+
+
+def read_entry(file, offset: int, method: int, packed: int, size: int, crc: int, flags: int) -> bytes:
+    if flags & 1:
+        raise ValueError("encrypted")
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"compressed by method {method}")
+    header = os.pread(file.fileno(), 30, offset)
+    if header[:4] != b"PK\3\4":
+        raise ValueError("no entry where the archive's directory says")
+    data = os.pread(file.fileno(), packed, offset + 30 + sum(struct.unpack_from("<2H", header, 26)))
+    if method == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-15).decompress(data, size + 1)
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise ValueError("not the size and checksum that the archive's directory states")
+    return data
+
+
+def about_imagenet(root: Path, split: str, counts: collections.Counter | None, images: int, mean_kb: float) -> list[str]:
+    """What differs from ImageNet-1K, a line each, if the classes are named by wnids (n and eight digits).
+
+    Lines that are no sure sign of trouble begin with `hint: `.
+    """
+    if counts is None or not all(re.fullmatch(r"n\d{8}", name) for name in counts):
+        return []
+    lines = []
+    known = imagenet_wnids()
+    if known is None:
+        lines.append("hint: not compared with the 1,000 classes of ImageNet-1K, whose list comes with timm (pip install timm)")
+    else:
+        missing, foreign = sorted(known - counts.keys()), sorted(counts.keys() - known)
+        if missing:
+            lines.append(f"{len(missing)} of ImageNet-1K's 1,000 classes are missing: {listing(missing)}")
+        if foreign:
+            lines.append(f"{len(foreign)} classes are not of ImageNet-1K: {listing(foreign)}")
+    if images != IMAGENET[split]:
+        lines.append(f"{images:,} images; ImageNet-1K has {IMAGENET[split]:,}")
+    right = None
+    if split == "val":
+        right = dict.fromkeys(counts, VAL_PER_CLASS)
+    elif (root / DEVKIT).is_file():
+        right = read_devkit(root / DEVKIT)[2]
+    if right:
+        wrong = [
+            f"{name} {count} (not {right[name]})" for name, count in sorted(counts.items()) if right.get(name, count) != count
+        ]
+        if wrong:
+            lines.append(f"{len(wrong)} classes have another number of images than in ImageNet-1K: {listing(wrong)}")
+    if not MEAN_KB[0] <= mean_kb <= MEAN_KB[1]:
+        lines.append(f"hint: {mean_kb:.1f} KB an image, the original has about 110: looks re-encoded or scaled")
+    return lines
+
+
+def listing(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def imagenet_wnids() -> set[str] | None:
+    """The names of ImageNet-1K's 1,000 classes, from a list in timm, which takes seconds to import: read as a file."""
+    timm = importlib.util.find_spec("timm")
+    path = Path(timm.origin).parent / "data/_info/imagenet_synsets.txt" if timm else None
+    return set(path.read_text().split()) if path and path.exists() else None

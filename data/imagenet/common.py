@@ -1,0 +1,66 @@
+"""What the parts of prepare.py share: its one kind of error, what counts as an image, work in parallel but in order."""
+
+import collections
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+IN_FLIGHT = 8  # images a process that wait for their turn
+PART = "part"  # ending of what is not whole yet
+
+
+class InputError(ValueError):
+    """Says what is wrong, where, and what to do."""
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(ENDINGS)
+
+
+def is_hidden(name: str) -> bool:
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/"))
+
+
+def in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
+    """function(*item) for each item, computed by the pool, in order, with at most `ahead` of them waiting in memory."""
+    waiting = collections.deque()
+    for item in items:
+        waiting.append(pool.submit(function, *item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("forkserver"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def one_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def write_text(path: Path, text: str) -> None:
+    """Written aside and renamed: whole or not there."""
+    temporary = path.with_name(f"{path.name}.{PART}")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def in_folder_order(name: str) -> tuple[str, str, str]:
+    """torchvision's order: by class, then by the folder below it, then by file name."""
+    folder, _, file = name.rpartition("/")
+    return folder.split("/")[0], folder, file

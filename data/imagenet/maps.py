@@ -1,0 +1,136 @@
+"""Map files: the labels of archives, from class folders, a training map, or the development kit."""
+
+import io
+import os
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+from common import DEVKIT, ENDINGS, InputError, in_folder_order, is_hidden, is_image, one_line, write_text
+
+
+def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
+    """Write train_map.txt and val_map.txt for the archives in `root`, labels in the order of sorted class names.
+
+    Validation images in no class folders get their labels from the development kit. A training map that stays, whatever its
+    order, rules the validation labels.
+    """
+    archives = [root / f"{split}.zip" for split in ("train", "val") if (root / f"{split}.zip").exists()]
+    if not archives:
+        raise InputError(f"{root}: no train.zip and no val.zip to write maps for")
+    labels = None
+    for archive in archives:
+        split, map_file = archive.stem, root / f"{archive.stem}_map.txt"
+        if map_file.exists() and not overwrite:
+            print(f"{map_file} is there already and kept; --overwrite replaces it")
+            labels = labels_of_map(map_file) if split == "train" else labels
+            continue
+        names = [name for name, _ in archive_images(archive)]
+        if all("/" not in name for name in names):
+            if split == "train":
+                raise InputError(
+                    f"{archive}: its images lie in no class folders, which hold the labels; zip the folder train/ whole"
+                )
+            wnids = devkit_labels(devkit or root, names)
+        else:
+            wnids = {name: name.split("/")[0] for name in names}
+        if stray := next((name for name in names if "/" not in name and wnids[name] == name), None):
+            raise InputError(f"{archive}: {stray} lies in no class folder, others do")
+        found = sorted(set(wnids.values()))
+        own = {name: index for index, name in enumerate(found)}
+        labels = labels or own
+        if foreign := sorted(own.keys() - labels.keys()):
+            first = ", ".join(foreign[:3])
+            print(f"warning: {archive}: {len(foreign)} classes that train has not ({first}): labelled by its own sorted classes")
+            labels = own
+        if missing := sorted(labels.keys() - found):
+            print(f"warning: {archive}: no image of {len(missing)} classes of train: {', '.join(missing[:3])}")
+        write_text(map_file, "".join(f"{name}\t{labels[wnids[name]]}\n" for name in names))
+        print(f"{map_file}: {len(names):,} images, {len(found):,} classes")
+
+
+def labels_of_map(path: Path) -> dict[str, int]:
+    """Class folder -> label as a training map has them."""
+    labels = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        name, _, label = line.rpartition("\t")
+        parts = name.removeprefix("train/").split("/")
+        if len(parts) < 2 or not label.isdigit():
+            raise InputError(f"{path}, line {number}: not <class>/<file>, a tab, and a label; --overwrite writes it anew")
+        labels[parts[0]] = int(label)
+    return labels
+
+
+def archive_images(archive: Path) -> list[tuple[str, zipfile.ZipInfo]]:
+    """Images of an archive in an image folder's order, by their names without `train/` or `val/`."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            entries = file.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise InputError(f"{archive}: truncated or damaged ({error}); copy or make it again")
+    images = [(entry_name(entry), entry) for entry in entries if not entry.is_dir()]
+    images = [(name, entry) for name, entry in images if is_image(name) and not is_hidden(name)]
+    if not images:
+        raise InputError(f"{archive}: holds no images ({', '.join(ENDINGS)})")
+    for name, _ in images:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise InputError(f"{archive}: {name!r} is not a path inside the archive; make the archive again")
+    prefix = f"{archive.stem}/"
+    cut = len(prefix) if all(name.startswith(prefix) for name, _ in images) else 0
+    named = sorted(((name[cut:], entry) for name, entry in images), key=lambda item: in_folder_order(item[0]))
+    for (name, _), (after, _) in zip(named, named[1:]):
+        if name == after:
+            raise InputError(f"{archive}: {name} is there more than once; make the archive again")
+    return named
+
+
+def entry_name(entry: zipfile.ZipInfo) -> str:
+    """`zip` writes UTF-8 without saying so, and zipfile then reads it in the format's old code page."""
+    if entry.flag_bits & 0x800 or entry.filename.isascii():
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode()
+    except UnicodeError:
+        return entry.filename
+
+
+def devkit_labels(root: Path, names: list[str]) -> dict[str, str]:
+    """The wnid of each flat validation image, by the number in its name, from the development kit in `root`."""
+    if not (root / DEVKIT).is_file():
+        raise InputError(f"{root}: the validation images lie in no class folders, so their labels are needed: put {DEVKIT} there")
+    truth, wnids, _ = read_devkit(root / DEVKIT)
+    found = {}
+    for name in names:
+        number = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.\w+", os.path.basename(name))
+        if not number or not 1 <= int(number[1]) <= len(truth):
+            raise InputError(f"{name}: not the name of a validation image (ILSVRC2012_val_00000001.JPEG ...), so it has no label")
+        found[name] = wnids[truth[int(number[1]) - 1]]
+    return found
+
+
+def read_devkit(path: Path) -> tuple[list[int], dict[int, str], dict[str, int]]:
+    """The kit's number of each validation image's class, number -> wnid, and wnid -> number of training images."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise InputError(f"{path}: reading its meta.mat needs SciPy; pip install scipy")
+    content = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                name = os.path.basename(member.name)
+                if name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
+                    content[name] = tar.extractfile(member).read()
+        synsets = loadmat(io.BytesIO(content["meta.mat"]), squeeze_me=True)["synsets"]
+        leaves = [row for row in synsets.reshape(-1) if int(row["num_children"]) == 0]  # the others are groups of classes
+        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
+        counts = {str(row["WNID"]): int(row["num_train_images"]) for row in leaves}
+        truth = [int(word) for word in content["ILSVRC2012_validation_ground_truth.txt"].split()]
+        if not set(truth) <= wnids.keys():
+            raise ValueError("labels without a class")
+    except Exception as error:  # tar, gzip and MAT readers each fail in their own ways
+        raise InputError(
+            f"{path}: damaged, or not the development kit ({type(error).__name__}: {one_line(error)}); download it again"
+        )
+    return truth, wnids, counts

@@ -1,0 +1,97 @@
+"""Turn an image folder or the official ImageNet tars into train.zip, val.zip and their maps; check a copy of ImageNet.
+
+    python data/imagenet/prepare.py --root data/ImageNet                       # folder or tars -> archives and maps
+    python data/imagenet/prepare.py --root data/ImageNet --maps-only           # archives made by `zip -r` -> maps
+    python data/imagenet/prepare.py --root data/ImageNet --check               # decode every image, name each broken one
+    python data/imagenet/prepare.py --root data/ImageNet --shorter-side 256 --output data/ImageNet256
+
+--root holds train/<class>/<image> and val/<class>/<image>, or ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
+ILSVRC2012_devkit_t12.tar.gz as they are downloaded. A run that was killed goes on where it was; nothing is overwritten.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from archives import write_archives
+from check import check
+from common import InputError
+from maps import write_maps
+
+
+def main() -> None:
+    args = parse()
+    output = args.output or args.root
+    try:
+        if not args.root.is_dir():
+            raise InputError(f"--root {args.root}: no such folder")
+        if args.check:
+            sys.exit(1 if check(args.root, args.workers) else 0)
+        output.mkdir(parents=True, exist_ok=True)
+        with locked(output):
+            if args.maps_only:
+                write_maps(args.root, args.overwrite)
+            else:
+                write_archives(args, output)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except BrokenProcessPool:
+        sys.exit(
+            "error: a process that decodes was killed, perhaps for memory; the same command goes on from here, see --workers"
+        )
+    except OSError as error:
+        sys.exit(f"error: {error.filename or output}: {error.strerror or error}; the same command goes on from here")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s --root FOLDER [options]"
+    )
+    add = parser.add_argument
+    add("--root", type=Path, required=True, metavar="FOLDER", help="where the images, tars or archives are")
+    add("--output", type=Path, metavar="FOLDER", help="where the archives go (default: --root)")
+    add("--maps-only", action="store_true", help="write the map files of the archives that are in --root, and nothing else")
+    add("--check", action="store_true", help="decode every image of the archives (or folders) in --root; writes nothing")
+    add("--shorter-side", type=int, metavar="PX", help="shrink images whose shorter side is longer (default: as they are)")
+    add("--max-side", type=int, metavar="PX", help="shrink images whose longer side is longer (default: as they are)")
+    add(
+        "--quality",
+        type=int,
+        metavar="1-100",
+        help="JPEG quality; given alone it re-encodes every image (default: 90 for those shrunk)",
+    )
+    add("--overwrite", action="store_true", help="replace archives and maps that are there already (default: keep them)")
+    add(
+        "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes that decode (default: %(default)s, the cores)"
+    )
+    args = parser.parse_args()
+    for name, least, most in (("shorter_side", 1, 65535), ("max_side", 1, 65535), ("quality", 1, 100), ("workers", 1, 4096)):
+        if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
+            parser.error(f"--{name.replace('_', '-')} goes from {least} to {most}")
+    if args.maps_only and args.check:
+        parser.error("--maps-only and --check are two runs")
+    if args.maps_only and (args.output or args.shorter_side or args.max_side or args.quality):
+        parser.error("--maps-only changes no archive: it goes with --root and --overwrite alone")
+    return args
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process. Raises InputError if another prepare.py does; a killed one holds nothing."""
+    with open(folder / ".prepare.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another prepare.py is at work here; let it end, then start again")
+        yield
+
+
+if __name__ == "__main__":
+    main()

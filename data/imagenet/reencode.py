@@ -1,0 +1,37 @@
+"""Re-encoding: images shrunk and saved as JPEG, in parallel, in the order of the archive."""
+
+import io
+from collections.abc import Callable, Iterator
+
+from PIL import Image
+
+from common import IN_FLIGHT, InputError, in_order, one_line, processes
+
+
+def reencoded(entries: list, read: Callable, settings: tuple, workers: int) -> Iterator[bytes]:
+    jobs = ((name, read(place), *settings) for name, place in entries)
+    with processes(workers) as pool:
+        try:
+            yield from in_order(pool, reencode, jobs, IN_FLIGHT * workers)
+        except ValueError as error:  # this script's own kind of error does not travel between processes
+            raise InputError(error)
+
+
+def reencode(name: str, data: bytes, shorter_side: int | None, max_side: int | None, quality: int | None) -> bytes:
+    """The image shrunk to the sizes asked, as JPEG; its own bytes where it is small enough and no quality is asked.
+
+    Raises ValueError naming an image that does not decode.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            factor = min(1, (shorter_side or min(image.size)) / min(image.size), (max_side or max(image.size)) / max(image.size))
+            if factor == 1 and not quality:
+                return data
+            image = image.convert("RGB")
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"{name}: does not decode as an image ({one_line(error)}); replace or remove it")
+    if factor < 1:
+        image = image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.LANCZOS)
+    output = io.BytesIO()
+    image.save(output, "JPEG", quality=quality or 90)
+    return output.getvalue()

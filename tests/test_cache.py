@@ -1,0 +1,61 @@
+"""Training from ZIP archives: the same run as from the folder, by the real commands."""
+
+import random
+import shutil
+
+import pytest
+from conftest import ROOT, complains, run
+
+from main import main
+from training import MAIN, PLAIN, SMALL, assert_same, log, options, torchrun, weights
+
+PREPARE = ROOT / "data/imagenet/prepare.py"
+
+
+@pytest.fixture(scope="module")
+def zipped(few, tmp_path_factory):
+    """The digits of `few` as archives and maps, and nothing else."""
+    folder = tmp_path_factory.mktemp("zipped") / "few"
+    shutil.copytree(few, folder)
+    result = run(PREPARE, "--root", folder)
+    assert result.returncode == 0, result.stderr
+    for split in ("train", "val"):
+        shutil.rmtree(folder / split)
+    return folder
+
+
+def test_a_run_from_archives_is_the_run_from_the_folder(few, zipped, tmp_path):
+    """All of augmentation, repeated augmentation and mixup on; loader processes for one, two training processes for another."""
+    words = [*SMALL, "--epochs", 2, "--batch-size", 16, "--lr", 4e-3, "--output_dir"]
+    main(options(*words, tmp_path / "folder", "--data-path", few))
+    result = run(MAIN, *words, tmp_path / "zip", "--data-path", zipped, "--cache", "--num_workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert_same(weights(tmp_path / "folder"), weights(tmp_path / "zip"))
+    for name, data in {"folder2": [few], "zip2": [zipped, "--cache"]}.items():
+        result = torchrun(2, *words, tmp_path / name, "--data-path", *data)
+        assert result.returncode == 0, result.stderr
+    assert_same(weights(tmp_path / "folder2"), weights(tmp_path / "zip2"))
+
+
+def test_a_map_in_another_order_is_followed_and_evaluated_right(few, zipped, tmp_path, capsys):
+    """Labels shuffled in the training map alone; the checkpoint scores the same on its archives and on the folder."""
+    data = tmp_path / "data"
+    shutil.copytree(zipped, data, ignore=shutil.ignore_patterns(".*"))
+    for name in ("train_map.txt", "val_map.txt"):
+        lines = [line.rsplit("\t", 1) for line in (data / name).read_text().splitlines()]
+        lines = [f"{path}\t{1 - int(label)}\n" for path, label in lines]
+        random.Random(0).shuffle(lines)
+        (data / name).write_text("".join(lines))
+    words = [*PLAIN, "--epochs", 8, "--batch-size", 32, "--lr", "1.6e-2", "--eval-every", 8, "--output_dir", tmp_path / "run"]
+    main(options(*words, "--data-path", data, "--cache"))
+    assert "train_map.txt: its labels are not in sorted class order; they are followed" in capsys.readouterr().out
+    checkpoint = tmp_path / "run/checkpoint.pth"
+    for where in (data, few, zipped):
+        main(options(*SMALL, "--eval", "--resume", checkpoint, "--data-path", where))
+    found = {line.split(" on ")[1] for line in capsys.readouterr().out.splitlines() if " on 33 images" in line}
+    assert len(found) == 1 and f"top-1 {log(tmp_path / 'run')[-1]['val_top1']:.2f} %" in found.pop()
+
+
+def test_cache_without_archives_says_what_makes_them(few, tmp_path):
+    result = run(MAIN, *SMALL, "--cache", "--data-path", few, "--output_dir", tmp_path)
+    complains(result, "train.zip: no such archive", f"python data/imagenet/prepare.py --root {few}")
