@@ -1,10 +1,10 @@
-# Sourced by the scripts that set themselves up: . environment.sh [REQUIREMENTS ...]
+# Sourced by the scripts that set themselves up: . environment.sh REQUIREMENTS...
 #
-# Afterwards $PYTHON is an interpreter that has requirements.txt and each further file: the environment that is active, if it
-# has them all, and else .venv in this checkout, made on the first call and reused. Progress goes to stderr.
+# Afterwards $PYTHON is an interpreter that has what the files ask for: the environment that is active, if it has it all, and
+# else .venv in this checkout, made on the first call and reused. Progress goes to stderr.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-required=("$here/requirements.txt" "$@")
+required=("$@")
 
 # lacking PYTHON: prints what of the required files that interpreter does not have; fails if it cannot run at all.
 lacking() {
@@ -66,7 +66,7 @@ set_up() {
             echo "bringing .venv up to date: it lacks $missing" >&2
         fi
         local options=(--disable-pip-version-check --quiet --progress-bar on)
-        "$PYTHON" -m pip install "${options[@]}" -r "$here/requirements-tested.txt" "${@/#/--requirement=}" >&2 || {
+        "$PYTHON" -m pip install "${options[@]}" -r "$here/requirements-tested.txt" "${required[@]/#/--requirement=}" >&2 || {
             echo "error: the installation failed; see above, then run the same command again" >&2
             exit 1
         }
@@ -74,4 +74,4 @@ set_up() {
     exec 9>&-
 }
 
-set_up "$@"
+set_up

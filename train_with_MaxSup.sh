@@ -12,7 +12,7 @@ case "${1:-}" in -h | --help)
     exit
     ;;
 esac
-. "$top/environment.sh"
+. "$top/environment.sh" "$top/requirements.txt"
 if [ $# -eq 0 ]; then
     exec "$PYTHON" "$top/results/digits_parity.py"
 fi

@@ -6,7 +6,7 @@
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
-. "$top/environment.sh" "$top/tests/requirements.txt"
+. "$top/environment.sh" "$top/requirements.txt" "$top/tests/requirements.txt"
 "$PYTHON" -m ruff format --check --diff .
 "$PYTHON" -m ruff check .
 if [ $# -eq 0 ]; then set -- tests; fi

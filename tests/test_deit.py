@@ -173,10 +173,11 @@ def test_evaluation_follows_the_checkpoints_class_order(trained, few, tmp_path, 
 
 
 def test_the_papers_recipe_runs_on_digits(few, tmp_path):
-    """Deit/train_with_MaxSup.sh as it stands, every augmentation on, cut down in model, length and batch alone."""
+    """train_with_MaxSup.sh as it stands, every augmentation on, cut down in model, length and batch alone."""
     small = ["--model", "test_vit", "--input-size", 160, "--epochs", 2, "--num_workers", 2, "--model-ema", "--tensorboard"]
-    environment = {**os.environ, "PYTHON": sys.executable, "BATCH": "32", "GPUS": "2"}
-    command = ["bash", ROOT / "Deit/train_with_MaxSup.sh", "--data-path", few, "--output_dir", tmp_path, *small]
+    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as an active environment is
+    environment = {**os.environ, "PATH": here, "BATCH": "32", "GPUS": "2"}
+    command = ["bash", ROOT / "train_with_MaxSup.sh", "--data-path", few, "--output_dir", tmp_path, *small]
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "maxsup 0.1 -> 0.2" in result.stdout and "the recipe's is 1024" in result.stdout and "2 x 16" in result.stdout
