@@ -170,7 +170,7 @@ class _MaxSup(torch.autograd.Function):
         top, index = _first_max(z, dim)
         shifted = z - top
         if y.is_floating_point():
-            at_target = torch.linalg.vecdot(y, shifted, dim=dim)
+            at_target = (y * shifted).sum(dim)
         else:
             at_target = -F.nll_loss(shifted, y, reduction="none")  # a gather that checks the targets' range
         peak = -shifted.mean(dim)

@@ -186,12 +186,15 @@ def test_ties_take_one_index():
     torch.testing.assert_close(logits.grad, (logits.softmax(1) - q).detach())
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype, soft):
     logits, targets = make((64, 1000), dtype)
+    targets = soft_targets(logits) if soft else targets
     exact = max_sup_loss(logits.double(), targets, 0.1)
     plain = max_sup_loss(logits, targets, 0.1)
-    assert plain.dtype == dtype == F.cross_entropy(logits, targets).dtype
+    assert plain.dtype == dtype
+    assert soft or F.cross_entropy(logits, targets).dtype == dtype
     torch.testing.assert_close(plain.double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
     with torch.autocast("cpu", dtype):
         loss = max_sup_loss(logits, targets, 0.1)
@@ -218,6 +221,13 @@ def test_per_sample_gradients_by_functorch():
     ours = torch.func.vmap(torch.func.grad(lambda z, y: max_sup_loss(z, y, 0.1)))(logits.detach(), targets)
     (expected,) = torch.autograd.grad(original(logits, targets, 0.1).sum(), logits)
     torch.testing.assert_close(ours, expected)
+
+
+def test_nothing_to_average_is_nan_as_in_cross_entropy():
+    for shape in ((0, 5), (0, 1000)):
+        assert max_sup_loss(torch.zeros(shape), torch.zeros(0, dtype=torch.int64)).isnan()
+    assert max_sup_loss(torch.randn(3, 5), torch.full((3,), -100)).isnan()
+    assert max_sup_loss(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), reduction="none").shape == (0,)
 
 
 def test_a_graph_can_be_walked_twice():
