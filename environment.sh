@@ -12,8 +12,8 @@ lacking() {
 import importlib.metadata, sys
 from pip._vendor.packaging.requirements import Requirement
 
-if not (3, 11) <= sys.version_info[:2]:
-    sys.exit("too old")
+if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+    sys.exit("another Python than 3.11 or 3.12")
 lacking = []
 for path in sys.argv[1:]:
     for line in open(path):
@@ -39,7 +39,7 @@ set_up() {
         return
     fi
     if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        echo "the active environment lacks ${missing:-a Python from 3.11 on}; using $here/.venv instead" >&2
+        echo "the active environment lacks ${missing:-Python 3.11 or 3.12}; using $here/.venv instead" >&2
     fi
     PYTHON=$here/.venv/bin/python
     # One set-up at a time: a second script waits here and then finds the environment made.

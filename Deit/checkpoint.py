@@ -39,6 +39,10 @@ def load(path: Path) -> dict:
         raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
+    kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict}
+    wrong = [key for key, kind in kinds.items() if key in state and not isinstance(state[key], kind)]
+    if wrong or not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
+        raise InputError(f"{path}: not a checkpoint of this project's form: {', '.join(wrong) or 'model'} holds something else")
     return state
 
 

@@ -57,6 +57,13 @@ def barrier() -> None:
         dist.barrier()
 
 
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give every process the main one's buffers, such as batch norm's statistics, which each gathers from its own images."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
     """Add up a tensor over all processes, in place; returns it."""
     if dist.is_initialized():

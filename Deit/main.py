@@ -5,6 +5,7 @@ The paper's, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -25,11 +26,15 @@ from engine import bare_model, evaluate, train_one_epoch
 from errors import InputError
 from maxsup_loss import make_loss
 from models import WithDenseLogits, create_model, has_dense_logits
-from options import get_parser
+from options import check_ranges, get_parser
 from zip_dataset import ZipImages, warm
 
 # What should not change between the start of a run and its resumption.
-SETTINGS = ("loss", "alpha", "alpha_end", "epochs", "global_batch", "lr", "opt", "sched", "seed", "mixup", "cutmix", "aa")
+SETTINGS = """
+    alpha alpha_end epochs global_batch lr unscale_lr weight_decay sched warmup_epochs warmup_lr min_lr clip_grad seed amp
+    input_size mean std drop drop_path model_ema model_ema_decay no_aug color_jitter aa hflip scale repeated_aug
+    reprob remode recount mixup cutmix mixup_prob mixup_switch_prob mixup_mode
+""".split()
 
 
 def main(args) -> None:
@@ -45,7 +50,8 @@ def main(args) -> None:
 
 
 def fill_in(args) -> None:
-    """Settle the options that hang on the machine or on one another."""
+    """Settle the options that hang on the machine or on one another. Raises InputError for values that mean nothing."""
+    check_ranges(args)
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
@@ -68,7 +74,7 @@ def train(args) -> None:
     state = checkpoint.load(resume) if resume else None
 
     train_set, val_set = open_images(args, train=datasets.train_transform(args), val=datasets.eval_transform(args))
-    classes = state["classes"] if state else train_set.classes
+    classes = state.get("classes", train_set.classes) if state else train_set.classes
     if state:
         datasets.match_classes(train_set, classes, str(resume))
     datasets.match_classes(val_set, classes, str(args.data_path / "train"))
@@ -101,10 +107,13 @@ def train(args) -> None:
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
         line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None)}
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
+            for evaluated in (model, ema.module) if ema is not None else (model,):
+                distributed.share_buffers(evaluated)
             line |= {f"val_{key}": value for key, value in evaluate(model, val_loader, args).items()}
             if ema is not None:
                 line |= {f"ema_{key}": value for key, value in evaluate(ema.module, val_loader, args).items()}
         scheduler.step(epoch + 1)
+        check_weights(model, line, epoch)
         if distributed.is_main():
             passed = time.time() - started
             line["seconds"] = round(passed, 3)
@@ -113,6 +122,16 @@ def train(args) -> None:
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args)
     distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
     say(f"checkpoint and log: {output}/")
+
+
+def check_weights(model: nn.Module, line: dict, epoch: int) -> None:
+    """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
+    finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
+    if not finite or not math.isfinite(line.get("val_loss", 0)):
+        raise InputError(
+            f"weights or validation loss are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last "
+            "checkpoint is good. Try a lower --lr, --clip-grad 1 or --amp off"
+        )
 
 
 def evaluate_checkpoint(args) -> None:
@@ -164,7 +183,9 @@ def claim_output(args) -> Path:
         probe.unlink()
     except OSError as error:
         raise InputError(f"--output_dir {output}: cannot be written ({error.strerror})")
-    if (output / checkpoint.NAME).exists() and not args.resume and not args.overwrite:
+    own = output / checkpoint.NAME
+    going_on = args.resume == "auto" or (args.resume and Path(args.resume).resolve() == own.resolve())
+    if own.exists() and not going_on and not args.overwrite:
         raise InputError(
             f"--output_dir {output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
             "another --output_dir leaves it alone"
@@ -272,7 +293,7 @@ def save(path: Path, model: nn.Module, ema, parts: dict, classes: list[str], epo
 def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, args) -> int:
     """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
     was = state.get("args", {})
-    missing = [key for key in ("epoch", *parts) if key not in state]
+    missing = [key for key in ("epoch", "classes", *parts) if key not in state]
     if missing:
         raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; --eval reads it")
     if was.get("model", args.model) != args.model:
@@ -280,18 +301,26 @@ def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, args) -
     checkpoint.load_weights(model, state["model"], path)
     if was.get("loss") != args.loss:
         raise InputError(f"{path}: trained with --loss {was.get('loss')}, not {args.loss}")
+    if was.get("opt") != args.opt:
+        raise InputError(f"{path}: trained with --opt {was.get('opt')}, not {args.opt}, which cannot use its state")
     for name in SETTINGS:
         if name in was and was[name] != getattr(args, name):
             say(f"warning: {name} was {was[name]} in {path}, now it is {getattr(args, name)}")
     # The command line, not the checkpoint, has the last word on rates and schedule, which is a function of the epoch alone.
     groups = parts["optimizer"].state_dict()["param_groups"]
-    parts["optimizer"].load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-    parts["scaler"].load_state_dict(state["scaler"])
+    saved = state["optimizer"]
+    if [len(group["params"]) for group in saved.get("param_groups", [])] != [len(group["params"]) for group in groups]:
+        raise InputError(f"{path}: its optimiser groups the weights otherwise; --weight-decay was {was.get('weight_decay')}")
+    parts["optimizer"].load_state_dict({"state": saved["state"], "param_groups": groups})
+    if state["scaler"]:  # empty where the run so far did without --amp fp16
+        parts["scaler"].load_state_dict(state["scaler"])
     parts["loss"].load_state_dict(state["loss"])
     if ema is not None:
         if not state.get("model_ema"):
             raise InputError(f"{path}: holds no moving average; leave --model-ema away")
         checkpoint.load_weights(ema.module, state["model_ema"], path)
+    if state["epoch"] + 1 > args.epochs:
+        raise InputError(f"{path}: has {state['epoch'] + 1} epochs already, more than --epochs {args.epochs}")
     say(f"resuming {path} after epoch {state['epoch'] + 1} of {args.epochs}")
     return state["epoch"] + 1
 
@@ -314,7 +343,7 @@ class Log:
 
     def write(self, line: dict) -> None:
         with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
         if self.board:
             for key, value in line.items():
                 if isinstance(value, (int, float)):
@@ -332,6 +361,7 @@ def say_setup(model: nn.Module, loader, val_images: int, start_epoch: int, args)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     scaling = "taken as it is" if args.unscale_lr else f"{args.lr:g} x {args.global_batch} / 512"
     alpha = "" if args.alpha is None else f" {args.alpha:g}" + ("" if args.alpha_end is None else f" -> {args.alpha_end:g}")
+    epochs = f"{start_epoch + 1} to {args.epochs}, {len(loader)} steps each" if start_epoch < args.epochs else "all done already"
     say(
         f"model          {args.model}, {millions:.2f} M parameters, {args.num_classes} classes, {args.input_size} px\n"
         f"loss           {args.loss}{alpha}\n"
@@ -340,7 +370,7 @@ def say_setup(model: nn.Module, loader, val_images: int, start_epoch: int, args)
         f"{args.num_workers} loading processes each\n"
         f"global batch   {args.global_batch} = {distributed.world_size()} x {args.batch_size}\n"
         f"learning rate  {args.scaled_lr:g} ({scaling})\n"
-        f"epochs         {start_epoch + 1} to {args.epochs}, {len(loader)} steps each"
+        f"epochs         {epochs}"
     )
     if args.recipe_batch and args.global_batch != args.recipe_batch:
         say(

@@ -15,12 +15,20 @@ def create_model(name: str, num_classes: int, input_size: int, drop: float, drop
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
         hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists the known ones"
         raise InputError(f"--model {name}: timm has no such model; {hint}")
-    options = {"num_classes": num_classes, "drop_rate": drop, "drop_path_rate": drop_path}
-    try:
-        # Models with position embeddings need the size; the others do not know the argument.
-        return timm.create_model(name, img_size=input_size, **options)
-    except TypeError:
-        return timm.create_model(name, **options)
+    options = {"num_classes": num_classes, "drop_rate": drop, "drop_path_rate": drop_path, "img_size": input_size}
+    # Models with position embeddings need the size, others do not know it; some know no stochastic depth.
+    for unknown in ((), ("img_size",), ("drop_path_rate",), ("img_size", "drop_path_rate")):
+        try:
+            model = timm.create_model(name, **{key: value for key, value in options.items() if key not in unknown})
+            with torch.no_grad():  # one image, to see that the size suits
+                model.eval()(torch.zeros(1, 3, input_size, input_size))
+            return model.train()
+        except TypeError as error:
+            reason = error
+        except (AssertionError, ValueError, RuntimeError) as error:
+            reason = error
+            break
+    raise InputError(f"--model {name} cannot have --input-size {input_size}: {str(reason).splitlines()[0]}")
 
 
 class WithDenseLogits(nn.Module):

@@ -5,7 +5,41 @@ from pathlib import Path
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from errors import InputError
 from maxsup_loss import LOSS_NAMES
+
+# Smallest and largest values that mean something; None, where an option has it, always does.
+RANGES = {
+    **dict.fromkeys(("epochs", "batch_size", "input_size", "num_classes", "eval_every", "recount"), (1, 10**9)),
+    **dict.fromkeys(("num_workers", "recipe_batch", "seed", "warmup_epochs"), (0, 2**32 - 1)),
+    **dict.fromkeys(("drop", "drop_path", "hflip", "reprob", "mixup_prob", "mixup_switch_prob"), (0, 1)),
+    **dict.fromkeys(("model_ema_decay", "eval_crop_ratio", "decay_rate"), (1e-9, 1)),
+    **dict.fromkeys(("alpha", "alpha_end"), (0, 1)),
+    **dict.fromkeys(("weight_decay", "warmup_lr", "min_lr", "color_jitter", "mixup", "cutmix", "momentum"), (0, 1e9)),
+    **dict.fromkeys(("lr", "opt_eps", "clip_grad", "decay_epochs"), (1e-30, float("inf"))),
+    "scale": (1e-6, 1),
+    "std": (1e-9, 1e9),
+    "mean": (-1e9, 1e9),
+    "opt_betas": (0, 1),
+}
+
+
+def check_ranges(args: argparse.Namespace) -> None:
+    """Raise InputError for the first option whose value, or one of whose values, means nothing."""
+    for name, (low, high) in RANGES.items():
+        value = getattr(args, name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and not low <= one <= high:
+                flag = name if name == "num_workers" else name.replace("_", "-")  # DeiT's spelling
+                raise InputError(f"--{flag} {one}: goes from {low:g} to {high:g}")
+    if args.scale[0] > args.scale[1]:
+        raise InputError(f"--scale {args.scale[0]:g} {args.scale[1]:g}: the smaller share comes first")
+    if args.opt_betas and len(args.opt_betas) != 2:
+        raise InputError("--opt-betas: two numbers")
+    if args.aa != "none" and not args.aa.startswith(("rand", "augmix", "original", "v0", "3a")):
+        raise InputError(
+            f"--aa {args.aa}: none, or one of timm's policies: rand-..., augmix-..., original, originalr, v0, v0r, 3a"
+        )
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -54,16 +88,16 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="timm's AutoAugment policy, or none")
     group.add_argument("--hflip", type=float, default=0.5, help="probability of a horizontal flip")
     group.add_argument("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area share of random resized crops")
-    group.add_argument("--train-interpolation", default="bicubic", help="random, bilinear or bicubic")
+    group.add_argument("--train-interpolation", default="bicubic", choices=["random", "bilinear", "bicubic"], help="resizing")
     group.add_argument("--repeated-aug", action=switch, default=True, help="show each drawn image 3 times an epoch")
     group.add_argument("--reprob", type=float, default=0.25, help="probability of random erasing")
-    group.add_argument("--remode", default="pixel", help="what erased pixels become: const, rand or pixel")
+    group.add_argument("--remode", default="pixel", choices=["const", "rand", "pixel"], help="what erased pixels become")
     group.add_argument("--recount", type=int, default=1, help="areas to erase")
     group.add_argument("--mixup", type=float, default=0.8, help="mixup's alpha; 0: no mixup")
     group.add_argument("--cutmix", type=float, default=1.0, help="cutmix's alpha; 0: no cutmix")
     group.add_argument("--mixup-prob", type=float, default=1.0, help="probability of mixing a batch")
     group.add_argument("--mixup-switch-prob", type=float, default=0.5, help="probability of cutmix where both are on")
-    group.add_argument("--mixup-mode", default="batch", help="mix by batch, pair or elem")
+    group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="what shares a mix")
 
     group = parser.add_argument_group("data")
     group.add_argument("--data-path", type=Path, required=True, help="folder with train/ and val/, or train.zip and val.zip")

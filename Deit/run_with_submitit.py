@@ -57,7 +57,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def submit() -> None:
+    import options
+
     args, arguments = get_parser().parse_known_args()
+    arguments += ["--output_dir", str(args.output_dir), "--resume", "auto"]
+    options.get_parser().parse_args(arguments)  # a mistyped option ends here, not in the job
     try:
         import submitit
     except ImportError:
@@ -71,7 +75,6 @@ def submit() -> None:
     with socket.socket() as probe:  # a port that is free now; the local rank 0 takes it in a moment
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    arguments += ["--output_dir", str(args.output_dir), "--resume", "auto"]
     job = executor.submit(Training(arguments, "127.0.0.1" if args.cluster == "local" else None, port))
     print(f"job {job.job_id}; its log: {job.paths.stdout}", flush=True)
     if args.wait:

@@ -13,6 +13,10 @@ python=${PYTHON:-python3}
 found=$("$python" -c 'import torch; print(torch.cuda.device_count())')
 gpus=${GPUS:-$((found > 0 ? found : 1))}
 batch=${BATCH:-1024}
+if ! [[ $gpus =~ ^[1-9][0-9]*$ && $batch =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: GPUS=$gpus BATCH=$batch: both are whole numbers from 1 on" >&2
+    exit 1
+fi
 if [ $((batch % gpus)) -ne 0 ]; then
     echo "error: a global batch of $batch does not divide among $gpus processes; set BATCH or GPUS" >&2
     exit 1

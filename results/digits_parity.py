@@ -75,6 +75,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.seeds < 3:
         sys.exit(f"error: --seeds {args.seeds}: a spread over seeds needs at least 3")
+    if args.epochs < 1 or args.jobs < 1:
+        sys.exit(f"error: --epochs {args.epochs} --jobs {args.jobs}: both from 1 on")
     started = time.time()
     parity, ten = prepare_data("parity"), prepare_data("ten")
     runs = {(name, seed): args.output / f"{name.lower()}-seed{seed}" for seed in range(args.seeds) for name in LOSSES}
@@ -105,7 +107,7 @@ def claim(output: Path, epochs: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     recipe = json.dumps({"recipe": RECIPE, "losses": LOSSES, "epochs": epochs})
     note = output / "recipe.json"
-    if note.exists() and note.read_text() != recipe:
+    if note.exists() and note.read_text() != recipe and any(output.glob("*/checkpoint.pth")):
         sys.exit(f"error: {output} holds runs of another recipe; remove it or choose another --output")
     note.write_text(recipe)
 

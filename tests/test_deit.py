@@ -206,6 +206,33 @@ def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path, capsys):
     assert (tmp_path / "checkpoint.pth").read_bytes() == before
 
 
+def test_weights_ruined_by_the_last_step_are_not_saved(few, tmp_path):
+    """One step an epoch: its loss is finite, what it leaves is not."""
+    words = [*PLAIN, "--data-path", few, "--batch-size", 64, "--output_dir", tmp_path, "--opt", "sgd"]
+    main(options(*words, "--epochs", 1))
+    before = (tmp_path / "checkpoint.pth").read_bytes()
+    with pytest.raises(InputError, match="not finite after epoch 2; .*last checkpoint is good"):
+        main(options(*words, "--epochs", 2, "--resume", "auto", "--lr", 1e38, "--unscale-lr"))
+    assert (tmp_path / "checkpoint.pth").read_bytes() == before and len(log(tmp_path)) == 1
+
+
+def test_two_processes_evaluate_the_model_that_is_saved(few, tmp_path):
+    """Batch norm's statistics differ between the processes; those of the checkpoint count."""
+    words = ["--model", "test_resnet", "--data-path", few, "--epochs", 2, "--batch-size", 16, "--output_dir", tmp_path]
+    result = torchrun(2, *PLAIN, *words, "--opt", "sgd", "--lr", 0.1, "--unscale-lr", "--model-ema", "--model-ema-decay", 0.5)
+    assert result.returncode == 0, result.stderr
+    for average, key in (("--no-model-ema", "val_loss"), ("--model-ema", "ema_loss")):
+        result = run(MAIN, *SMALL, "--eval", "--resume", tmp_path / "checkpoint.pth", "--data-path", few, average)
+        found = float(re.search(r"loss (\S+)", result.stdout).group(1))
+        assert found == pytest.approx(log(tmp_path)[-1][key], abs=1e-4)
+
+
+def test_a_model_that_knows_neither_size_nor_stochastic_depth():
+    from models import create_model
+
+    assert create_model("vgg11", 3, 64, 0.0, 0.1).get_classifier().out_features == 3
+
+
 # --------------------------------------------------------------------------------- bad input: one line, no traceback
 
 
@@ -297,6 +324,44 @@ def test_outputs(trained, few, tmp_path, capsys):
     fresh = ["--output_dir", tmp_path / "new", "--epochs", 1, "--batch-size", 32, "--resume", "auto"]
     main(options(*PLAIN, "--data-path", few, *fresh))
     assert f"no checkpoint in {tmp_path / 'new'}, starting fresh" in capsys.readouterr().out
+
+
+def test_resuming_another_run(trained, few, tmp_path, capsys):
+    folder, _ = trained
+    other = tmp_path / "other"
+    words = [*PLAIN, "--data-path", few, "--batch-size", 32, "--output_dir", other]
+    main(options(*words, "--epochs", 1))
+    refused("other holds a run already", *words, "--resume", folder / "checkpoint.pth")
+    refused("trained with --opt adamw, not sgd", *words, "--resume", "auto", "--opt", "sgd")
+    refused("groups the weights otherwise", *words, "--resume", "auto", "--weight-decay", 0)
+    refused("has 2 epochs already, more than --epochs 1", *PLAIN, "--data-path", few, "--batch-size", 32, "--epochs", 1,
+            "--output_dir", tmp_path / "third", "--resume", folder / "checkpoint.pth")  # fmt: skip
+    capsys.readouterr()
+    main(options(*words, "--epochs", 1, "--resume", "auto"))
+    assert "all done already" in capsys.readouterr().out
+    main(options(*words, "--epochs", 2, "--resume", "auto", "--amp", "fp16"))
+    assert "warning: amp was off" in capsys.readouterr().out
+    torch.save({"model": weights(folder)}, tmp_path / "bare.pth")
+    words[-1] = tmp_path / "fourth"
+    refused("bare.pth: cannot be resumed, it holds no epoch, classes", *words, "--resume", tmp_path / "bare.pth")
+    torch.save({"model": weights(folder), "classes": 3}, tmp_path / "odd.pth")
+    refused("odd.pth: .*classes holds something else", *words, "--resume", tmp_path / "odd.pth")
+
+
+NOTHING = """
+    --epochs 0, --batch-size 0, --num_workers -1, --eval-every 0, --seed -1, --input-size 0, --drop 1.5, --lr nan, --min-lr nan,
+    --mixup -1, --cutmix nan, --alpha nan, --alpha -1, --opt-betas 0.9, --aa foo, --std 0 0 0, --mean nan 0 0, --scale 1 0.5,
+    --eval-crop-ratio 0, --clip-grad -1, --num-classes 0, --model-ema-decay 2
+"""
+
+
+@pytest.mark.parametrize("words", [words.strip() for words in NOTHING.split(",")])
+def test_values_that_mean_nothing(few, tmp_path, words):
+    refused(f"{words.split()[0]} ?", *words.split(), "--data-path", few, "--output_dir", tmp_path)
+
+
+def test_sizes_that_a_model_cannot_have(few, tmp_path):
+    refused("test_vit cannot have --input-size 50", "--input-size", 50, "--data-path", few, "--output_dir", tmp_path)
 
 
 def test_unknown_names_list_near_ones(few, tmp_path):

@@ -175,6 +175,7 @@ def test_analysis_says_what_is_wrong(sample, tmp_path):
     complains(run(ANALYSIS, "--input", tmp_path / "none.pt", *out), "no such logits file")
     complains(run(ANALYSIS, "--input", tmp_path / "a.pt", tmp_path / "b.pt", *out), "a has 7, b has 14")
     complains(run(ANALYSIS, "--input", tmp_path / "a.pt", "--names", "x", "y", *out), "--names: 2 for 1")
+    complains(run(ANALYSIS, "--input", tmp_path / "a.pt", "--threshold", "nan", *out), "--threshold nan")
     complains(run(ANALYSIS, "--input", tmp_path / "a.pt", tmp_path / "a.pt", *out), "different names")
     complains(run(ANALYSIS, "--input", tmp_path / "a.pt", "--output", tmp_path / "a.pt/x"), "cannot be written")
 
@@ -200,6 +201,7 @@ def test_logits_says_what_is_wrong(checkpoint, parity, tmp_path, monkeypatch):
     (tmp_path / "data/val/zebra").mkdir(parents=True)
     (tmp_path / "data/val/zebra/a.png").write_bytes(next((parity / "val/odd").iterdir()).read_bytes())
     refused("its 1 classes are not the 2", "--checkpoint", checkpoint, "--data-path", tmp_path / "data", *there)
+    refused("is the checkpoint itself", "--checkpoint", checkpoint, "--output", checkpoint, "--overwrite")
     (tmp_path / "there.pt").write_text("mine")
     refused("there.pt is there already", "--checkpoint", checkpoint, "--output", tmp_path / "there.pt")
     refused("no such folder to write to", "--checkpoint", checkpoint, "--output", tmp_path / "no/out.pt")

@@ -7,6 +7,7 @@ Writes near_zero_histogram and near_zero_scatter (PNG and PDF, one panel an inpu
 """
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
     parser.add_argument("--threshold", type=float, default=0.01, help="a logit z is near zero if |z| is below this")
     args = parser.parse_args()
+    if not 0 < args.threshold < math.inf:
+        raise InputError(f"--threshold {args.threshold}: a number above 0")
     names = args.names or [path.stem for path in args.input]
     if len(names) != len(args.input):
         raise InputError(f"--names: {len(names)} for {len(args.input)} files in --input")
@@ -84,7 +87,7 @@ def draw_histogram(shares: dict[str, np.ndarray], classes: int, threshold: float
     step = max(1, math.ceil(highest * classes / 40)) / classes
     edges = step * (np.arange(math.floor(highest / step + 1.5) + 1) - 0.5)
     figure, axes = style.panels(len(shares), sharex=True, sharey=True)
-    for axis, colour, (name, share) in zip(axes, style.COLOURS, shares.items()):
+    for axis, colour, (name, share) in zip(axes, itertools.cycle(style.COLOURS), shares.items()):
         percent = 100 * np.histogram(share, edges)[0] / len(share)
         axis.bar(100 * (edges[:-1] + step / 2), percent, width=90 * step, color=colour)
         axis.set(
@@ -97,7 +100,7 @@ def draw_histogram(shares: dict[str, np.ndarray], classes: int, threshold: float
 def draw_scatter(shares: dict[str, np.ndarray], top1: dict[str, np.ndarray], threshold: float, path: Path) -> None:
     """One panel a model: top-1 probability against the share of near-zero logits, a dot a sample."""
     figure, axes = style.panels(len(shares), sharex=True, sharey=True)
-    for axis, colour, name in zip(axes, style.COLOURS, shares):
+    for axis, colour, name in zip(axes, itertools.cycle(style.COLOURS), shares):
         share, top = shares[name], top1[name]
         if len(share) > SCATTER_POINTS:
             chosen = torch.randperm(len(share), generator=torch.Generator().manual_seed(0))[:SCATTER_POINTS].numpy()

@@ -22,7 +22,9 @@ def load_checkpoint(path: Path) -> dict:
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict) or "model" not in state.get("args", {}):
+    ours = isinstance(state, dict) and all(isinstance(state.get(key), dict) for key in ("model", "args"))
+    facts = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std", "data_path"}
+    if not ours or not facts <= state["args"].keys() or not isinstance(state.get("classes"), list):
         raise InputError(f"{path}: not a checkpoint of this project's trainers, which hold 'model' and 'args'")
     return state
 

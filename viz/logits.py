@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -38,6 +39,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
     args = parser.parse_args()
+    if args.batch_size < 1 or args.num_workers < 0:
+        raise InputError(f"--batch-size {args.batch_size} --num-workers {args.num_workers}: from 1, and from 0, on")
+    if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"--device {args.device}: cpu, or cuda on a machine with a GPU that PyTorch can use")
+    if args.output.exists() and args.checkpoint.exists() and args.output.samefile(args.checkpoint):
+        raise InputError(f"--output {args.output} is the checkpoint itself; choose another name")
+    if args.output.is_dir():
+        raise InputError(f"--output {args.output} is a folder; name a file, such as {args.output / 'logits_labels.pt'}")
     if args.output.exists() and not args.overwrite:
         raise InputError(f"{args.output} is there already; --overwrite replaces it")
     if not args.output.parent.is_dir():
@@ -108,13 +117,21 @@ def extract(
     return content | ({"features": all_features} if features else {})
 
 
+def load_rgb(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: does not decode as an image ({error}); replace or remove the file")
+
+
 def open_folder(root: Path, split: str, classes: list[str], checkpoint: Path) -> ImageFolder:
     """root/split as an image folder whose labels follow `classes`. Raises InputError if that cannot be."""
     folder = root / split
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --data-path wants one that holds {split}/<class>/<image>")
     try:
-        dataset = ImageFolder(folder)
+        dataset = ImageFolder(folder, loader=load_rgb)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: {str(error).splitlines()[0]}")
     if set(dataset.classes) != set(classes):
@@ -131,4 +148,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        # From a loading process it comes with that one's traceback; the message is the last line of it.
+        sys.exit(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}")

@@ -23,10 +23,12 @@ def load(path: Path) -> dict:
         raise InputError(f"{path}: damaged, or not a PyTorch file ({reason})")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), torch.Tensor) for key in ("logits", "labels")):
         raise InputError(f"{path}: a logits file is a dict with the tensors 'logits' (N, K) and 'labels' (N,)")
-    logits, labels = content["logits"], content["labels"]
+    logits, labels = content["logits"].detach(), content["labels"].detach()
+    if logits.layout != torch.strided or labels.layout != torch.strided or "meta" in (logits.device.type, labels.device.type):
+        raise InputError(f"{path}: 'logits' and 'labels' must be ordinary tensors, not sparse or empty shells")
     if logits.ndim != 2 or not logits.is_floating_point():
         raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not (N, K) floating point")
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(logits):
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(logits):
         raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {len(logits)} class indices")
     if len(logits) == 0 or logits.shape[1] < 2:
         raise InputError(f"{path}: {len(logits)} samples of {logits.shape[1]} classes; at least 1 of 2 are needed")
@@ -34,7 +36,7 @@ def load(path: Path) -> dict:
         raise InputError(f"{path}: {int((~logits.isfinite()).any(1).sum())} samples have logits that are NaN or infinite")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise InputError(f"{path}: labels from {labels.min()} to {labels.max()}, but the classes are 0 to {logits.shape[1] - 1}")
-    return content | {"labels": labels.long()}
+    return content | {"logits": logits, "labels": labels.long()}
 
 
 def save(content: dict, path: Path) -> None:
