@@ -44,12 +44,17 @@ def is_local_main() -> bool:
 
 @contextmanager
 def local_main_first() -> Iterator[None]:
-    """The first process of each machine goes through the block before the others enter it; if it fails, they never do."""
+    """The first process of each machine goes through the block before the others enter it, also where it fails there.
+
+    What is wrong for it is wrong for them: each then says so itself, and none is left waiting for a process that has gone.
+    """
     if not is_local_main():
         barrier()
-    yield
-    if is_local_main():
-        barrier()
+    try:
+        yield
+    finally:
+        if is_local_main():
+            barrier()
 
 
 def barrier() -> None:

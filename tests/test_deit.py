@@ -240,6 +240,14 @@ def test_the_command_line_prints_one_line(tmp_path):
     complains(run(MAIN, "--data-path", tmp_path / "nowhere", *SMALL), "nowhere", "train/<class>/<image>")
 
 
+def test_two_processes_say_the_same_line_each(tmp_path):
+    """Around it stands what torchrun has to say of processes that fail."""
+    result = torchrun(2, *SMALL, "--data-path", tmp_path / "nowhere", "--output_dir", tmp_path)
+    lines = [line for line in result.stderr.splitlines() if "error: " in line and "no such folder" in line]
+    assert result.returncode != 0 and len(lines) == 2 and len(set(lines)) == 1, result.stderr
+    assert "closed by peer" not in result.stderr and 'main.py", line' not in result.stderr
+
+
 def refused(match, *words):
     with pytest.raises(InputError, match=match) as error:
         main(options(*SMALL, *words))
