@@ -21,6 +21,7 @@ from torch import nn
 import checkpoint
 import datasets
 import distributed
+import errors
 from datasets import Images
 from engine import bare_model, evaluate, train_one_epoch
 from errors import InputError
@@ -394,7 +395,6 @@ if __name__ == "__main__":
     try:
         main(get_parser().parse_args())
     except InputError as error:
-        # From a loading process it comes with that one's traceback; the message is the last line of it.
-        sys.exit(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}")
+        errors.stop(error)
     except KeyboardInterrupt:
         sys.exit("interrupted; --resume auto goes on after the last finished epoch")

@@ -10,12 +10,12 @@ import argparse
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import errors
 import logits_file
 import style
 from errors import InputError
@@ -119,4 +119,4 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        errors.stop(error)

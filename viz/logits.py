@@ -7,7 +7,6 @@ The file is a dict: logits float32 (N, K), labels int64 (N,), classes, paths, mo
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+import errors
 from checkpoints import build_model, load_checkpoint, logits_and_features
 from errors import InputError
 from logits_file import save
@@ -148,5 +148,4 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        # From a loading process it comes with that one's traceback; the message is the last line of it.
-        sys.exit(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}")
+        errors.stop(error)
