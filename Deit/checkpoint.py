@@ -22,10 +22,10 @@ def save(state: dict, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load(path: Path) -> dict:
-    """Read a checkpoint with weights_only=True alone, onto the CPU.
+def load_any(path: Path) -> dict:
+    """Read a dict with weights_only=True alone, onto the CPU.
 
-    Raises InputError for a file that is missing, truncated, not a checkpoint of this project's form, or that would run code.
+    Raises InputError for a file that is missing, truncated, not a dict, or that would run code.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
@@ -37,7 +37,15 @@ def load(path: Path) -> dict:
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
+    return state
+
+
+def load(path: Path) -> dict:
+    """Read a checkpoint of this project's form. Raises InputError for what load_any refuses, and for another form."""
+    state = load_any(path)
+    if not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
     kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict}
     wrong = [key for key, kind in kinds.items() if key in state and not isinstance(state[key], kind)]

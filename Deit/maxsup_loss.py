@@ -20,15 +20,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LOSS_NAMES = ("ce", "ls", "ols", "zipf", "logit-penalty", "maxsup")
+LOSS_NAMES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 
 
 def make_loss(name: str, num_classes: int, alpha: float | None = None, alpha_end: float | None = None) -> nn.Module:
     """Build one of LOSS_NAMES with the papers' strengths.
 
     alpha is the strength in the loss's own terms; None takes the published one: ls 0.1 and maxsup 0.1 (alpha), ols 0.5
-    (share of the hard loss), zipf 0.1 (weight of the KL term), logit-penalty 2e-3 (beta). alpha_end, for ls and maxsup,
-    is reached linearly in the last epoch. Every loss is called as loss(logits, targets); see the classes for what else.
+    (share of the hard loss), zipf 0.1 (weight of the KL term), logit-penalty 2e-3 (beta), focal 2 (gamma). alpha_end, for ls
+    and maxsup, is reached linearly in the last epoch. Every loss is called as loss(logits, targets); see the classes.
 
     Raises ValueError for an unknown name, or alpha_end where the loss has no schedule.
     """
@@ -47,6 +47,8 @@ def make_loss(name: str, num_classes: int, alpha: float | None = None, alpha_end
         return ZipfLabelSmoothingLoss(**strength)
     if name == "logit-penalty":
         return LogitPenaltyLoss(2e-3 if alpha is None else alpha)
+    if name == "focal":
+        return FocalLoss(2.0 if alpha is None else alpha)
     return MaxSupLoss(alpha_end=alpha_end, **strength)
 
 
@@ -358,6 +360,24 @@ class LogitPenaltyLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits, targets) + 0.5 * self.beta * logits.float().square().sum(1).mean()
+
+
+class FocalLoss(nn.Module):
+    """Focal loss (Lin et al. 2017) over K classes: -(1 - p_y)**gamma * log p_y, mean over samples; gamma=0 is cross-entropy.
+
+    logits (N, K); targets (N,) indices, or (N, K) probabilities, whose classes then share the sum by them.
+    """
+
+    def __init__(self, gamma: float = 2.0):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        log_p = logits.float().log_softmax(1)
+        focal = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny).pow(self.gamma) * log_p
+        if targets.ndim == 1:
+            return F.nll_loss(focal, targets)
+        return -(targets * focal).sum(1).mean()
 
 
 def label_smoothing_terms(logits: Tensor, target: Tensor, alpha: float = 0.1) -> tuple[Tensor, Tensor]:

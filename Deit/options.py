@@ -28,6 +28,7 @@ def check_ranges(args: argparse.Namespace) -> None:
     """Raise InputError for the first option whose value, or one of whose values, means nothing."""
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
+        high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
                 flag = name if name == "num_workers" else name.replace("_", "-")  # DeiT's spelling

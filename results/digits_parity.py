@@ -214,7 +214,6 @@ def write(measured: dict, examples: dict, epochs: int, output: Path) -> None:
 def draw_near_zero(runs: dict[str, Path], output: Path) -> None:
     """The histogram of near-zero logits and the scatter of confidence against it, as viz/analysis.py draws them."""
     from analysis import analyse
-
     from logits import extract
 
     folder = output / "analysis"

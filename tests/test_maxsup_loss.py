@@ -4,11 +4,12 @@ import pytest
 import timm.loss
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from torch.autograd import gradcheck, gradgradcheck
 
+from conftest import ROOT
 from maxsup_loss import (
     LOSS_NAMES,
+    FocalLoss,
     LabelSmoothingLoss,
     LogitPenaltyLoss,
     MaxSupLoss,
@@ -357,6 +358,21 @@ def test_zipf_ranks_against_brute_force(dense):
         torch.testing.assert_close(zipf[n], expected)
 
 
+def test_focal_loss():
+    """Against the formula in float64, gamma 0 against cross-entropy; indices and one-hot rows agree; extremes are finite."""
+    logits = 3 * torch.randn(50, 7, dtype=torch.float64)
+    targets = torch.randint(7, (50,))
+    p = logits.softmax(1)[torch.arange(50), targets]
+    for gamma in (0.5, 2.0):
+        expected = -((1 - p) ** gamma * p.log()).mean().float()
+        for given in (targets, F.one_hot(targets, 7).double()):
+            torch.testing.assert_close(FocalLoss(gamma)(logits, given).float(), expected, rtol=1e-6, atol=1e-7)  # in float32
+    torch.testing.assert_close(FocalLoss(0)(logits, targets), F.cross_entropy(logits, targets).float(), rtol=1e-6, atol=0)
+    certain = torch.tensor([[200.0, 0, 0], [-200.0, 0, 0]], requires_grad=True)
+    FocalLoss(0.5)(certain, torch.tensor([0, 0])).backward()  # 1 - p is 0 in the first row, p in the second
+    assert certain.grad.isfinite().all()
+
+
 def test_logit_penalty():
     logits, targets = make((20, 9))
     expected = F.cross_entropy(logits, targets) + 0.5 * 2e-3 * (logits**2).sum() / 20
@@ -375,7 +391,7 @@ def test_every_loss_takes_indices_and_mixed_targets(name):
 
 
 def test_unknown_losses_and_schedules_are_refused():
-    with pytest.raises(ValueError, match="ce, ls, ols, zipf, logit-penalty, maxsup"):
+    with pytest.raises(ValueError, match="ce, ls, ols, zipf, logit-penalty, focal, maxsup"):
         make_loss("max-sup", 10)
     with pytest.raises(ValueError, match="schedule"):
         make_loss("ols", 10, alpha_end=0.2)

@@ -1,0 +1,70 @@
+"""Robustness as CIFAR-10-C measures it: 15 corruptions at 5 severities, from the published arrays or made here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from errors import InputError
+from order import mix
+
+NAMES = (
+    "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness contrast "
+    "elastic_transform pixelate jpeg_compression"
+).split()
+SEVERITIES = range(1, 6)
+OWN_SEED = ("impulse_noise", "glass_blur")  # these do not draw from NumPy's global generator
+
+
+def published(folder: Path, size: int) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+    """(name, severity, images (N, size, size, 3) uint8, labels (N,)) from CIFAR-10-C's <name>.npy and labels.npy, mapped.
+
+    Each array holds the test set five times, by severity. Raises InputError where one is missing or of another form.
+    """
+    labels = _mapped(folder / "labels.npy")
+    if labels.ndim != 1 or len(labels) % len(SEVERITIES) or labels.dtype.kind not in "iu":
+        raise InputError(f"{folder / 'labels.npy'}: {labels.shape} {labels.dtype}, not 5 times the labels of the test set")
+    arrays = {name: _mapped(folder / f"{name}.npy") for name in NAMES}
+    for name, images in arrays.items():
+        if images.shape != (len(labels), size, size, 3) or images.dtype != np.uint8:
+            raise InputError(f"{folder / name}.npy: {images.shape} {images.dtype}, not {(len(labels), size, size, 3)} uint8")
+    count = len(labels) // len(SEVERITIES)
+    for name, images in arrays.items():
+        for severity in SEVERITIES:
+            rows = slice(count * (severity - 1), count * severity)
+            yield name, severity, torch.from_numpy(images[rows].copy()), torch.from_numpy(labels[rows].astype(np.int64))
+
+
+def generated(images: Tensor, labels: Tensor) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+    """The same from clean images (N, H, W, 3) uint8, made by the package imagecorruptions-imaug, seeded.
+
+    Its strengths are ImageNet-C's, not the milder ones of CIFAR-10-C: figures from the two do not compare. Raises InputError
+    where the package is missing or the images are under 32 pixels, its limit.
+    """
+    try:
+        from imagecorruptions import corrupt
+    except ImportError:
+        raise InputError("--corruptions without a folder makes them by a package: pip install imagecorruptions-imaug==1.1.5")
+    if min(images.shape[1:3]) < 32:
+        raise InputError(f"--corruptions: images of {images.shape[2]}x{images.shape[1]} pixels; from 32x32 on")
+    clean = images.numpy()
+    for number, name in enumerate(NAMES):
+        for severity in SEVERITIES:
+            np.random.seed(mix(number, severity))
+            made = np.empty_like(clean)
+            for row, image in enumerate(tqdm(clean, f"{name} {severity}", unit=" images", leave=False, disable=None)):
+                seed = {"seed": mix(number, severity, row)} if name in OWN_SEED else {}
+                made[row] = corrupt(image, severity=severity, corruption_name=name, **seed)
+            yield name, severity, torch.from_numpy(made), labels
+
+
+def _mapped(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; CIFAR-10-C has one for labels and for each of the 15 corruptions")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: damaged, or not a NumPy array ({error})")

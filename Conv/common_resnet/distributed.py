@@ -1,0 +1,76 @@
+"""The processes of a run: torchrun's variables, one collective or two, and nothing where there is only one process."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+def start(device_type: str) -> None:
+    """Join the process group if torchrun (or SLURM through run_with_submitit.py) started this process."""
+    if "RANK" not in os.environ:
+        return
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # The others wait while one process of a node reads the archives into memory, which takes long from a slow disk.
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def is_local_main() -> bool:
+    """Whether this is the first process of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" or not dist.is_initialized()
+
+
+@contextmanager
+def local_main_first() -> Iterator[None]:
+    """The first process of each machine goes through the block before the others enter it, also where it fails there.
+
+    What is wrong for it is wrong for them: each then says so itself, and none is left waiting for a process that has gone.
+    """
+    if not is_local_main():
+        barrier()
+    try:
+        yield
+    finally:
+        if is_local_main():
+            barrier()
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give every process the main one's buffers, such as batch norm's statistics, which each gathers from its own images."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor over all processes, in place; returns it."""
+    if dist.is_initialized():
+        dist.all_reduce(x)
+    return x

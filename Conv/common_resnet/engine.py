@@ -1,0 +1,138 @@
+"""The loops: one epoch of training, one evaluation."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import distributed
+from errors import InputError
+from networks import WithDenseLogits
+from order import mix
+
+CALIBRATION_BINS = 15
+CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
+
+
+def train_one_epoch(model: nn.Module, criterion: nn.Module, data, optimizer, scheduler, ema, args, epoch: int) -> dict:
+    """Train for one epoch. model(images) gives logits (N, K), or (logits, dense logits), as WithDenseLogits does.
+
+    Returns loss (mean over all processes), top1 (%), images_per_second (all processes together). Raises InputError naming epoch
+    and step where the loss is not finite.
+    """
+    model.train()
+    criterion.train()
+    if hasattr(criterion, "set_epoch"):
+        criterion.set_epoch(epoch, args.epochs)
+
+    losses, right = [], torch.zeros((), device=args.device)
+    steps = len(data) // args.batch_size
+    batches = data.training_batches(args.batch_size, args.seed, epoch)
+    start = time.perf_counter()
+    for step, (images, targets) in enumerate(
+        bar := progress(batches, f"epoch {epoch + 1}/{args.epochs}", steps, args.batch_size)
+    ):
+        torch.manual_seed(mix(args.seed, epoch, step, distributed.rank()))  # of dropout: a resumed run needs no history
+        with autocast(args):
+            output = model(images)
+            logits, *dense = output if isinstance(output, tuple) else (output,)
+            loss = criterion(logits, targets, *dense)
+        losses.append(loss.detach())
+        right += (logits.detach().argmax(1) == targets).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        if ema is not None:
+            ema.update_parameters(bare_model(model))
+        if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
+            first = step - step % CHECK_EVERY
+            check_finite(torch.stack(losses[first:]), epoch, first)
+            bar.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
+
+    if hasattr(criterion, "renew"):
+        criterion.renew()
+    seconds = time.perf_counter() - start
+    images_seen = steps * args.batch_size
+    mean_loss = distributed.sum_over_processes(torch.stack(losses).double().mean()).item() / distributed.world_size()
+    top1 = 100 * distributed.sum_over_processes(right).item() / images_seen
+    return {"loss": mean_loss, "top1": top1, "images_per_second": images_seen / seconds}
+
+
+def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
+    """Raise InputError if one of the losses (steps,) is not finite; epochs and steps are counted from 1 in the message."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        step = first_step + bad[0].item() + 1
+        raise InputError(
+            f"the loss is {losses[bad[0]].item()} in epoch {epoch + 1}, step {step}; nothing of this epoch was saved: the last "
+            "checkpoint is good. Try a lower --lr, or --warmup-epochs"
+        )
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data, classes: int, args) -> tuple[dict, Tensor, Tensor]:
+    """Metrics over every image of all processes, once; and right predictions and images of each class, both (classes,).
+
+    The metrics: images, top1 and top5 (%), loss (cross-entropy, nats), ece (15 equal-width bins).
+    """
+    model.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=args.device)  # right in the top 5, cross-entropy
+    bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=args.device)  # confidence, right
+    counts = torch.zeros(2, classes, dtype=torch.float64, device=args.device)  # right, images
+    batch = max(256, args.batch_size) // distributed.world_size()
+    steps = -(-len(data) // (batch * distributed.world_size()))
+    for images, targets in progress(data.evaluation_batches(batch), "evaluate", steps, batch * distributed.world_size()):
+        with autocast(args):
+            logits = model(images)
+        logits = logits.float()
+        top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
+        right = top5[:, 0].double()
+        sums += torch.stack([top5.sum(), F.cross_entropy(logits, targets, reduction="sum")])
+        counts[0].index_add_(0, targets, right)
+        counts[1].index_add_(0, targets, torch.ones_like(right))
+        confidence = logits.softmax(1).amax(1).double()
+        index = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1  # bins (0, 1/15], (1/15, ...
+        bins[0].index_add_(0, index, confidence)
+        bins[1].index_add_(0, index, right)
+    for part in (sums, bins, counts):
+        distributed.sum_over_processes(part)
+    images_seen, (top5, loss) = counts[1].sum().item(), sums.tolist()
+    metrics = {
+        "images": int(images_seen),
+        "top1": 100 * counts[0].sum().item() / images_seen,
+        "top5": 100 * top5 / images_seen,
+        "loss": loss / images_seen,
+        "ece": (bins[0] - bins[1]).abs().sum().item() / images_seen,
+    }
+    return metrics, counts[0].cpu(), counts[1].cpu()
+
+
+def autocast(args) -> torch.autocast:
+    """bfloat16 where --amp says so."""
+    return torch.autocast(args.device, torch.bfloat16, enabled=args.amp == "bf16")
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of torch.compile, DistributedDataParallel and WithDenseLogits."""
+    model = getattr(model, "_orig_mod", model)
+    model = getattr(model, "module", model)
+    return model.model if isinstance(model, WithDenseLogits) else model
+
+
+def progress(batches: Iterable, title: str, steps: int, images_a_step: int) -> Iterator:
+    """A bar over batches with the time left, in images/s; only in the main process."""
+    return tqdm(
+        batches,
+        title,
+        steps,
+        unit=" images",
+        unit_scale=images_a_step,
+        leave=False,
+        dynamic_ncols=True,
+        mininterval=0.5,
+        disable=None if distributed.is_main() else True,
+    )

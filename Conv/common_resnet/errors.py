@@ -1,0 +1,16 @@
+"""The one kind of error that is the user's to mend: printed as a single line, without a traceback."""
+
+import sys
+from typing import NoReturn
+
+
+class InputError(ValueError):
+    """Says what is wrong, where, and what to do."""
+
+
+def stop(error: InputError) -> NoReturn:
+    """Print the error as one line on stderr and exit with status 1."""
+    # From a loading process it comes with that one's traceback; the message is the last line of it. One write, newline and
+    # all: the lines of several processes must not run into each other.
+    sys.stderr.write(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}\n")
+    sys.exit(1)

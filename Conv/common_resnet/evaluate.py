@@ -1,0 +1,204 @@
+"""Evaluate a checkpoint: accuracy, calibration, and robustness to corruptions.
+
+python evaluate.py --checkpoint output/digits-resnet20-maxsup/checkpoint.pth
+python evaluate.py --checkpoint resnet20.th --model resnet20 --data cifar10 --data-path P   # from elsewhere: say what it is
+python evaluate.py --checkpoint C --corruptions CIFAR-10-C/
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+
+import checkpoint
+import corruptions
+import distributed
+import errors
+from engine import evaluate
+from errors import InputError
+from longtail import by_shots
+from networks import create_model, model_facts
+from options import RANGES
+from small_images import SmallImages
+from sources import IMAGENET, SMALL, SOURCES, open_split
+from superclasses import group
+
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of DistributedDataParallel, Lightning and torch.compile
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    for name in ("batch_size", "num_workers", "width", "stem_stride", "crop_ratio"):
+        if not RANGES[name][0] <= getattr(args, name) <= RANGES[name][1]:
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: goes from {RANGES[name][0]:g} to {RANGES[name][1]:g}"
+            )
+    args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.amp = "off"
+    distributed.start(args.device)
+    try:
+        facts, classes, weights = read(args)
+        model = create_model(facts, args.num_classes)
+        checkpoint.load_weights(model, weights, args.checkpoint)
+        model = model.to(args.device, memory_format=torch.channels_last)
+        report(model, facts, classes, args)
+    finally:
+        distributed.stop()
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Evaluate a checkpoint of train.py, or the weights of a model that --model names.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pth, or a file of weights from elsewhere")
+    parser.add_argument("--ema", action="store_true", help="use the moving average of the weights")
+    parser.add_argument("--data", choices=SOURCES, help="data set; none: the checkpoint's")
+    parser.add_argument("--data-path", type=Path, help="folder or ZIP form; none: the checkpoint's, built in, or downloaded")
+    parser.add_argument("--split", choices=("val", "train"), default="val", help="images to evaluate on")
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="15 corruptions: CIFAR-10-C's .npy files; no folder: made here",
+    )
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument("--batch-size", type=int, default=256, help="images a step")
+    parser.add_argument(
+        "--num-workers", type=int, default=min(8, os.cpu_count() or 1), help="loading processes, for large images"
+    )
+    group = parser.add_argument_group("for weights from elsewhere")
+    group.add_argument("--model", metavar="NAME", help="resnet18/34/50/101, mobilenet_v2, or resnet8 to 110")
+    group.add_argument("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
+    group.add_argument("--stem-stride", type=int, default=1, help="stride of their first layer")
+    group.add_argument("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
+    group.add_argument("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
+    group.add_argument("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")
+    return parser
+
+
+def read(args) -> tuple[dict, list[str] | None, dict]:
+    """The model's facts, its class names in label order (None: not known), and its weights; fills in what the file says."""
+    state = checkpoint.load_any(args.checkpoint)
+    if "args" in state and "classes" in state:
+        return _read_own(state, args)
+    if args.model is None or args.data is None:
+        raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
+    weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
+    while prefix := next((p for p in PREFIXES if weights and all(key.startswith(p) for key in weights)), None):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise InputError(f"{args.checkpoint}: holds no weights under 'model', 'state_dict' or by themselves")
+    args.input_size = SOURCES[args.data].size
+    args.crop_ratio = 1.0 if args.data in SMALL else args.crop_ratio
+    args.superclasses, args.training_images = None, None
+    args.num_classes = len(list(weights.values())[-1])
+    facts = model_facts(args.model, args.input_size, args.width, args.stem_stride)
+    own = create_model(facts, args.num_classes).state_dict()
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files have none
+    return facts, None, counters | weights
+
+
+def _read_own(state: dict, args) -> tuple[dict, list[str], dict]:
+    was = state["args"]
+    facts = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", "std", "data", "superclasses")
+    missing = [key for key in facts if key not in was]
+    if missing or was["data"] not in SOURCES:
+        raise InputError(
+            f"{args.checkpoint}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}"
+        )
+    for key in ("num_classes", "input_size", "crop_ratio", "mean", "std", "superclasses"):
+        setattr(args, key, was[key])
+    if args.data is None and args.data_path is None and was.get("data_path"):
+        args.data_path = Path(was["data_path"])
+    args.data = args.data or was["data"]
+    args.training_images = was["training_images"] if was.get("imbalance_ratio", 1) != 1 else None
+    weights = state.get("model_ema") if args.ema else state["model"]
+    if not weights:
+        raise InputError(f"{args.checkpoint}: holds no moving average; leave --ema away")
+    return (
+        {key: was[key] for key in ("model", "library", "width", "stem_stride", "small_stem") if key in was},
+        state["classes"],
+        weights,
+    )
+
+
+def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args) -> None:
+    data = open_split(args, args.split)
+    if args.superclasses:
+        table, _, names = group(args.data, data.classes, args.superclasses)
+        data.relabel(table, names)
+    if classes is not None and set(data.classes) - set(classes):
+        foreign = ", ".join(sorted(set(data.classes) - set(classes))[:3])
+        raise InputError(f"{args.data_path or args.data}: has classes that {args.checkpoint} was not trained on: {foreign}")
+    if classes is not None and data.classes != classes:
+        data.relabel([classes.index(name) for name in data.classes], classes)
+    if len(data.classes) > args.num_classes:
+        raise InputError(f"{args.data_path or args.data}: {len(data.classes)} classes, the model has {args.num_classes}")
+    metrics, right, images = evaluate(model, data, args.num_classes, args)
+    if args.training_images:
+        metrics |= by_shots(right, images, torch.tensor(args.training_images))
+    result = {"checkpoint": str(args.checkpoint), **facts, "data": args.data, "split": args.split, "clean": metrics}
+    say(f"{facts['model']} on {metrics['images']:,} images of {args.data}: {line(metrics)}")
+    if args.corruptions is not None:
+        result |= corrupted(model, data, args)
+    if args.output and distributed.is_main():
+        temporary = args.output.with_name(f"{args.output.name}.tmp-{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
+            os.replace(temporary, args.output)
+        except OSError as error:
+            raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")
+
+
+def corrupted(model: torch.nn.Module, data: SmallImages, args) -> dict:
+    """Metrics over all corruptions and severities, their mean, and where the images came from; printed as they come."""
+    if args.data not in SMALL:
+        raise InputError(f"--corruptions: for small images, not for {args.data}")
+    folder = Path(args.corruptions)
+    made = not args.corruptions
+    batches = (
+        corruptions.generated(data.images.cpu(), data.labels.cpu()) if made else corruptions.published(folder, args.input_size)
+    )
+    source = "imagecorruptions-imaug, at ImageNet-C's strengths" if made else str(folder)
+    found: dict[str, list[dict]] = {}
+    for name, severity, images, labels in batches:
+        if labels.max() >= args.num_classes or labels.min() < 0:
+            raise InputError(f"{folder}: labels up to {labels.max()}, the model has {args.num_classes} classes")
+        corrupted_data = SmallImages(images, labels, data.classes, args.mean, args.std, args.device)
+        found.setdefault(name, []).append(evaluate(model, corrupted_data, args.num_classes, args)[0])
+        if severity == corruptions.SEVERITIES[-1]:
+            say(f"{name:18} {line(mean(found[name]))}")
+    overall = mean([metrics for severities in found.values() for metrics in severities])
+    say(f"{'mean':18} {line(overall)}   ({source})")
+    return {"corruptions": found, "corrupted": overall, "corruptions_from": source}
+
+
+def mean(metrics: list[dict]) -> dict:
+    return {key: sum(one[key] for one in metrics) / len(metrics) for key in metrics[0]}
+
+
+def line(metrics: dict) -> str:
+    shots = "  ".join(f"{name} {metrics[name]:.2f} %" for name in ("many", "medium", "low") if metrics.get(name) is not None)
+    return (
+        f"error {100 - metrics['top1']:.2f} %  top-5 error {100 - metrics['top5']:.2f} %  NLL {metrics['loss']:.4f}  "
+        f"ECE {metrics['ece']:.4f}  {shots}".rstrip()
+    )
+
+
+def say(text: str) -> None:
+    """Print in the main process, at once."""
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        errors.stop(error)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted")

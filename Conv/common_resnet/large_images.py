@@ -1,0 +1,128 @@
+"""Large images: an image folder through loading processes, cropped at random, normalised on the training device."""
+
+import multiprocessing
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+import distributed
+from errors import InputError
+from order import epoch_order, generator
+
+
+class LargeImages:
+    """Batches of a folder of images: (B, 3, size, size) float32, normalised, channels last in memory.
+
+    Training: random resized crop of 8 % of the area and more, and a horizontal flip; evaluation: shorter side to
+    size / crop_ratio, bilinear, and the centre crop.
+    """
+
+    def __init__(self, folder: "Folder", size: int, crop_ratio: float, mean: list[float], std: list[float], args):
+        self.folder, self.size, self.crop_ratio, self.args = folder, size, crop_ratio, args
+        self.labels, self.classes = torch.tensor(folder.targets), folder.classes
+        self.scale = 1 / (255 * torch.tensor(std, device=args.device)).view(3, 1, 1)
+        self.shift = -torch.tensor(mean, device=args.device).view(3, 1, 1) * 255 * self.scale
+        self.loader = None
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def keep(self, rows: Tensor) -> "LargeImages":
+        """Keep the images of these indices alone; returns itself."""
+        self.folder.samples = [self.folder.samples[row] for row in rows.tolist()]
+        self.labels = self.labels[rows]
+        return self
+
+    def relabel(self, table: list[int], classes: list[str]) -> None:
+        """Replace each label by table[label], which counts in `classes`."""
+        self.folder.samples = [(path, table[label]) for path, label in self.folder.samples]
+        self.labels, self.classes = torch.tensor(table)[self.labels], classes
+
+    def training_batches(self, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of each global batch of an epoch, augmented; see epoch_order."""
+        if self.loader is None:
+            transform = transforms.Compose([transforms.RandomResizedCrop(self.size), transforms.RandomHorizontalFlip()])
+            self.order = SeededOrder(len(self), batch, seed)
+            self.loader = self._loader(Seeded(self.folder, transform), batch_sampler=self.order)
+        self.order.epoch = epoch
+        return self._on_device(self.loader)
+
+    def evaluation_batches(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once over all processes, its centre."""
+        resize = transforms.Resize(int(self.size / self.crop_ratio))
+        images = Seeded(self.folder, transforms.Compose([resize, transforms.CenterCrop(self.size)]))
+        mine = Subset(images, [(index, 0) for index in range(distributed.rank(), len(self), distributed.world_size())])
+        return self._on_device(self._loader(mine, batch_size=batch))
+
+    def _loader(self, dataset: Dataset, **options) -> DataLoader:
+        if self.args.num_workers:
+            # Not forked from this process: its communication threads may hold a lock that the copy would wait for for ever.
+            workers = multiprocessing.get_context("forkserver")
+            workers.set_forkserver_preload(["torch", "torchvision"])
+            options |= {"multiprocessing_context": workers, "persistent_workers": "batch_sampler" in options}
+        return DataLoader(dataset, num_workers=self.args.num_workers, pin_memory=self.args.device == "cuda", **options)
+
+    def _on_device(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, labels in loader:
+            pixels = pixels.to(self.args.device, non_blocking=True).permute(0, 3, 1, 2).float()
+            yield torch.addcmul(self.shift, pixels, self.scale), labels.to(self.args.device, non_blocking=True)
+
+
+class SeededOrder:
+    """Batches of (index, seed): the seed of an image's augmentation is a function of (seed, epoch, place in the epoch)."""
+
+    def __init__(self, images: int, batch: int, seed: int):
+        self.images, self.batch, self.seed, self.epoch = images, batch, seed, 0
+
+    def __len__(self) -> int:
+        return self.images // self.batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        indices = epoch_order(self.images, self.batch, self.seed, self.epoch)
+        draws = torch.randint(2**32, (len(self), self.batch), generator=generator(self.seed, self.epoch, 1))
+        seeds = draws.view(len(self), distributed.world_size(), -1)[:, distributed.rank()]
+        for batch, batch_seeds in zip(indices.tolist(), seeds.tolist()):
+            yield list(zip(batch, batch_seeds))
+
+
+class Seeded(Dataset):
+    """Takes (index, seed): seeds what the transforms draw from, and gives the image as (H, W, 3) uint8 with its label."""
+
+    def __init__(self, folder: "Folder", transform):
+        self.folder, self.transform = folder, transform
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = item
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        image, label = self.folder[index]
+        return torch.from_numpy(np.array(self.transform(image))), label
+
+
+class Folder(ImageFolder):
+    """torchvision's image folder with errors of one line. Folder(path)[i] -> (PIL image in RGB, label)."""
+
+    def __init__(self, path: Path):
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder; an image folder holds train/<class>/<image> and val/<class>/<image>")
+        try:
+            super().__init__(path, loader=load_rgb)
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: {str(error).splitlines()[0]}")
+
+
+def load_rgb(path: str) -> Image.Image:
+    """Read an image file as RGB. Raises InputError naming the file if it does not decode."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: does not decode as an image ({error}); replace or remove the file")

@@ -1,0 +1,116 @@
+"""Models by name: torchvision's for large images, their small-image form, the CIFAR ResNets; and two wrappers for training."""
+
+import difflib
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import distributed
+from cifar_resnet import DEPTHS, CifarResNet
+from errors import InputError
+
+CIFAR = {f"resnet{depth}": depth for depth in DEPTHS}
+TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+SMALL = 64  # images up to this many pixels would be two pixels wide after the ImageNet stem and five stages
+
+
+def model_facts(name: str, input_size: int, width: int = 16, stem_stride: int = 1) -> dict:
+    """What a checkpoint must say for its model to be built again. Raises InputError for a name or size that cannot be."""
+    if name in CIFAR:
+        return {"model": name, "library": "cifar", "width": width, "stem_stride": stem_stride}
+    if name not in TORCHVISION:
+        known = [*TORCHVISION, *CIFAR]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+        raise InputError(f"--model {name}: no such model here; near names: {', '.join(near)}")
+    if (width, stem_stride) != (16, 1):
+        raise InputError(f"--width and --stem-stride are for the CIFAR ResNets ({', '.join(CIFAR)}), not for {name}")
+    return {"model": name, "library": "torchvision", "small_stem": input_size <= SMALL}
+
+
+def create_model(facts: dict, num_classes: int) -> nn.Module:
+    """The model that facts describe (see model_facts), with fresh weights."""
+    if facts["library"] == "cifar":
+        return CifarResNet(CIFAR[facts["model"]], num_classes, facts.get("width", 16), facts.get("stem_stride", 1))
+    model = torchvision.models.get_model(facts["model"], weights=None, num_classes=num_classes)
+    if facts["small_stem"]:
+        _use_small_stem(model)
+    return model
+
+
+def _use_small_stem(model: nn.Module) -> None:
+    """Keep the resolution of small images at the entrance: what the CIFAR literature calls ResNet-18 and MobileNetV2."""
+    if hasattr(model, "conv1"):
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    else:
+        model.features[0][0].stride = (1, 1)
+
+
+def classifier(model: nn.Module) -> nn.Linear:
+    """The last layer, which reads the penultimate features."""
+    head = getattr(model, "linear", None) or getattr(model, "fc", None) or model.classifier
+    return head[-1] if isinstance(head, nn.Sequential) else head
+
+
+class WithDenseLogits(nn.Module):
+    """A model that also gives its classifier's view of each location of the last feature map, for Zipf's label smoothing.
+
+    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense ones carry no gradient, they only vote.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        stages = [getattr(model, name, None) for name in ("features", "layer4", "layer3")]
+        next(stage for stage in stages if stage is not None).register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.feature_map = output.detach()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(images)
+        with torch.no_grad():
+            dense = classifier(self.model)(self.feature_map.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return logits, dense
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum whose gradient is the sum of all processes' gradients: each of them uses it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return distributed.sum_over_processes(x.clone())
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return distributed.sum_over_processes(grad.clone())
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, on CPUs too, where torch's own SyncBatchNorm does not go."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.world_size() == 1:
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * distributed.world_size()
+        mean = _SumOverProcesses.apply(x.sum((0, 2, 3))) / count
+        centred = x - mean.view(1, -1, 1, 1)
+        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+def sync_batch_norm(model: nn.Module, device: str) -> nn.Module:
+    """Replace batch norm by one that all processes share."""
+    if device == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in list(model.modules()):
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedBatchNorm2d  # the same parameters and buffers, another forward pass
+    return model

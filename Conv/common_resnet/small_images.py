@@ -1,0 +1,87 @@
+"""Small images: all of them in memory as uint8 on the training device, augmented there a batch at a time."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import distributed
+from order import epoch_order, generator, share
+
+
+class SmallImages:
+    """Batches of images that fit in memory; no loading processes, no copies but the batch itself.
+
+    images (N, H, W, 3) uint8 and labels (N,) int64. Batches are (B, 3, H, W) float32, normalised, channels last in memory.
+    Augmentation, for training: padding by `padding` black pixels and a random crop of the old size, a horizontal flip with
+    probability 1/2, a square of `cutout` pixels set to the mean; each is drawn for every image on its own.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, classes: list[str], mean: list[float], std: list[float], device: str):
+        self.images, self.labels, self.classes = images.to(device), labels.to(device), classes
+        self.device = device
+        self.scale = 1 / (255 * torch.tensor(std, device=device)).view(3, 1, 1)
+        self.shift = -torch.tensor(mean, device=device).view(3, 1, 1) * 255 * self.scale
+        self.padding, self.flip, self.cutout = 0, False, 0
+        self.padded = self.images
+
+    def keep(self, rows: Tensor) -> "SmallImages":
+        """Keep the images of these indices alone; returns itself."""
+        self.images, self.labels = self.images[rows.to(self.device)], self.labels[rows.to(self.device)]
+        return self
+
+    def relabel(self, table: list[int], classes: list[str]) -> None:
+        """Replace each label by table[label], which counts in `classes`."""
+        self.labels, self.classes = torch.tensor(table, device=self.device)[self.labels], classes
+
+    def augment(self, padding: int, flip: bool, cutout: int) -> "SmallImages":
+        """Set what training batches go through; returns itself."""
+        self.padding, self.flip, self.cutout = padding, flip, cutout
+        self.padded = F.pad(self.images, (0, 0, padding, padding, padding, padding))
+        return self
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def training_batches(self, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of each global batch of an epoch, augmented; see epoch_order."""
+        for step, indices in enumerate(epoch_order(len(self), batch, seed, epoch).to(self.device)):
+            yield self._augmented(indices, batch, generator(seed, epoch, step)), self.labels[indices]
+
+    def evaluation_batches(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once over all processes, as it is."""
+        rank, processes = distributed.rank(), distributed.world_size()
+        for start in range(0, len(self), batch * processes):
+            rows = slice(start + rank, min(start + batch * processes, len(self)), processes)
+            if len(self.labels[rows]):
+                yield self._normalised(self.images[rows]), self.labels[rows]
+
+    def _augmented(self, indices: Tensor, batch: int, random: torch.Generator) -> Tensor:
+        """A batch with a window of its own for each image: one gather of pixels crops and flips at once."""
+        height, width = self.images.shape[1:3]
+
+        def draw(high: int) -> Tensor:  # for the global batch, on the CPU: the same on any device and number of processes
+            return share(torch.randint(high, (batch,), generator=random)).to(self.device)
+
+        spots = 2 * self.padding + 1
+        rows = draw(spots).unsqueeze(1) + torch.arange(height, device=self.device)
+        columns = torch.arange(width, device=self.device).repeat(len(indices), 1)
+        if self.flip:
+            columns = torch.where(draw(2).unsqueeze(1) == 1, columns.flip(1), columns)
+        columns = columns + draw(spots).unsqueeze(1)
+        pixels = self.padded[indices.view(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)]
+        images = self._normalised(pixels)
+        if self.cutout:
+            inside = [self._near(draw(side), side) for side in (height, width)]
+            hole = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
+            images.masked_fill_(hole.unsqueeze(1), 0)
+        return images
+
+    def _near(self, centre: Tensor, side: int) -> Tensor:
+        """(B, side) bool: which positions lie within the cutout around each centre; it may reach beyond the edge."""
+        distance = torch.arange(side, device=self.device) - centre.unsqueeze(1) + self.cutout // 2
+        return (distance >= 0) & (distance < self.cutout)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, pixels.permute(0, 3, 1, 2).float(), self.scale)
