@@ -7,6 +7,8 @@ set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
 . "$top/environment.sh" "$top/requirements.txt" "$top/tests/requirements.txt"
+# FFCV compiles against system packages. Where they cannot be had its tests are skipped, unless FFCV_REQUIRED is set.
+PYTHON=$PYTHON bash "$top/Conv/ffcv/install.sh" || echo "Conv/ffcv: its tests are skipped; the line above says what enables them" >&2
 "$PYTHON" -m ruff format --check --diff .
 "$PYTHON" -m ruff check .
 if [ $# -eq 0 ]; then set -- tests; fi

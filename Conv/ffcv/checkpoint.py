@@ -1,0 +1,86 @@
+"""Checkpoints: written whole or not at all, read without running what is in them."""
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from errors import InputError
+
+NAME = "checkpoint.pth"
+PREFIXES = ("module.", "model.", "_orig_mod.")  # DistributedDataParallel's, Lightning's and torch.compile's
+
+
+def save(state: dict, path: Path) -> None:
+    """Write a dict of tensors and plain types under `path`, atomically: a killed process leaves the old file in place."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> dict:
+    """Read a checkpoint with weights_only=True alone, onto the CPU: ours, or weights in one of the forms in use elsewhere.
+
+    Those are a bare state dict, or one under 'state_dict' or 'model', with or without PREFIXES; the result then has 'model' and
+    nothing else. Raises InputError for a file that is missing, truncated, of no such form, or that would run code.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("Please file an issue")[0].split("\n")[-1].strip() or "unreadable"
+        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
+    except Exception as error:  # a damaged file can fail in any way
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: a checkpoint is a dict; this is not")
+    ours = {"model": dict, "args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict}
+    if ours.keys() <= state.keys():
+        wrong = [key for key, kind in ours.items() if not isinstance(state[key], kind)]
+        if wrong or not all(isinstance(value, Tensor) for value in state["model"].values()):
+            raise InputError(
+                f"{path}: not a checkpoint of this project's form: {', '.join(wrong) or 'model'} holds something else"
+            )
+        return state
+    weights = state.get("state_dict", state.get("model", state))
+    if not isinstance(weights, dict) or not weights or not all(isinstance(key, str) for key in weights):
+        raise InputError(f"{path}: holds no weights that are known here")
+    weights = {without_prefix(key): value for key, value in weights.items() if isinstance(value, Tensor)}
+    return {"model": weights}
+
+
+def without_prefix(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
+    """Load a state dict that must fit exactly. Raises InputError naming the keys and shapes that differ."""
+    expected = model.state_dict()
+    differences = [f"{key} is missing" for key in expected if key not in weights]
+    differences += [f"{key} is foreign" for key in weights if key not in expected]
+    differences += [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise InputError(f"{path}: the weights are another model's: {'; '.join(differences[:3])}{more}")
+    model.load_state_dict(weights)
+
+
+def classes_of(weights: dict[str, Tensor], path: Path) -> int:
+    """How many outputs the model of bare weights has: the length of their last bias."""
+    biases = [value for key, value in weights.items() if key.endswith("bias") and value.ndim == 1]
+    if not biases:
+        raise InputError(f"{path}: holds no weights of a classifier")
+    return len(biases[-1])

@@ -1,0 +1,181 @@
+"""The configuration: every option with its default, read from a YAML file, overridden as --section.key=value."""
+
+import argparse
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from errors import InputError
+from maxsup_loss import LOSS_NAMES
+
+
+@dataclass(frozen=True)
+class Option:
+    """kind: int, float, str, or bool, which is written 0 or 1; a default of None lets the option be none."""
+
+    kind: type
+    default: Any
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+
+
+OPTIONS = {
+    "model.arch": Option(str, "resnet50", "any classification model of torchvision"),
+    "model.blurpool": Option(bool, False, "blur before each convolution that strides"),
+    "model.small_stem": Option(
+        bool, False, "ResNets for small images: first convolution 3x3 without stride, no pooling after it"
+    ),
+    "model.num_classes": Option(int, None, "size of the classifier; none: as many as the training file has labels", 1, 1e9),
+    "data.train_dataset": Option(str, None, "the .ffcv file to train on"),
+    "data.val_dataset": Option(str, None, "the .ffcv file to validate on"),
+    "data.num_workers": Option(int, None, "loading threads a process; none: the cores, shared among the processes", 1, 4096),
+    "data.in_memory": Option(bool, True, "1: shuffle in full, files held in memory by the system; 0: fewer, longer reads"),
+    "resolution.min_res": Option(int, 224, "side of the training images at first, pixels", 1, 1e5),
+    "resolution.max_res": Option(int, 224, "side of the training images at last, pixels", 1, 1e5),
+    "resolution.start_ramp": Option(int, 0, "epoch until which the side stays at min_res", 0, 1e9),
+    "resolution.end_ramp": Option(int, 0, "epoch from which it is max_res; between them multiples of 32", 0, 1e9),
+    "augmentation.min_area": Option(float, 0.08, "smallest share of an image's area that a random crop takes", 1e-6, 1),
+    "augmentation.flip": Option(float, 0.5, "probability of a horizontal flip", 0, 1),
+    "lr.lr": Option(float, 0.8, "highest learning rate, for a global batch of for_batch images, scaled linearly", 1e-30, 1e30),
+    "lr.for_batch": Option(int, 2048, "global batch that lr is meant for; 0: lr as it is, whatever the batch", 0, 1e9),
+    "lr.schedule": Option(str, "step", "step, or cyclic: linearly up and then down", choices=("step", "cyclic")),
+    "lr.step_ratio": Option(float, 0.1, "factor at each step", 1e-9, 1),
+    "lr.step_length": Option(int, 30, "epochs between steps", 1, 1e9),
+    "lr.peak_epoch": Option(int, 2, "epoch in which the cyclic rate is highest", 0, 1e9),
+    "loss.name": Option(str, "maxsup", ", ".join(LOSS_NAMES)),
+    "loss.alpha": Option(float, None, "strength in the first epoch; none: the loss's published one", 0, 1),
+    "loss.alpha_end": Option(float, None, "strength in the last epoch, reached linearly; none: constant", 0, 1),
+    "training.epochs": Option(int, 90, "epochs to train", 1, 1e9),
+    "training.batch_size": Option(int, 512, "images a process and step", 1, 1e9),
+    "training.momentum": Option(float, 0.9, "momentum of SGD", 0, 1),
+    "training.weight_decay": Option(float, 1e-4, "weight decay, none on norms and biases", 0, 1e9),
+    "training.seed": Option(int, 0, "seed of weights, data order and augmentation", 0, 2**32 - 1),
+    "training.device": Option(str, None, "cuda or cpu; none: cuda where there is one", choices=("cuda", "cpu")),
+    "training.amp": Option(str, None, "mixed precision; none: bf16 on a GPU, off on a CPU", choices=("bf16", "fp16", "off")),
+    "training.compile": Option(bool, False, "compile the model with torch.compile"),
+    "training.deterministic": Option(bool, False, "slower GPU kernels whose results never vary"),
+    "validation.batch_size": Option(int, 512, "images a process and step", 1, 1e9),
+    "validation.resolution": Option(int, 256, "side of the validation images, pixels", 1, 1e5),
+    "validation.crop_ratio": Option(float, 0.875, "central crop's share of an image's shorter side", 1e-6, 1),
+    "validation.lr_tta": Option(bool, False, "average the logits of each image and its mirror image"),
+    "logging.folder": Option(str, "output/ffcv", "folder for checkpoint, params.json and log.jsonl"),
+}
+
+
+def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Namespace]:
+    """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite.
+
+    Defaults, then the YAML file, then the command line. Raises InputError for a file that cannot be read, an unknown key
+    (naming the nearest one) and values that mean nothing.
+    """
+    parser = get_parser()
+    command, unknown = parser.parse_known_args(argv)
+    given = {key: value for key, value in vars(command).items() if key in OPTIONS}
+    for word in unknown:
+        key = word.removeprefix("--").split("=")[0]
+        raise InputError(f"{word}: {no_such_key(key)}" if word.startswith("--") else f"{word}: expected --section.key=value")
+    flat = {key: option.default for key, option in OPTIONS.items()}
+    if command.config is not None:
+        flat |= {key: parse(key, value, str(command.config)) for key, value in read_yaml(command.config).items()}
+    flat |= {key: parse(key, value, "command line") for key, value in given.items()}
+    check_together(flat)
+    return nested(flat), command
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a ConvNet on .ffcv files with MaxSup or one of the losses it is compared with, or evaluate one.",
+        usage="%(prog)s --config FILE [--section.key=value ...] [options]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, such as configs/rn50_maxsup.yaml")
+    parser.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in logging.folder")
+    parser.add_argument("--eval", action="store_true", help="evaluate --resume on data.val_dataset and stop")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that logging.folder holds")
+    for section in dict.fromkeys(key.split(".")[0] for key in OPTIONS):
+        group = parser.add_argument_group(section)
+        for key, option in OPTIONS.items():
+            if key.startswith(section + "."):
+                default = int(option.default) if option.kind is bool else option.default
+                text = f"{option.help} (default: {'none' if default is None else default})".replace("%", "%%")
+                kind = "0|1" if option.kind is bool else option.kind.__name__.upper()
+                group.add_argument(f"--{key}", default=argparse.SUPPRESS, metavar=kind, help=text)
+    return parser
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of sections as {"section.key": value}. Raises InputError for what is not one."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})")
+    except UnicodeDecodeError:
+        raise InputError(f"--config {path}: not a text file")
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path}: not YAML ({' '.join(str(error).split())[:160]})")
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise InputError(f"--config {path}: holds sections of keys, such as `loss:` and indented under it `name: maxsup`")
+    flat = {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
+    for key in flat:
+        if key not in OPTIONS:
+            raise InputError(f"--config {path}: {no_such_key(key)}")
+    return flat
+
+
+def no_such_key(key: str) -> str:
+    near = difflib.get_close_matches(key, [*OPTIONS, "config", "resume", "eval", "overwrite"], n=1, cutoff=0)[0]
+    return f"no such key {key!r}; the nearest is {near!r} (--help lists all)"
+
+
+def parse(key: str, value: Any, where: str) -> Any:
+    """A value in its option's type. Raises InputError where it has none or lies outside its range."""
+    option = OPTIONS[key]
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        if option.default is not None:
+            raise InputError(f"{where}: {key} needs a value")
+        return None
+    try:
+        if option.kind is bool:
+            found = {"0": False, "1": True, "false": False, "true": True}[str(value).lower()]
+        elif option.kind is int:
+            found = int(str(value))
+        else:
+            found = option.kind(value)
+    except (ValueError, TypeError, KeyError):
+        kind = {bool: "0 or 1", int: "a whole number", float: "a number", str: "text"}[option.kind]
+        raise InputError(f"{where}: {key}={value}: {kind} is expected")
+    if option.choices and found not in option.choices:
+        raise InputError(f"{where}: {key}={value}: choose from {', '.join(option.choices)}")
+    if option.kind in (int, float) and not option.low <= found <= option.high:
+        raise InputError(f"{where}: {key}={value}: goes from {option.low:g} to {option.high:g}")
+    return found
+
+
+def check_together(flat: dict[str, Any]) -> None:
+    low, high = flat["resolution.min_res"], flat["resolution.max_res"]
+    if low > high:
+        raise InputError(f"resolution.min_res={low} is larger than resolution.max_res={high}")
+    if flat["resolution.start_ramp"] > flat["resolution.end_ramp"]:
+        raise InputError(
+            f"resolution.start_ramp={flat['resolution.start_ramp']} comes after end_ramp={flat['resolution.end_ramp']}"
+        )
+
+
+def nested(flat: dict[str, Any]) -> SimpleNamespace:
+    sections = {}
+    for key, value in flat.items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = value
+    return SimpleNamespace(**{section: SimpleNamespace(**keys) for section, keys in sections.items()})
+
+
+def plain(config: SimpleNamespace) -> dict[str, dict[str, Any]]:
+    """The configuration as nested dicts of plain values, for params.json and checkpoints."""
+    return {section: dict(vars(keys)) for section, keys in vars(config).items()}

@@ -1,0 +1,58 @@
+"""The processes of a run: torchrun's variables, one collective or two, and nothing where there is only one process."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def start(device_type: str) -> None:
+    """Join the process group if torchrun started this process."""
+    if "RANK" not in os.environ:
+        return
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def say(text: str) -> None:
+    """Print in the main process, at once."""
+    if is_main():
+        print(text, flush=True)
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give every process the main one's buffers, such as batch norm's statistics, which each gathers from its own images."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor over all processes, in place; returns it."""
+    if dist.is_initialized():
+        dist.all_reduce(x)
+    return x

@@ -1,0 +1,324 @@
+"""FFCV's loader, made reproducible: order, crops and flips are functions of (seed, epoch, image), whatever the threads do.
+
+FFCV draws crops in its threads, each from a state of its own. Here they are drawn for all images at once, before an epoch, and
+reach the compiled decoder as further columns of FFCV's own table of images.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty
+
+import numba
+import numpy as np
+import torch
+from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+from ffcv.libffcv import ctypes_imdecode as decode_jpeg
+from ffcv.libffcv import ctypes_resize as cut_and_scale
+from ffcv.loader import Loader, OrderOption
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.transforms import NormalizeImage, ToDevice, ToTensor, ToTorchImage
+from ffcv.traversal_order.base import TraversalOrder
+from ffcv.traversal_order.quasi_random import QuasiRandom
+from torch import Tensor
+
+import distributed
+import ffcv_file
+from errors import InputError
+
+CHECK_EVERY = 50  # batches between looks for images that did not decode
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values in 0..1
+IMAGE_TYPE = np.dtype(
+    [*ffcv_file.IMAGE_TYPE.descr]
+    + [(name, "<u2") for name in ("top", "left", "crop_height", "crop_width")]
+    + [("flip", "<u1"), ("broken", "<u1")]
+)
+RECORD_TYPE = np.dtype([("f0", IMAGE_TYPE), ("f1", "<i8")], align=True)
+
+
+class Images:
+    """Batches from a .ffcv file: epoch(number, side) yields images float32 (B, 3, side, side), normalised, and labels int64 (B,).
+
+    crops(records, epoch) sets the columns top, left, crop_height, crop_width and flip of all images before an epoch.
+    order: None takes `indices` as they stand, the last batch partial; otherwise see EpochOrder and PagedOrder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        records: np.ndarray,
+        crops: Callable[[np.ndarray, int], None],
+        batch_size: int,
+        workers: int,
+        device: torch.device,
+        on_device: bool,
+        order: TraversalOrder | None = None,
+        indices: np.ndarray | None = None,
+        in_memory: bool = True,
+        seed: int = 0,
+    ):
+        self.path, self.crops, self.device, self.on_device = path, crops, device, on_device
+        self.decoder = CropDecoder()
+        with_crops = np.zeros(len(records), RECORD_TYPE)
+        with_crops["f1"] = records["f1"]
+        for name in ffcv_file.IMAGE_TYPE.names:
+            with_crops["f0"][name] = records["f0"][name]
+        # Normalising needs FFCV's array before it is a tensor on a CPU; on a GPU a quarter of the bytes travel, as uint8.
+        if on_device:
+            image = [self.decoder, ToTensor(), ToDevice(device), ToTorchImage()]
+        else:
+            scale = np.array([MEAN, STD]) * 255
+            image = [self.decoder, NormalizeImage(*scale, np.float32), ToTensor(), ToTorchImage()]
+        label = [IntDecoder(), ToTensor(), *([ToDevice(device)] if on_device else [])]
+        threads = torch.get_num_threads()
+        self.loader = Loader(
+            str(path),
+            batch_size=batch_size,
+            num_workers=workers,
+            os_cache=in_memory,
+            order=OrderOption.SEQUENTIAL if order is None else order,
+            indices=indices,
+            seed=seed,
+            pipelines={"image": image, "label": label},
+            drop_last=order is not None,
+        )
+        torch.set_num_threads(threads)  # FFCV takes as many for PyTorch as for itself
+        self.loader.reader.metadata = with_crops
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.loader)
+
+    def epoch(self, number: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `number`, counted from 0; on a CPU a batch is overwritten soon after the next is asked for.
+
+        Raises InputError naming images that do not decode, and what the loading thread raised.
+        """
+        images = self.loader.reader.metadata["f0"]
+        self.crops(images, number)
+        self.decoder.side = side
+        self.loader.next_epoch = number
+        threads, default_hook, failures = torch.get_num_threads(), threading.excepthook, []
+
+        def end_with_failure(args) -> None:  # FFCV would wait for its dead thread without end
+            if not isinstance(args.thread, EpochIterator):
+                return default_hook(args)
+            failures.append(args.exc_value)
+            args.thread.output_queue.put(None)
+
+        threading.excepthook = end_with_failure
+        iterator = iter(self.loader)
+        try:
+            for step, (batch, labels) in enumerate(iterator):
+                if step == 0:
+                    torch.set_num_threads(threads)  # the loading thread has set its own number by now
+                if step % CHECK_EVERY == 0:
+                    self.check_decoded(images)
+                yield (normalise(batch) if self.on_device else batch), labels.flatten()
+            if failures:
+                raise failures[0]
+            self.check_decoded(images)
+        finally:
+            iterator.terminate_event.set()
+            while iterator.is_alive():  # it may wait for room to say that it has ended
+                with contextlib.suppress(Empty):
+                    iterator.output_queue.get(timeout=0.1)
+            threading.excepthook = default_hook
+            torch.set_num_threads(threads)
+
+    def check_decoded(self, images: np.ndarray) -> None:
+        broken = np.flatnonzero(images["broken"])
+        if len(broken):
+            some = ", ".join(map(str, broken[:5]))
+            raise InputError(f"{self.path}: images that do not decode: number {some} (counted from 0); write the file again")
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) as float32, less ImageNet's mean and divided by its standard deviation."""
+    mean, std = (255 * torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
+    return images.float().sub_(mean).div_(std)
+
+
+class CropDecoder(SimpleRGBImageDecoder):
+    """Decodes an image, cuts out its crop, scales that to side x side pixels, mirrors it where asked: uint8 (side, side, 3).
+
+    The crop is in the image's row of the table (see IMAGE_TYPE); an image that does not decode is marked there. Scaling is
+    OpenCV's INTER_AREA, as in FFCV's own decoders.
+    """
+
+    side = 1
+
+    def declare_state_and_memory(self, previous_state):
+        shape, kind = (self.side, self.side, 3), np.dtype("<u1")
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=kind), AllocationQuery(shape, kind)
+
+    def generate_code(self) -> Callable:
+        read, places = self.memory_read, Compiler.get_iterator()
+
+        def decode(batch_indices, destination, table, storage_state):
+            for place in places(len(batch_indices)):
+                number = batch_indices[place]
+                image = table[number]
+                data = read(image["data_ptr"], storage_state)
+                height, width = np.uint32(image["height"]), np.uint32(image["width"])
+                top, left = np.int64(image["top"]), np.int64(image["left"])
+                bottom, right = top + image["crop_height"], left + image["crop_width"]
+                target = destination[place]
+                source = data
+                if image["mode"] == 0:
+                    source = np.empty(3 * height * width, np.uint8)
+                    # Arguments as in ffcv.libffcv.imdecode: nothing cut off, the full scale, not mirrored; 0 is success.
+                    if decode_jpeg(
+                        data.ctypes.data, data.size, height, width, source.ctypes.data, height, width, 0, 0, 1, 1, False, False
+                    ):
+                        table[number]["broken"] = 1
+                side = target.shape[0]
+                cut_and_scale(0, source.ctypes.data, height, width, top, bottom, left, right, target.ctypes.data, side, side)
+                if image["flip"]:
+                    for x in range(side // 2):
+                        for y in range(side):
+                            for c in range(3):
+                                held = target[y, x, c]
+                                target[y, x, c] = target[y, side - 1 - x, c]
+                                target[y, side - 1 - x, c] = held
+            return destination[: len(batch_indices)]
+
+        decode.is_parallel = True
+        return decode
+
+
+class EpochOrder(TraversalOrder):
+    """This process's share of a shuffle of all images, a function of (seed, epoch): each batch of all processes together is the
+    same on one process and on many. The last partial batch of an epoch is dropped.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.images, self.batch_size, self.seed, self.rank, self.world_size = images, batch_size, seed, rank, world_size
+
+    def __call__(self, loader: Loader) -> "EpochOrder":  # FFCV calls an order that it is given as if it were a class
+        return self
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        """Image numbers (steps * batch_size,) of this process in an epoch."""
+        shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.images)
+        steps = self.images // (self.batch_size * self.world_size)
+        shares = shuffled[: steps * self.batch_size * self.world_size].reshape(steps, self.world_size, self.batch_size)
+        return shares[:, self.rank].flatten()
+
+
+class PagedOrder(QuasiRandom):
+    """FFCV's quasi-random order, which reads a file page by page, made a function of (seed, epoch): FFCV's shuffles what the
+    epoch before has shuffled, so that a resumed run would see another order.
+    """
+
+    def __init__(self):
+        pass  # what it needs of the loader comes by __call__
+
+    def __call__(self, loader: Loader) -> "PagedOrder":
+        super().__init__(loader)
+        self.unshuffled = self.page_to_samples_array.copy()
+        return self
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        self.page_to_samples_array[:] = self.unshuffled
+        return super().sample_order(epoch)
+
+
+def random_crops(images: np.ndarray, seed: int, epoch: int, min_area: float, flip: float) -> None:
+    """Set each image's crop: a share of its area from min_area to 1, aspect ratio from 3/4 to 4/3, as torchvision draws them."""
+    random = np.random.default_rng((seed, epoch, 1))
+    height, width = images["height"].astype(np.float64), images["width"].astype(np.float64)
+    # The largest centred crop of a possible ratio, for images so narrow that ten tries miss.
+    crop_width, crop_height = np.rint(np.minimum(width, height * (4 / 3))), np.rint(np.minimum(height, width * (4 / 3)))
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    to_do = np.arange(len(images))
+    for _ in range(10):
+        area = height[to_do] * width[to_do] * random.uniform(min_area, 1, len(to_do))
+        ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3), len(to_do)))
+        w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        y, x = random.random(len(to_do)), random.random(len(to_do))
+        fits = (w > 0) & (w <= width[to_do]) & (h > 0) & (h <= height[to_do])
+        chosen, w, h = to_do[fits], w[fits], h[fits]
+        crop_width[chosen], crop_height[chosen] = w, h
+        top[chosen] = np.floor(y[fits] * (height[chosen] - h + 1))
+        left[chosen] = np.floor(x[fits] * (width[chosen] - w + 1))
+        to_do = to_do[~fits]
+    images["top"], images["left"], images["crop_height"], images["crop_width"] = top, left, crop_height, crop_width
+    images["flip"] = random.random(len(images)) < flip
+
+
+def centre_crops(images: np.ndarray, ratio: float) -> None:
+    """Set each image's crop to the central square of `ratio` times its shorter side, rounded down as FFCV does it."""
+    height, width = images["height"].astype(np.int64), images["width"].astype(np.int64)
+    side = np.maximum((np.minimum(height, width) * ratio).astype(np.int64), 1)
+    images["top"], images["left"] = (height - side) // 2, (width - side) // 2
+    images["crop_height"], images["crop_width"] = side, side
+    images["flip"] = 0
+
+
+def train_images(path: Path, records: np.ndarray, config, device: torch.device) -> Images:
+    """Random crops in random order. Raises InputError where the images do not fill one batch of all processes."""
+    data, training, augmentation = config.data, config.training, config.augmentation
+    if len(records) < training.batch_size * distributed.world_size():
+        raise InputError(
+            f"{path}: {len(records):,} training images do not fill one batch of "
+            f"{training.batch_size * distributed.world_size():,}; see training.batch_size"
+        )
+
+    def crops(images: np.ndarray, epoch: int) -> None:
+        random_crops(images, training.seed, epoch, augmentation.min_area, augmentation.flip)
+
+    # FFCV has the order by pages for one process alone; several shuffle over the mapped file.
+    paged = not data.in_memory and distributed.world_size() == 1
+    shuffled = EpochOrder(len(records), training.batch_size, training.seed, distributed.rank(), distributed.world_size())
+    return Images(
+        path,
+        records,
+        crops,
+        training.batch_size,
+        threads_of(data.num_workers),
+        device,
+        device.type == "cuda",
+        PagedOrder() if paged else shuffled,
+        in_memory=not paged,
+        seed=training.seed,
+    )
+
+
+def val_images(path: Path, records: np.ndarray, config, device: torch.device) -> Images | None:
+    """Central crops of this process's share of the images, each image in one process's share; None where the share is empty."""
+    indices = np.arange(distributed.rank(), len(records), distributed.world_size())
+    if not len(indices):
+        return None
+    validation = config.validation
+    return Images(
+        path,
+        records,
+        lambda images, _: centre_crops(images, validation.crop_ratio),
+        validation.batch_size,
+        threads_of(config.data.num_workers),
+        device,
+        device.type == "cuda",
+        indices=indices,
+    )
+
+
+def threads_of(asked: int | None) -> int:
+    """Loading threads of a process: as asked for, at most the cores; unasked, the cores shared among the node's processes."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(asked or max(1, numba.config.NUMBA_NUM_THREADS // local), numba.config.NUMBA_NUM_THREADS)
+
+
+def memory() -> int:
+    """Bytes of memory that this machine, or its container, has."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(installed, int(limit.read_text()))
+    except (OSError, ValueError):  # no such limit: "max"
+        return installed

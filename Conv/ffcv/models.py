@@ -1,0 +1,83 @@
+"""torchvision's classifiers, BlurPool in front of their strides, and the feature map's own predictions for Zipf's loss."""
+
+import difflib
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from errors import InputError
+
+
+def create_model(arch: str, num_classes: int, blurpool: bool = False, small_stem: bool = False) -> nn.Module:
+    """A torchvision model with fresh weights.
+
+    Raises InputError for an unknown name, naming near ones, and for a small stem in what is not a ResNet.
+    """
+    auxiliary = {"googlenet", "inception_v3"}  # their classifiers for training alone need losses of their own
+    names = [name for name in torchvision.models.list_models(module=torchvision.models) if name not in auxiliary]
+    if arch not in names:
+        near = ", ".join(difflib.get_close_matches(arch, names, n=3, cutoff=0.4)) or "resnet18, resnet50"
+        raise InputError(f"model.arch={arch}: torchvision has no such classifier; near names: {near}")
+    model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
+    if small_stem:
+        if not isinstance(model, torchvision.models.ResNet):
+            raise InputError(f"model.small_stem=1: for ResNets, which {arch} is not")
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    if blurpool:
+        add_blurpool(model)
+    return model
+
+
+class BlurPool(nn.Module):
+    """A convolution that strides, behind the blur [1 2 1] x [1 2 1] / 16 of each channel (Zhang, ICML 2019).
+
+    In the form of ffcv-imagenet, whose checkpoints have the same names: conv, and the buffer blur_filter (C, 1, 3, 3).
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+        line = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("blur_filter", (torch.outer(line, line) / 16).repeat(conv.in_channels, 1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(F.conv2d(images, self.blur_filter, padding=1, groups=self.conv.in_channels))
+
+
+def add_blurpool(model: nn.Module) -> None:
+    """Put BlurPool around every convolution that strides and has 16 input channels or more, as ffcv-imagenet does."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.Conv2d) and max(child.stride) > 1 and child.in_channels >= 16:
+            setattr(model, name, BlurPool(child))
+        else:
+            add_blurpool(child)
+
+
+class WithDenseLogits(nn.Module):
+    """A torchvision ResNet that also gives the classifier's view of each location of its last feature map.
+
+    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense ones carry no gradient, they only vote.
+    """
+
+    def __init__(self, model: torchvision.models.ResNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        model = self.model
+        features = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+        features = model.layer4(model.layer3(model.layer2(model.layer1(features))))
+        with torch.no_grad():
+            dense = model.fc(features.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return model.fc(model.avgpool(features).flatten(1)), dense
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The torchvision model inside the wrappers of torch.compile, DistributedDataParallel and WithDenseLogits."""
+    model = getattr(model, "_orig_mod", model)
+    model = getattr(model, "module", model)
+    return model.model if isinstance(model, WithDenseLogits) else model

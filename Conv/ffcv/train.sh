@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The paper's row: the same network with each loss, one after the other. Run again, it goes on where it was interrupted and
+# passes over what is finished.
+#
+#   bash train.sh --data.train_dataset=FILE --data.val_dataset=FILE [any option of train_imagenet.py, overriding the configs]
+#
+# By variables: ARCH    configs/ARCH_LOSS.yaml: rn50 (the default), rn18, rn50_16, rn18_16
+#               LOSSES  which and in what order ("ce ls ols zipf logit-penalty maxsup")
+#               OUTPUT  folder that gets a folder a run (output)
+#               GPUS    processes (all GPUs, or 1 without)        PYTHON  the interpreter (python3)
+# The learning rate follows the global batch, GPUS x training.batch_size; the 90-epoch configs mean 4 x 512.
+set -euo pipefail
+folder=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+arch=${ARCH:-rn50}
+output=${OUTPUT:-output}
+found=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+gpus=${GPUS:-$((found > 0 ? found : 1))}
+if ! [[ $gpus =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: GPUS=$gpus: a whole number from 1 on" >&2
+    exit 1
+fi
+launch=("$python")
+if [ "$gpus" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone --nproc-per-node="$gpus"); fi
+for loss in ${LOSSES:-ce ls ols zipf logit-penalty maxsup}; do
+    echo "== ${arch}_$loss"
+    "${launch[@]}" "$folder/train_imagenet.py" --config "$folder/configs/${arch}_$loss.yaml" \
+        --logging.folder="$output/${arch}_$loss" --resume auto "$@"
+done

@@ -1,0 +1,245 @@
+"""Write a split of an image folder as one .ffcv file, and beside it a JSON file with the classes in label order.
+
+    python write_imagenet.py --data ImageNet/train --output train_500_0.5_90.ffcv --max-resolution 500
+
+The same images in the same order give the same samples whatever the number of processes: order, pixels, and which images are
+stored as JPEG. A run that ends early leaves nothing under the final name.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from functools import partial
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from tqdm import tqdm
+
+import errors
+from errors import InputError
+
+if __name__ == "__main__":  # nothing here needs compiled code, which importing FFCV makes for seconds
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+try:
+    import cv2
+    import ffcv.writer
+    from ffcv.fields import IntField, RGBImageField
+
+    from ffcv_file import description_path
+except ImportError as error:
+    errors.no_ffcv(error)
+
+SMALLEST_PAGE = 2**23
+LARGEST_PAGE = 2**31
+
+
+class Picture(NamedTuple):
+    """RGB uint8 (H, W, 3), whether it is stored as JPEG, and where it comes from."""
+
+    pixels: np.ndarray
+    as_jpeg: bool
+    path: str
+
+
+class Terminated(Exception):
+    """This process was asked to end: from outside, or because one of those that write has ended."""
+
+
+def main() -> None:
+    args = parse()
+    folder = open_folder(args.data)
+    if args.output.exists() and not args.overwrite:
+        raise InputError(f"--output {args.output} is there already; --overwrite replaces it")
+    if not args.output.parent.is_dir():
+        raise InputError(f"--output {args.output}: no such folder to write to")
+    temporary = args.output.with_name(f"{args.output.name}.tmp-{os.getpid()}")
+    try:
+        write(folder, temporary, args)
+        description_path(args.output).unlink(missing_ok=True)
+        os.replace(temporary, args.output)
+        write_description(folder, args)
+    except OSError as error:
+        raise InputError(f"--output {args.output}: cannot be written ({error.strerror or error})")
+    finally:
+        temporary.unlink(missing_ok=True)
+    size = args.output.stat().st_size
+    print(f"{len(folder):,} images of {len(folder.classes):,} classes, {size / 1e6:,.0f} MB: {args.output}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Write a split of an image folder as a .ffcv file.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="FOLDER", help="one split of an image folder: <class>/<image>")
+    add("--output", type=Path, required=True, metavar="FILE", help="file to write, .ffcv")
+    add("--max-resolution", type=int, default=500, metavar="PX", help="longest side; longer ones are scaled down; 0: keep all")
+    add(
+        "--compress-probability",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="share of images stored as JPEG, 0: all raw, 1: none raw",
+    )
+    add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
+    add("--seed", type=int, default=0, help="seed of the choice which ones those are")
+    add("--num-workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
+    add("--overwrite", action="store_true", help="replace --output where it exists")
+    args = parser.parse_args()
+    for name, low, high in (
+        ("max_resolution", 0, 65535),
+        ("compress_probability", 0, 1),
+        ("jpeg_quality", 1, 100),
+        ("seed", 0, 2**32 - 1),
+        ("num_workers", 1, 4096),
+    ):
+        if not low <= getattr(args, name) <= high:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: goes from {low} to {high}")
+    return args
+
+
+def open_folder(path: Path) -> ImageFolder:
+    if not path.is_dir():
+        raise InputError(f"--data {path}: no such folder; name one split of an image folder, such as ImageNet/train")
+    try:
+        return ImageFolder(path)
+    except FileNotFoundError as error:
+        raise InputError(f"--data {path}: {str(error).splitlines()[0]}; it must hold <class>/<image>")
+
+
+class Pictures:
+    """The folder's images as FFCV's writer asks for them: index -> (Picture, label)."""
+
+    def __init__(self, folder: ImageFolder, args: argparse.Namespace, complaints: multiprocessing.SimpleQueue):
+        self.samples, self.complaints, self.parent = folder.samples, complaints, os.getpid()
+        # Drawn here, not where an image is encoded: that happens once more where a page of the file is full.
+        self.as_jpeg = np.random.default_rng(args.seed).random(len(folder)) < args.compress_probability
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+        if os.getppid() != self.parent:
+            os._exit(1)  # it was killed
+        path, label = self.samples[index]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd EXIF blocks, in the middle of the bar
+                with Image.open(path) as image:
+                    return Picture(np.asarray(image.convert("RGB")), bool(self.as_jpeg[index]), path), label
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            give_up(self.complaints, f"{path}: does not decode as an image ({error}); replace or remove the file")
+
+
+def give_up(complaints: multiprocessing.SimpleQueue, message: str) -> NoReturn:
+    """End a writing process; stop_when_one_dies sees it, whereas FFCV's writer would wait for its images without end."""
+    complaints.put(message)
+    os._exit(1)
+
+
+def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
+    """Write all images of a folder with FFCV. Raises InputError naming an image that cannot be written."""
+    largest = args.max_resolution**2 or largest_image(folder)
+    page = max(SMALLEST_PAGE, 1 << (3 * largest - 1).bit_length())
+    if page > LARGEST_PAGE:
+        raise InputError(f"--max-resolution {args.max_resolution}: {largest / 1e6:.0f} megapixels do not fit a page; lower it")
+    cv2.setNumThreads(0)  # the processes are the parallelism
+    ffcv.writer.tqdm = partial(tqdm, desc=args.output.name, unit=" images", dynamic_ncols=True, disable=None)
+    complaints, asked, ended = multiprocessing.SimpleQueue(), threading.Event(), threading.Event()
+
+    def terminate(*_) -> NoReturn:
+        asked.set()
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    workers = min(args.num_workers, len(folder))
+    fields = {"image": picture_field(args, complaints), "label": IntField()}
+    writer = ffcv.writer.DatasetWriter(str(path), fields, page_size=page, num_workers=workers)
+    threading.Thread(target=stop_when_one_dies, args=(complaints, asked, ended), daemon=True).start()
+    try:
+        chunk = min(100, -(-len(folder) // workers))
+        writer.from_indexed_dataset(Pictures(folder, args, complaints), chunksize=chunk)
+    except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if isinstance(error, Terminated) and not complaints.empty():
+            raise InputError(complaints.get())
+        raise
+    finally:
+        ended.set()
+        for process in multiprocessing.active_children():
+            process.kill()
+        if sys.exc_info()[0] is not None and isinstance(getattr(writer, "metadata_sm", None), SharedMemory):
+            writer.metadata_sm.close()
+            writer.metadata_sm.unlink()
+
+
+def stop_when_one_dies(complaints: multiprocessing.SimpleQueue, asked: threading.Event, ended: threading.Event) -> None:
+    """Terminate this process as soon as one that it started has complained or been killed.
+
+    More than once if need be, and also where somebody else did it: what a signal raises is lost where Python forks.
+    """
+    seen = set()
+    while not ended.wait(0.2):
+        seen |= set(multiprocessing.active_children())
+        if any(process.exitcode not in (None, 0) for process in seen) and complaints.empty():
+            complaints.put("a writing process was killed, perhaps for memory; try fewer --num-workers")
+        if asked.is_set() or not complaints.empty():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def picture_field(args: argparse.Namespace, complaints: multiprocessing.SimpleQueue) -> RGBImageField:
+    """FFCV's field for images, which draws by chance what is JPEG, told to follow each picture's own word instead."""
+    options = {"max_resolution": args.max_resolution or None, "jpeg_quality": args.jpeg_quality}
+    jpeg, raw = RGBImageField("jpg", **options), RGBImageField("raw", **options)
+
+    def encode(destination, picture: Picture, malloc) -> None:
+        try:
+            (jpeg if picture.as_jpeg else raw).encode(destination, picture.pixels, malloc)
+        except (cv2.error, ValueError, OverflowError) as error:
+            height, width, _ = picture.pixels.shape
+            give_up(complaints, f"{picture.path}: {width}x{height} px cannot be stored ({' '.join(str(error).split())[:120]})")
+
+    field = RGBImageField()
+    field.encode = encode
+    return field
+
+
+def largest_image(folder: ImageFolder) -> int:
+    """Pixels of a folder's largest image, from the files' headers."""
+    largest = 1
+    for path, _ in tqdm(folder.samples, desc="sizes", unit=" images", leave=False, dynamic_ncols=True, disable=None):
+        try:
+            with Image.open(path) as image:
+                largest = max(largest, image.width * image.height)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path}: does not decode as an image ({error}); replace or remove the file")
+    return largest
+
+
+def write_description(folder: ImageFolder, args: argparse.Namespace) -> None:
+    path = description_path(args.output)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    content = {"classes": folder.classes, "images": len(folder), "source": str(Path(folder.root).resolve())}
+    content |= {name: getattr(args, name) for name in ("max_resolution", "compress_probability", "jpeg_quality", "seed")}
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, KeyboardInterrupt, Terminated) as error:
+        known = isinstance(error, InputError)
+        sys.stderr.write(f"error: {error}\n" if known else "interrupted; nothing is left under the final name\n")
+        sys.stderr.flush()
+        os._exit(1)  # Python's own way out would wait until the work that FFCV has queued is taken
