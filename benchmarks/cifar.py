@@ -68,7 +68,12 @@ def main() -> None:
         "in memory (ours)": lambda epoch: ours.training_batches(args.batch_size, 0, epoch),
         f"torchvision, {args.workers} workers": lambda epoch: iter(theirs),
     }
-    models = {"no model": None, "resnet8, width 32, stem stride 2": (8, 32, 2), "resnet20": (20, 16, 1)}
+    models = {
+        "no model": None,
+        "resnet8, stem stride 2": (8, 16, 2),
+        "resnet8, width 32, stem stride 2": (8, 32, 2),
+        "resnet20": (20, 16, 1),
+    }
     times = {(name, model): [] for model in models for name in rivals}
     for epoch in range(args.rounds + 1):  # the first warms up
         for model_name, shape in models.items():

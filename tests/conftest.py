@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "Deit"), str(ROOT / "viz")]
+# Deit/ first: what Conv/common_resnet has under the same names is the same file, or not imported by the tests.
+sys.path[:0] = [str(ROOT / folder) for folder in ("Deit", "viz", "Conv/common_resnet", "results")]
 # Two cores, small tensors: more threads only wait for one another. Set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -51,4 +52,12 @@ def few(parity, tmp_path_factory):
             (folder / split / name).mkdir(parents=True)
             for image in sorted((parity / split / name).iterdir())[:count]:
                 shutil.copy(image, folder / split / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ten(tmp_path_factory) -> Path:
+    """The digits as an image folder of ten classes."""
+    folder = tmp_path_factory.mktemp("data") / "ten"
+    assert run(ROOT / "data/digits/prepare.py", "--output", folder).returncode == 0
     return folder

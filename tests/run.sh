@@ -9,7 +9,9 @@ cd "$top"
 . "$top/environment.sh" "$top/requirements.txt" "$top/tests/requirements.txt"
 # FFCV compiles against system packages. Where they cannot be had its tests are skipped, unless FFCV_REQUIRED is set.
 PYTHON=$PYTHON bash "$top/Conv/ffcv/install.sh" || echo "Conv/ffcv: its tests are skipped; the line above says what enables them" >&2
+# Without what it asks for: its OpenCV wants a screen's libraries, grad-cam's has come without them.
+"$PYTHON" -m pip install --disable-pip-version-check --quiet --no-deps imagecorruptions-imaug==1.1.5
 "$PYTHON" -m ruff format --check --diff .
 "$PYTHON" -m ruff check .
 if [ $# -eq 0 ]; then set -- tests; fi
-exec "$PYTHON" -m pytest -q --durations=10 "$@"
+exec "$PYTHON" -m pytest -q --durations=10 --numprocesses auto --dist loadfile "$@"

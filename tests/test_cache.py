@@ -4,8 +4,8 @@ import random
 import shutil
 
 import pytest
-from conftest import ROOT, complains, run
 
+from conftest import ROOT, complains, run
 from main import main
 from training import MAIN, PLAIN, SMALL, assert_same, log, options, torchrun, weights
 

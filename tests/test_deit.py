@@ -1,11 +1,9 @@
 """Deit/: training, resuming and evaluating on real images, by the real commands, in one process and in two."""
 
-import contextlib
 import os
 import pickle
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, complains, run
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from checkpoint import load as load_checkpoint
+from conftest import ROOT, complains, run
 from errors import InputError
 from main import main
-from training import MAIN, PLAIN, SMALL, assert_same, log, options, torchrun, weights
+from training import MAIN, PLAIN, SMALL, assert_same, kill_all, log, options, torchrun, weights
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +71,6 @@ def test_two_processes_equal_one_with_the_same_global_batch(few, tmp_path):
     assert a[-1]["val_images"] == b[-1]["val_images"] == 33
     assert a[-1]["val_loss"] == pytest.approx(b[-1]["val_loss"], abs=1e-4)
     assert "2 x 32" in two.stdout and two.stdout.count("global batch") == 1
-
-
-def kill_all(folder):
-    """SIGKILL the launcher and every process that it started: all that name the folder on their command line."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(folder).encode() in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("processes, loss", [(1, "zipf"), (2, "ols")])
@@ -243,8 +233,9 @@ def test_the_command_line_prints_one_line(tmp_path):
 def test_two_processes_say_the_same_line_each(tmp_path):
     """Around it stands what torchrun has to say of processes that fail."""
     result = torchrun(2, *SMALL, "--data-path", tmp_path / "nowhere", "--output_dir", tmp_path)
-    lines = [line for line in result.stderr.splitlines() if "error: " in line and "no such folder" in line]
-    assert result.returncode != 0 and len(lines) == 2 and len(set(lines)) == 1, result.stderr
+    layout = "an image folder holds train/<class>/<image> and val/<class>/<image>"
+    line = f"error: {tmp_path / 'nowhere/train'}: no such folder; {layout}\n"
+    assert result.returncode != 0 and result.stderr.count(line) == 2, result.stderr
     assert "closed by peer" not in result.stderr and 'main.py", line' not in result.stderr
 
 

@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, complains, run
 from PIL import Image
 from scipy import stats
 from sklearn.datasets import load_digits
+
+from conftest import ROOT, complains, run
 
 sys.path.insert(0, str(ROOT / "results"))
 import digits_parity

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from sklearn.datasets import load_digits
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from conftest import ROOT, complains, run
-from training import assert_same, log
+from training import assert_same, kill_all, log
 
 FOLDER = ROOT / "Conv/ffcv"
 TRAIN, WRITE = FOLDER / "train_imagenet.py", FOLDER / "write_imagenet.py"
@@ -399,10 +398,7 @@ def test_train_sh_killed_and_run_again_ends_bit_identical(files, tmp_path):
         while not (broken / "log.jsonl").exists() or len(log(broken)) < 2:
             assert child.poll() is None and time.time() < deadline, (tmp_path / "printed").read_text()
             time.sleep(0.01)
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if str(broken).encode() in (entry / "cmdline").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
+        kill_all(broken)
         child.wait()
     assert len(log(broken)) < 4, "too late: the run had finished"
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

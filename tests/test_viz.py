@@ -1,17 +1,24 @@
 """viz/: the seed's two commands on a real checkpoint, and the metrics against brute force, scikit-learn and torchmetrics."""
 
+import importlib
 import itertools
 import json
 import math
 import os
+import sys
 
 import matplotlib.image
+import numpy
 import pytest
 import torch
-from conftest import ROOT, complains, run
 from sklearn.metrics import brier_score_loss, log_loss, top_k_accuracy_score
 from torchmetrics.classification import MulticlassCalibrationError
 
+import logit_figures as figures
+from analysis import analyse
+from conftest import ROOT, complains, run
+from errors import InputError
+from logit_statistics import DENSITY_BINS, density, samples, summary
 from metrics import aurc, classification, confidences, feature_variation, near_zero, risk_coverage
 
 LOGITS, ANALYSIS = ROOT / "viz/logits.py", ROOT / "viz/analysis.py"
@@ -35,6 +42,19 @@ def sample():
     logits = 2 * torch.randn(300, 7, generator=generator)
     logits[torch.arange(300), labels] += 2
     return logits, labels
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Run a script's main in this process and see that it names the mistake in one line."""
+
+    def call(script, match, *words):
+        monkeypatch.setattr(sys, "argv", [script, *[str(word) for word in words]])
+        with pytest.raises(InputError, match=match) as told:
+            importlib.import_module(script).main()
+        assert "\n" not in str(told.value)
+
+    return call
 
 
 def test_the_seeds_two_commands(checkpoint, parity, tmp_path):
@@ -63,22 +83,23 @@ def test_the_seeds_two_commands(checkpoint, parity, tmp_path):
     summary = json.loads((tmp_path / "results/summary.json").read_text())
     assert summary["logits_labels"]["top1"] == pytest.approx(measured["top1"])
     assert f"{measured['top1']:.2f}" in result.stdout
-    for figure in ("near_zero_histogram", "near_zero_scatter"):
+    for figure in ("near_zero_histogram", "near_zero_scatter", "logit_density", "top_against_mean", "model-logits_labels"):
         pixels = matplotlib.image.imread(tmp_path / "results" / f"{figure}.png")
         assert min(pixels.shape[:2]) > 300 and pixels.std() > 0.02
         assert (tmp_path / "results" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_several_inputs_stand_side_by_side(sample, tmp_path):
+def test_several_inputs_stand_side_by_side(sample, tmp_path, monkeypatch, capsys):
     logits, labels = sample
     for name, scale in {"a": 1, "b": 0.01}.items():
         torch.save(
             {"logits": logits * scale, "labels": labels}, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=name == "a"
         )
-    result = run(ANALYSIS, "--input", tmp_path / "a.pt", tmp_path / "b.pt", "--names", "CE", "LS", "--output", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
+    words = ["--input", tmp_path / "a.pt", tmp_path / "b.pt", "--names", "CE", "LS", "--output", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["analysis", *map(str, words)])
+    importlib.import_module("analysis").main()
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert list(summary) == ["CE", "LS"]
+    assert list(summary) == ["CE", "LS"] and "| CE | 300 |" in capsys.readouterr().out
     assert summary["LS"]["near_zero"] == pytest.approx(((0.01 * logits).abs() < 0.01).float().mean().item())
     assert summary["CE"]["top1"] == summary["LS"]["top1"]
 
@@ -138,8 +159,55 @@ def test_near_zero_and_confidence_by_hand():
 # --------------------------------------------------------------------------------- bad input: one line, no traceback
 
 
+def test_the_parts_of_label_smoothings_term_by_brute_force(sample):
+    """Sample by sample and class by class as the MaxSup paper writes them; together they are alpha (z_t - mean z)."""
+    logits, labels = sample
+    rows = samples(logits, labels, 0.01)
+    z = logits.double()
+    for i in (0, 7, 123):
+        target = z[i, labels[i]].item()
+        below = sum(target - value for value in z[i].tolist() if value < target) / 7
+        above = sum(target - value for value in z[i].tolist() if value > target) / 7
+        assert rows.regularisation[i].item() == pytest.approx(below, abs=1e-12)
+        assert rows.error_enhancement[i].item() == pytest.approx(above, abs=1e-12)
+        assert below + above == pytest.approx(target - z[i].mean().item(), abs=1e-12)
+    found = summary(rows, 0.1)
+    assert found["ls_regularisation"] == pytest.approx(0.1 * rows.regularisation.mean().item())
+    ours = classification(logits, labels)
+    assert {key: found[key] for key in ours} == pytest.approx(ours, abs=1e-12)
+    assert found["near_zero"] == pytest.approx(near_zero(logits, 0.01).mean().item())
+    gap = (z.max(1).values - z.mean(1))[logits.argmax(1) != labels].numpy()
+    assert found["gap_wrong_mean"] == pytest.approx(gap.mean())
+    assert list(found["gap_wrong_quantiles"].values()) == pytest.approx(
+        numpy.quantile(gap, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
+    )
+    counts, _ = numpy.histogram(logits.numpy(), DENSITY_BINS, (-4.0, 8.0), density=False)
+    # A logit on the edge of two bins may be counted in either: float32 in one library, float64 in the other.
+    difference = density(logits, -4.0, 8.0).numpy() * logits.numel() * 12 / DENSITY_BINS - counts
+    assert numpy.abs(difference).max() <= 1 + 1e-9
+
+
+def test_all_right_leaves_the_wrong_undefined(tmp_path):
+    logits = torch.eye(3)
+    found = analyse({"a/b c": {"logits": logits, "labels": torch.arange(3)}}, 0.01, tmp_path)["a/b c"]
+    assert (
+        found["gap_wrong_mean"] is None
+        and found["gap_wrong_quantiles"] is None
+        and found["gap_right_mean"] == pytest.approx(2 / 3)
+    )
+    assert "| a/b c | 0.667 |" in (tmp_path / "summary.md").read_text() and (tmp_path / "model-a_b_c.png").exists()
+    assert json.loads((tmp_path / "summary.json").read_text())["a/b c"]["gap_wrong_mean"] is None
+
+
+def test_a_large_input_is_drawn_as_a_stated_sample(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    content = {"logits": torch.randn(20_000, 5, generator=generator), "labels": torch.randint(5, (20_000,), generator=generator)}
+    analyse({"many": content}, 0.01, tmp_path)
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) < 500_000
+    assert figures._drawn(*torch.randn(2, 20_000), torch.ones(20_000))[3] == "5,000 of 20,000 samples"
+
+
 def test_bad_logits_files(sample, tmp_path):
-    from errors import InputError
     from logits_file import load
 
     logits, labels = sample
@@ -167,41 +235,34 @@ def test_bad_logits_files(sample, tmp_path):
             load(tmp_path / "bad.pt")
 
 
-def test_analysis_says_what_is_wrong(sample, tmp_path):
+def test_analysis_says_what_is_wrong(sample, tmp_path, refused):
     logits, labels = sample
     torch.save({"logits": logits, "labels": labels}, tmp_path / "a.pt")
     torch.save({"logits": torch.cat([logits, logits], 1), "labels": labels}, tmp_path / "b.pt")
     out = ["--output", tmp_path / "out"]
-    complains(run(ANALYSIS, "--input", tmp_path / "none.pt", *out), "no such logits file")
     complains(run(ANALYSIS, "--input", tmp_path / "a.pt", tmp_path / "b.pt", *out), "a has 7, b has 14")
-    complains(run(ANALYSIS, "--input", tmp_path / "a.pt", "--names", "x", "y", *out), "--names: 2 for 1")
-    complains(run(ANALYSIS, "--input", tmp_path / "a.pt", "--threshold", "nan", *out), "--threshold nan")
-    complains(run(ANALYSIS, "--input", tmp_path / "a.pt", tmp_path / "a.pt", *out), "different names")
-    complains(run(ANALYSIS, "--input", tmp_path / "a.pt", "--output", tmp_path / "a.pt/x"), "cannot be written")
+    refused("analysis", "no such logits file", "--input", tmp_path / "none.pt", *out)
+    refused("analysis", "--names: 2 for 1", "--input", tmp_path / "a.pt", "--names", "x", "y", *out)
+    refused("analysis", "--threshold nan", "--input", tmp_path / "a.pt", "--threshold", "nan", *out)
+    refused("analysis", "--alpha -1", "--input", tmp_path / "a.pt", "--alpha", "-1", *out)
+    refused("analysis", "different names", "--input", tmp_path / "a.pt", tmp_path / "a.pt", *out)
+    refused("analysis", "cannot be written", "--input", tmp_path / "a.pt", "--output", tmp_path / "a.pt/x")
 
 
-def test_logits_says_what_is_wrong(checkpoint, parity, tmp_path, monkeypatch):
-    import sys
-
-    import logits
-    from errors import InputError
-
-    def refused(match, *words):
-        monkeypatch.setattr(sys, "argv", ["logits.py", *[str(word) for word in words], "--num-workers", "0"])
-        with pytest.raises(InputError, match=match):
-            logits.main()
-
+def test_logits_says_what_is_wrong(checkpoint, parity, tmp_path, refused):
     there = ["--output", tmp_path / "out.pt"]
     (tmp_path / "half.pth").write_bytes(checkpoint.read_bytes()[:5000])
     torch.save({"weights": 1}, tmp_path / "foreign.pth")
-    refused("none.pth: no such checkpoint", "--checkpoint", tmp_path / "none.pth", *there)
-    refused("half.pth: damaged", "--checkpoint", tmp_path / "half.pth", *there)
-    refused("foreign.pth: not a checkpoint of this project", "--checkpoint", tmp_path / "foreign.pth", *there)
-    refused("nowhere/val: no such folder", "--checkpoint", checkpoint, "--data-path", tmp_path / "nowhere", *there)
+    refused("logits", "none.pth: no such checkpoint", "--checkpoint", tmp_path / "none.pth", *there)
+    refused("logits", "half.pth: damaged", "--checkpoint", tmp_path / "half.pth", *there)
+    refused("logits", "foreign.pth: holds no weights", "--checkpoint", tmp_path / "foreign.pth", *there)
+    refused(
+        "logits", "nowhere: no such folder or archive", "--checkpoint", checkpoint, "--data-path", tmp_path / "nowhere", *there
+    )
     (tmp_path / "data/val/zebra").mkdir(parents=True)
     (tmp_path / "data/val/zebra/a.png").write_bytes(next((parity / "val/odd").iterdir()).read_bytes())
-    refused("its 1 classes are not the 2", "--checkpoint", checkpoint, "--data-path", tmp_path / "data", *there)
-    refused("is the checkpoint itself", "--checkpoint", checkpoint, "--output", checkpoint, "--overwrite")
+    refused("logits", "its 1 classes are not the 2", "--checkpoint", checkpoint, "--data-path", tmp_path / "data", *there)
+    refused("logits", "is the checkpoint itself", "--checkpoint", checkpoint, "--output", checkpoint, "--overwrite")
     (tmp_path / "there.pt").write_text("mine")
-    refused("there.pt is there already", "--checkpoint", checkpoint, "--output", tmp_path / "there.pt")
-    refused("no such folder to write to", "--checkpoint", checkpoint, "--output", tmp_path / "no/out.pt")
+    refused("logits", "there.pt is there already", "--checkpoint", checkpoint, "--output", tmp_path / "there.pt")
+    refused("logits", "no such folder to write to", "--checkpoint", checkpoint, "--output", tmp_path / "no/out.pt")

@@ -20,13 +20,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, complains, run
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 import datasets
 import zip_dataset
 import zip_index
+from conftest import ROOT, complains, run
 from errors import InputError
 from zip_dataset import ZipImages
 

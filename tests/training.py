@@ -1,12 +1,16 @@
 """What the tests of training share: its command line in small, what it leaves, and equality to the bit."""
 
+import contextlib
 import json
+import os
+import signal
 import sys
+from pathlib import Path
 
 import torch
-from conftest import ROOT, run
 
 from checkpoint import load as load_checkpoint
+from conftest import ROOT, run
 from options import get_parser
 
 MAIN = ROOT / "Deit/main.py"
@@ -14,11 +18,23 @@ MAIN = ROOT / "Deit/main.py"
 SMALL = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0".split()
 PLAIN = [*SMALL, "--no-aug", "--no-repeated-aug", "--drop-path", "0"]
 
+CONV = ROOT / "Conv/common_resnet"
+CONV_TRAIN, CONV_EVALUATE = CONV / "train.py", CONV / "evaluate.py"
+CONV_QUICK = "--model resnet8 --num-workers 0 --device cpu".split()
 
-def torchrun(processes, *words, **more):
-    """Deit/main.py in several processes under the real torchrun."""
+
+def torchrun(processes, *words, script=MAIN, **more):
+    """A trainer in several processes under the real torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return run(*command, MAIN, *words, **more)
+    return run(*command, script, *words, **more)
+
+
+def kill_all(folder):
+    """SIGKILL the launcher and every process that it started: all that name the folder on their command line."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def options(*words):
@@ -26,7 +42,11 @@ def options(*words):
 
 
 def weights(folder):
-    return load_checkpoint(folder / "checkpoint.pth")["model"]
+    return load(folder)["model"]
+
+
+def load(folder):
+    return load_checkpoint(folder / "checkpoint.pth")
 
 
 def log(folder):

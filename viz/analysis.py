@@ -3,25 +3,23 @@
     python viz/analysis.py --input logits_labels.pt --output results_dir/
     python viz/analysis.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output results_dir/
 
-Writes near_zero_histogram and near_zero_scatter (PNG and PDF, one panel an input, the same axes), summary.json, summary.md.
+Writes near_zero_histogram, near_zero_scatter, logit_density and top_against_mean (PNG and PDF, one panel an input, the same
+axes), model-NAME with the four of each input, summary.json and summary.md.
 """
 
 import argparse
-import itertools
 import json
 import math
+import os
+import re
 from pathlib import Path
 
-import numpy as np
-import torch
-
 import errors
+import logit_figures as figures
 import logits_file
 import style
 from errors import InputError
-from metrics import classification, confidences, near_zero
-
-SCATTER_POINTS = 5000  # more than these hide one another and make the PDF heavy
+from logit_statistics import density, samples, summary
 
 
 def main() -> None:
@@ -32,9 +30,11 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", help="a name for each input; none: the file names")
     parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
     parser.add_argument("--threshold", type=float, default=0.01, help="a logit z is near zero if |z| is below this")
+    parser.add_argument("--alpha", type=float, default=0.1, help="strength of label smoothing that its two parts are given for")
     args = parser.parse_args()
-    if not 0 < args.threshold < math.inf:
-        raise InputError(f"--threshold {args.threshold}: a number above 0")
+    for name, value in (("threshold", args.threshold), ("alpha", args.alpha)):
+        if not 0 < value < math.inf:
+            raise InputError(f"--{name} {value}: a number above 0")
     names = args.names or [path.stem for path in args.input]
     if len(names) != len(args.input):
         raise InputError(f"--names: {len(names)} for {len(args.input)} files in --input")
@@ -46,73 +46,88 @@ def main() -> None:
         raise InputError(f"the inputs differ in classes: {', '.join(f'{name} has {k}' for name, k in classes.items())}")
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        summary = analyse(files, args.threshold, args.output)
+        found = analyse(files, args.threshold, args.output, args.alpha)
     except OSError as error:
         raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")
     print((args.output / "summary.md").read_text())
-    print(f"figures and tables of {len(summary)} inputs: {args.output}/")
+    print(f"figures and tables of {len(found)} inputs: {args.output}/")
 
 
-def analyse(files: dict[str, dict], threshold: float, output: Path) -> dict[str, dict[str, float]]:
+def analyse(files: dict[str, dict], threshold: float, output: Path, alpha: float = 0.1) -> dict[str, dict[str, float]]:
     """Write figures and tables of logits files by name into a folder; returns what summary.json holds."""
-    summary, shares, top1 = {}, {}, {}
-    for name, content in files.items():
-        logits, labels = content["logits"], content["labels"]
-        shares[name], top1[name] = near_zero(logits, threshold).numpy(), confidences(logits)[0].numpy()
-        summary[name] = {"images": len(labels)} | classification(logits, labels) | {"near_zero": float(shares[name].mean())}
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (output / "summary.md").write_text(markdown(summary, threshold))
-    draw_histogram(shares, next(iter(files.values()))["logits"].shape[1], threshold, output / "near_zero_histogram")
-    draw_scatter(shares, top1, threshold, output / "near_zero_scatter")
-    return summary
+    rows = {name: samples(content["logits"], content["labels"], threshold) for name, content in files.items()}
+    numbers = {name: summary(part, alpha) for name, part in rows.items()}
+    write(output / "summary.json", json.dumps(numbers, indent=1) + "\n")
+    write(output / "summary.md", markdown(numbers, threshold, alpha))
+
+    ends = [end for content in files.values() for end in (content["logits"].min().item(), content["logits"].max().item())]
+    low, high = min(ends), max(ends)
+    high = high if high > low else low + 1
+    densities = {name: density(content["logits"], low, high).numpy() for name, content in files.items()}
+    classes = next(iter(files.values()))["logits"].shape[1]
+    draw = [
+        ("near_zero_histogram", lambda axes, only: figures.near_zero_histogram(axes, rows, only, classes, threshold)),
+        ("near_zero_scatter", lambda axes, only: figures.near_zero_scatter(axes, rows, only, threshold)),
+        ("logit_density", lambda axes, only: figures.logit_density(axes, densities, only, low, high)),
+        ("top_against_mean", lambda axes, only: figures.top_against_mean(axes, rows, only)),
+    ]
+    for name, panel in draw:
+        figure, axes = style.panels(len(rows), sharex=True, sharey=True)
+        panel(axes, list(rows))
+        style.save(figure, output / name)
+    for name, part in file_names(rows).items():
+        figure, axes = style.grid(2, 2)
+        figure.suptitle(part)
+        for (_, panel), axis in zip(draw, axes):
+            panel([axis], [part])
+        style.save(figure, output / f"model-{name}")
+    return numbers
 
 
-def markdown(summary: dict, threshold: float) -> str:
+def file_names(names) -> dict[str, str]:
+    """File name: model name, one a model, whatever characters these hold."""
+    plain = {}
+    for name in names:
+        base = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model"
+        while base in plain:
+            base += "_"
+        plain[base] = name
+    return plain
+
+
+def write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def markdown(numbers: dict, threshold: float, alpha: float) -> str:
+    """summary.md: two tables, the second on z_max - mean z and on label smoothing's extra term."""
     lines = [
         f"| model | images | top-1 % | top-5 % | NLL | Brier | ECE | AURC | logits under {threshold:g} % |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, row in summary.items():
+    for name, row in numbers.items():
         lines.append(
             f"| {name} | {row['images']:,} | {row['top1']:.2f} | {row['top5']:.2f} | {row['nll']:.4f} | {row['brier']:.4f} | "
             f"{row['ece']:.4f} | {row['aurc']:.5f} | {100 * row['near_zero']:.2f} |"
         )
+    lines += [
+        "",
+        "z_max − mean z: mean, and quantiles 5 %, 25 %, 50 %, 75 %, 95 %; the two parts of label smoothing's term at "
+        f"α = {alpha:g}, mean over samples.",
+        "",
+        "| model | right: mean | right: quantiles | wrong: mean | wrong: quantiles | regularisation | error enhancement |",
+        "|---|---:|---|---:|---|---:|---:|",
+    ]
+    for name, row in numbers.items():
+        cells = []
+        for which in ("right", "wrong"):
+            mean, levels = row[f"gap_{which}_mean"], row[f"gap_{which}_quantiles"]
+            cells.append("–" if mean is None else f"{mean:.3f}")
+            cells.append("–" if levels is None else ", ".join(f"{value:.2f}" for value in levels.values()))
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['ls_regularisation']:.4f} | {row['ls_error_enhancement']:.4f} |")
     return "\n".join(lines) + "\n"
-
-
-def draw_histogram(shares: dict[str, np.ndarray], classes: int, threshold: float, path: Path) -> None:
-    """One panel a model: how the share of near-zero logits is distributed over the samples."""
-    highest = max(max(share.max() for share in shares.values()), 1 / classes)
-    # A share is a multiple of 1 / K: with few classes each multiple gets its bar, with many a bar takes several.
-    step = max(1, math.ceil(highest * classes / 40)) / classes
-    edges = step * (np.arange(math.floor(highest / step + 1.5) + 1) - 0.5)
-    figure, axes = style.panels(len(shares), sharex=True, sharey=True)
-    for axis, colour, (name, share) in zip(axes, itertools.cycle(style.COLOURS), shares.items()):
-        percent = 100 * np.histogram(share, edges)[0] / len(share)
-        axis.bar(100 * (edges[:-1] + step / 2), percent, width=90 * step, color=colour)
-        axis.set(
-            title=f"{name}: {100 * share.mean():.2f} % on average", xlabel=f"logits with |z| < {threshold:g} (% of a sample's)"
-        )
-    axes[0].set_ylabel("samples (%)")
-    style.save(figure, path)
-
-
-def draw_scatter(shares: dict[str, np.ndarray], top1: dict[str, np.ndarray], threshold: float, path: Path) -> None:
-    """One panel a model: top-1 probability against the share of near-zero logits, a dot a sample."""
-    figure, axes = style.panels(len(shares), sharex=True, sharey=True)
-    for axis, colour, name in zip(axes, itertools.cycle(style.COLOURS), shares):
-        share, top = shares[name], top1[name]
-        if len(share) > SCATTER_POINTS:
-            chosen = torch.randperm(len(share), generator=torch.Generator().manual_seed(0))[:SCATTER_POINTS].numpy()
-            share, top = share[chosen], top[chosen]
-        axis.scatter(100 * share, top, s=8, alpha=0.4, color=colour, linewidths=0, rasterized=True)
-        axis.set(title=f"{name} ({len(share):,} samples)", xlabel=xlabel(threshold))
-    axes[0].set_ylabel("top-1 probability")
-    style.save(figure, path)
-
-
-def xlabel(threshold: float) -> str:
-    return f"logits with |z| < {threshold:g} (% of a sample's)"
 
 
 if __name__ == "__main__":

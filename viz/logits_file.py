@@ -9,6 +9,8 @@ import torch
 
 from errors import InputError
 
+CHUNK = 1024  # rows looked at at a time, so that checking a large file needs no second copy of it
+
 
 def load(path: Path) -> dict:
     """Read and check a logits file, ours or not. Raises InputError saying what is wrong with it."""
@@ -32,8 +34,9 @@ def load(path: Path) -> dict:
         raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {len(logits)} class indices")
     if len(logits) == 0 or logits.shape[1] < 2:
         raise InputError(f"{path}: {len(logits)} samples of {logits.shape[1]} classes; at least 1 of 2 are needed")
-    if not logits.isfinite().all():
-        raise InputError(f"{path}: {int((~logits.isfinite()).any(1).sum())} samples have logits that are NaN or infinite")
+    broken = sum(int((~rows.isfinite()).any(1).sum()) for rows in logits.split(CHUNK))
+    if broken:
+        raise InputError(f"{path}: {broken} samples have logits that are NaN or infinite")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise InputError(f"{path}: labels from {labels.min()} to {labels.max()}, but the classes are 0 to {logits.shape[1] - 1}")
     return content | {"logits": logits, "labels": labels.long()}
@@ -48,3 +51,15 @@ def save(content: dict, path: Path) -> None:
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})")
+
+
+def check_output(output: Path, checkpoint: Path, overwrite: bool) -> None:
+    """Raise InputError unless a file can be written at `output` without the loss of another."""
+    if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
+        raise InputError(f"--output {output} is the checkpoint itself; choose another name")
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder; name a file, such as {output / 'logits_labels.pt'}")
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} is there already; --overwrite replaces it")
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such folder to write to")

@@ -72,7 +72,16 @@ def feature_variation(features: Tensor, labels: Tensor) -> dict[str, float]:
     for rows, which in zip(features.split(CHUNK), index.split(CHUNK)):
         rows = rows.double()
         sums.index_add_(0, which, rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12))
-    means = sums / torch.bincount(index).unsqueeze(1)
+    return variation_of_sums(sums, torch.bincount(index))
+
+
+def variation_of_sums(sums: Tensor, counts: Tensor) -> dict[str, float]:
+    """feature_variation from the sums (K, D) float64 of each class's unit features and the counts (K,), as images pass.
+
+    Classes without samples do not count.
+    """
+    there = counts > 0
+    means = sums[there] / counts[there].unsqueeze(1)
     within = 1 - means.square().sum(1).mean().item()
     total = 1 - means.mean(0).square().sum().item()
     return {"d_within": within, "d_total": total, "r2": 1 - within / total if total > 0 else float("nan")}

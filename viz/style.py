@@ -33,14 +33,28 @@ def panels(count: int, width: float = 3.6, height: float = 3.4, **options):
     return figure, list(axes[0])
 
 
+def grid(rows: int, columns: int, width: float = 3.6, height: float = 3.2, **options):
+    """rows x columns axes, each with scales of its own. Returns figure and list, row by row."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
+    return figure, list(axes.flat)
+
+
 def save(figure, path: Path) -> list[Path]:
     """Write path.png and path.pdf, each under its final name only when whole; returns both."""
-    written = []
-    for suffix in (".png", ".pdf"):
-        target = path.with_name(path.name + suffix)
-        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-        figure.savefig(temporary, format=suffix[1:])
-        os.replace(temporary, target)
-        written.append(target)
+    written = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
+    for target in written:
+        _write(figure, target)
     plt.close(figure)
     return written
+
+
+def save_one(figure, path: Path) -> None:
+    """Write one file of the kind that its name ends with."""
+    _write(figure, path)
+    plt.close(figure)
+
+
+def _write(figure, target: Path) -> None:
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    figure.savefig(temporary, format=target.suffix[1:])
+    os.replace(temporary, target)

@@ -1,0 +1,94 @@
+"""How fast does viz/logits.py run a model over images, beside timm's validate.py? Images/s and their ratio, in one run.
+
+    python benchmarks/logits.py --data /path/to/ImageNet                    # an image folder: val/<class>/<image>
+
+Both read the same files with as many loading processes, scale and cut them alike (Pillow), and run the same random weights in the
+same precision. timm's wheel does not carry validate.py, so its loop is written out here as that script has it by default: timm's
+data set, its loader with prefetching, the loss and top-1 and top-5 of each batch. Ours keeps logits, features and labels. Rounds
+are interleaved; the table shows medians. Before, the logits of both are compared.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import create_dataset, create_loader
+from timm.utils import AverageMeter, accuracy
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "viz"))
+import inference
+from image_sets import open_images
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="image folder with <split>/<class>/<image>")
+    parser.add_argument("--split", default="val", help="folder in --data")
+    parser.add_argument("--models", nargs="+", default=["resnet50", "deit_small_patch16_224"], help="models of timm")
+    parser.add_argument("--batch-size", type=int, default=50, help="images a batch")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, each with both")
+    args = parser.parse_args()
+    if not (args.data / args.split).is_dir():
+        sys.exit(f"error: --data {args.data}: no folder {args.split}/ in it")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{where}; {args.workers} loading processes; torch {torch.__version__}, timm {timm.__version__}\n")
+    print("| model | images | timm, images/s | ours, images/s | ours / timm | largest difference of the logits |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name in args.models:
+        torch.manual_seed(0)
+        model = timm.create_model(name).eval()
+        times = {"timm": [], "ours": []}
+        for round_ in tqdm(range(args.rounds + 1), desc=name, unit="round", leave=False, disable=None):
+            logits = {}
+            for who, run in (("timm", theirs), ("ours", ours)):
+                model.to(memory_format=torch.contiguous_format)
+                start = time.perf_counter()
+                logits[who] = run(model, args, device)
+                if round_:  # the first round fills the caches
+                    times[who].append(time.perf_counter() - start)
+        speed = {who: len(logits["ours"]) / statistics.median(seconds) for who, seconds in times.items()}
+        difference = (logits["ours"] - logits["timm"]).abs().max().item()
+        cells = (speed["timm"], speed["ours"], speed["ours"] / speed["timm"])
+        numbers = "{:.1f} | {:.1f} | {:.2f}".format(*cells)
+        print(f"| {name} | {len(logits['ours']):,} | {numbers} | {difference:.1e} |", flush=True)
+
+
+def ours(model: torch.nn.Module, args, device: str) -> torch.Tensor:
+    images = open_images(args.data, args.split)
+    facts = {"input_size": 224, "crop_ratio": 0.875, "interpolation": "bicubic", "mean": MEAN, "std": STD}
+    batches = inference.run(model, images, facts, "ours", args.batch_size, args.workers, device)
+    return torch.cat([batch.logits for batch in batches])
+
+
+@torch.inference_mode()
+def theirs(model: torch.nn.Module, args, device: str) -> torch.Tensor:
+    dataset = create_dataset("", str(args.data), split=args.split)
+    options = {"interpolation": "bicubic", "mean": MEAN, "std": STD, "crop_pct": 0.875, "pin_memory": False}
+    loader = create_loader(
+        dataset, (3, 224, 224), args.batch_size, num_workers=args.workers, device=torch.device(device), **options
+    )
+    model, criterion = model.to(device), torch.nn.CrossEntropyLoss().to(device)
+    losses, top1, top5, kept = AverageMeter(), AverageMeter(), AverageMeter(), []
+    for images, targets in loader:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits = model(images)
+            loss = criterion(logits, targets)
+        acc1, acc5 = accuracy(logits.detach(), targets, topk=(1, 5))
+        losses.update(loss.item(), len(images))
+        top1.update(acc1.item(), len(images))
+        top5.update(acc5.item(), len(images))
+        kept.append(logits.float().cpu())
+    return torch.cat(kept)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""One run of an experiment: train through Conv/common_resnet, measure, write the JSON file. reproduce.py calls it.
+
+python results/one_run.py EXPERIMENT METHOD SEED [DATA_PATH]
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+from experiments import EXPERIMENTS
+from reproduce import TOP, WORK, write
+
+
+def main(name: str, method: str, seed: str, data_path: str | None = None) -> None:
+    experiment = EXPERIMENTS[name]
+    folder = WORK / name / f"{method.replace(' ', '-')}-seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = f"{experiment.options} {experiment.methods[method]} --seed {seed} --eval-every 100"
+    words = [*options.split(), "--output_dir", str(folder), "--resume", "auto", "--device", "cpu"]
+    words += ["--data-path", data_path] if data_path else []
+    with open(folder / "train.txt", "a") as printed:
+        trainer = [sys.executable, "train.py", *words]
+        if subprocess.run(trainer, cwd=TOP / "Conv/common_resnet", stdout=printed, stderr=printed).returncode:
+            sys.exit(f"{folder / 'train.txt'}: {(folder / 'train.txt').read_text().splitlines()[-1]}")
+    from measure import measure
+
+    start = time.time()
+    metrics = measure(folder / "checkpoint.pth", experiment.transfer)
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    metrics |= {key: last[f"val_{key}"] for key in ("many", "medium", "low") if f"val_{key}" in last}
+    write(name, method, int(seed), f"python train.py {options}", metrics, last["seconds"], round(time.time() - start, 1))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,157 @@
+"""results/README.md and the results in the main README, from the JSON files alone."""
+
+import json
+import os
+from pathlib import Path
+
+from experiments import EXPERIMENTS
+from verdicts import judge
+
+TOP = Path(__file__).resolve().parents[1]
+RESULTS = TOP / "results"
+MARKS = ("<!-- results/runs -->\n", "<!-- end of results/runs -->\n")
+SUSTAINED = 50e12  # FLOP/s of one GPU in bf16, about what ResNet-50 gets out of an A100
+# metric: heading, decimals
+COLUMNS = {
+    "train_top1": ("train top-1 %", 2),
+    "top1": ("test top-1 %", 2),
+    "many": ("many %", 1),
+    "medium": ("medium %", 1),
+    "low": ("low %", 1),
+    "d_within_train": ("d_within train", 4),
+    "d_within_val": ("d_within test", 4),
+    "r2_train": ("R2 train", 4),
+    "r2_val": ("R2 test", 4),
+    "transfer": ("transfer %", 2),
+    "aurc": ("AURC", 5),
+    "aurc_normalised": ("AURC, normalised", 5),
+    "nll": ("NLL", 4),
+    "ece": ("ECE", 4),
+}
+INTRODUCTION = """\
+# What of the papers' claims holds on data that we can run
+
+Rendered by `python results/reproduce.py --render` from the JSON files in [`runs/`](runs); the claims and their tests are in
+[`claims.json`](claims.json). A cell gives the mean difference over seeds and its 95 % interval (Student's t, paired by seed: the
+same initial weights and data order). **Supported**: the interval is above zero; **contradicted**: below; else it cannot be told
+from these runs. The test data chose nothing: epochs, rates and strengths were fixed beforehand; the p of logit normalisation is
+chosen on a fifth of the test images and scored on the others.
+"""
+CAUTION = """\
+Small networks, minutes of training, small images: where these runs and the papers disagree, the papers' ImageNet results are not
+refuted, and where they agree, not confirmed. None of these experiments is one of the papers', so no figure of theirs stands
+beside ours here; the [main README](../README.md) has them.
+"""
+PLANNED = f"""\
+## Planned, not run
+
+GPU-hours are arithmetic: 3 x forward FLOPs x images x epochs at {SUSTAINED / 1e12:.0f} TFLOP/s sustained, for one loss.
+
+| experiment | command | GPU-hours | storage | the paper's figure |
+|---|---|---:|---|---|
+"""
+
+
+def render() -> None:
+    """Write results/README.md, and the summary between the marks of the main README."""
+    runs = read_runs()
+    verdicts = judge_all(runs)
+    _write(RESULTS / "README.md", page(runs, verdicts))
+    readme = (TOP / "README.md").read_text()
+    if MARKS[0] in readme:
+        before, rest = readme.split(MARKS[0])
+        _write(TOP / "README.md", before + MARKS[0] + table_of_claims(verdicts, "results/") + MARKS[1] + rest.split(MARKS[1])[1])
+
+
+def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
+    """metrics by experiment, method and seed, in the order of experiments.py."""
+    found: dict = {}
+    for name, experiment in EXPERIMENTS.items():
+        for file in sorted((RESULTS / "runs" / name).glob("*.json")):
+            run = json.loads(file.read_text())
+            found.setdefault(name, {}).setdefault(run["method"], {})[run["seed"]] = run
+        if name in found:
+            of = found[name]
+            found[name] = {method: dict(sorted(of[method].items())) for method in experiment.methods if method in of}
+    return found
+
+
+def judge_all(runs: dict) -> list[tuple[dict, dict, dict[str, dict]]]:
+    """(claim, test, {experiment: verdict}) for every test of every claim."""
+    metrics = {name: {m: {s: run["metrics"] for s, run in seeds.items()} for m, seeds in of.items()} for name, of in runs.items()}
+    judged = []
+    for claim in json.loads((RESULTS / "claims.json").read_text()):
+        for test in claim["tests"]:
+            found = {name: judge(test, metrics[name]) for name in metrics}
+            judged.append((claim, test, {name: verdict for name, verdict in found.items() if verdict}))
+    return judged
+
+
+def page(runs: dict, verdicts: list) -> str:
+    parts = [INTRODUCTION, table_of_claims(verdicts, ""), CAUTION]
+    for name, methods in runs.items():
+        parts += [f"## {name}: {EXPERIMENTS[name].title}", "", table_of_runs(name, methods), ""]
+    return "\n".join([*parts, planned()])
+
+
+def table_of_claims(verdicts: list, prefix: str) -> str:
+    names = [name for name in EXPERIMENTS if any(name in found for *_, found in verdicts)]
+    links = [f"[{name}]({prefix}runs/{name})" for name in names]
+    lines = [f"| | claim | measured as | {' | '.join(links)} |", f"|---|---|---|{'---|' * len(names)}"]
+    for claim, test, found in verdicts:
+        cells = [cell(test, found[name]) if name in found else "" for name in names]
+        lines.append(f"| {claim['id']} | {claim['claim']} ({claim['source']}) | {what(test)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def what(test: dict) -> str:
+    """The quantity whose sign decides, in words."""
+    title = COLUMNS.get(test["metric"], (test["metric"].replace("_", " "), 4))[0]
+    if "slope" in test:
+        return f"slope of {title} over alpha"
+    if "higher" in test:
+        return f"{title}: {test['higher']} - {test['lower']}"
+    return f"{test['method']}: {title}" + (f" - {test['less_metric'].replace('_', ' ')}" if "less_metric" in test else "")
+
+
+def cell(test: dict, verdict: dict) -> str:
+    places = COLUMNS.get(test["metric"], ("", 5 if test["metric"].startswith("aurc") else 3))[1]
+    mean, low, high = (f"{verdict[key]:+.{places}f}" for key in ("mean", "low", "high"))
+    return f"**{verdict['verdict']}** {mean} ({low} to {high})"
+
+
+def table_of_runs(name: str, methods: dict) -> str:
+    """Mean and standard deviation over seeds of every metric, a row a method."""
+    some = next(iter(next(iter(methods.values())).values()))
+    shown = [key for key in COLUMNS if some["metrics"].get(key) is not None]
+    lines = [f"| method | seeds | {' | '.join(COLUMNS[key][0] for key in shown)} |", f"|---|---:|{'---:|' * len(shown)}"]
+    for method, seeds in methods.items():
+        cells = [spread([run["metrics"][key] for run in seeds.values()], COLUMNS[key][1]) for key in shown]
+        lines.append(f"| {method} | {len(seeds)} | {' | '.join(cells)} |")
+    minutes = sum(run["training_seconds"] for seeds in methods.values() for run in seeds.values()) / 60
+    lines += ["", f"`{some['command']}`, and so on; {minutes:.0f} minutes of training in all, on {some['hardware']}."]
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float], places: int) -> str:
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{places}f}"
+    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:.{places}f} ± {deviation:.{places}f}"
+
+
+def planned() -> str:
+    lines = []
+    for row in json.loads((RESULTS / "papers.json").read_text())["planned"]:
+        hours = ""
+        if "gflop_forward" in row:
+            hours = f"{3e9 * row['gflop_forward'] * row['images'] * row['epochs'] / SUSTAINED / 3600:.0f}"
+        lines.append(f"| {row['experiment']} | `{row['command']}` | {hours} | {row['storage']} | {row['paper']} |")
+    return PLANNED + "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,205 @@
+"""Conv/common_resnet, part by part: models, small images in memory, long tails, groupings, data from everywhere."""
+
+import gzip
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as TF
+
+import pixels
+from cifar_resnet import Block, CifarResNet
+from errors import InputError
+from longtail import by_shots, long_tailed
+from networks import create_model, model_facts
+from order import epoch_order
+from small_images import SmallImages
+from superclasses import GROUPINGS, group
+
+# ----------------------------------------------------------------------------------------------------------- models
+
+
+def test_cifar_resnets_are_the_papers():
+    """Parameters as in Table 6 of He et al. (2016), in millions; keys as public checkpoints have them."""
+    for name, millions in {"resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66, "resnet56": 0.85, "resnet110": 1.7}.items():
+        model = create_model(model_facts(name, 32), 10)
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+    assert create_model(model_facts("resnet20", 32), 10)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    keys = set(CifarResNet(20, 10).state_dict())
+    assert {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer3.2.bn2.running_var", "linear.bias"} <= keys
+    assert not [key for key in keys if "shortcut" in key or "downsample" in key]
+
+
+def test_a_block_that_adds_nothing_is_its_shortcut():
+    block = Block(4, 8, stride=2).eval()
+    torch.nn.init.zeros_(block.bn2.weight)
+    x = torch.randn(2, 4, 6, 6)
+    y = block(x)
+    assert torch.equal(y[:, 2:6], x[:, :, ::2, ::2].relu()) and y[:, :2].abs().sum() + y[:, 6:].abs().sum() == 0
+
+
+def test_small_images_keep_their_resolution_at_the_entrance():
+    for name, stage in (("resnet18", "layer1"), ("mobilenet_v2", "features")):
+        for size, side in ((32, {"layer1": 32, "features": 2}), (224, {"layer1": 56, "features": 7})):
+            model = create_model(model_facts(name, size), 10).eval()
+            inner = torch.nn.Sequential(*list(model.children())[: list(dict(model.named_children())).index(stage) + 1])
+            assert inner(torch.zeros(1, 3, size, size)).shape[-1] == side[stage]
+            assert model(torch.zeros(1, 3, size, size)).shape == (1, 10)
+    with pytest.raises(InputError, match="resnet18"):
+        model_facts("resnet81", 32)
+
+
+# ------------------------------------------------------------------------------------------- small images in memory
+
+
+def test_augmented_images_are_crops_and_flips_of_their_own():
+    """Every image of a batch is one of the (2p + 1)^2 * 2 that torchvision makes of it, and over epochs all of them come."""
+    images = torch.randint(256, (12, 6, 6, 3), dtype=torch.uint8)
+    data = SmallImages(images, torch.arange(12), list("abcdefghijkl"), [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], "cpu").augment(
+        1, True, 0
+    )
+    candidates = {}
+    for row, image in enumerate(images.permute(0, 3, 1, 2)):
+        padded = TF.pad(image, [1])
+        crops = [TF.crop(padded, y, x, 6, 6) for y in range(3) for x in range(3)]
+        crops = [crop for cropped in crops for crop in (cropped, TF.hflip(cropped))]
+        candidates[row] = TF.normalize(torch.stack(crops) / 255, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    seen = set()
+    for epoch in range(40):
+        for batch, labels in data.training_batches(12, seed=0, epoch=epoch):
+            assert batch.is_contiguous(memory_format=torch.channels_last) and sorted(labels.tolist()) == list(range(12))
+            for image, row in zip(batch, labels.tolist()):
+                distance = (candidates[row] - image).abs().amax((1, 2, 3))
+                assert distance.min() < 1e-5  # float32: (x - mean) / std and x * scale + shift round differently
+                seen.add(int(distance.argmin()))
+    assert seen == set(range(18))
+
+
+def test_cutout_is_a_square_around_a_pixel():
+    data = SmallImages(torch.full((64, 8, 8, 3), 255, dtype=torch.uint8), torch.zeros(64), ["a"], [0.5] * 3, [0.5] * 3, "cpu")
+    ((batch, _),) = data.augment(0, False, 4).training_batches(64, 0, 0)
+    sizes = set()
+    for hole in batch[:, 0] == 0:
+        rows, columns = hole.any(1).nonzero().squeeze(1), hole.any(0).nonzero().squeeze(1)
+        assert hole.sum() == len(rows) * len(columns)  # a rectangle, cut off only by the edges
+        for span in (rows, columns):
+            assert len(span) == 4 or (2 <= len(span) < 4 and (span[0] == 0 or span[-1] == 7))
+        sizes.add(int(hole.sum()))
+    assert 16 in sizes and (batch[batch != 0] - 1).abs().max() < 1e-6
+
+
+def test_an_epoch_is_a_shuffle_of_its_own():
+    orders = [epoch_order(103, 10, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    for order in orders:
+        assert order.shape == (10, 10) and len(order.unique()) == 100 and order.max() < 103
+    assert torch.equal(orders[0], epoch_order(103, 10, 0, 0))
+    assert all(not torch.equal(a, b) for index, a in enumerate(orders) for b in orders[:index])
+
+
+# ------------------------------------------------------------------------------------------ long tails, superclasses
+
+
+def test_long_tails_are_the_published_ones():
+    """Class sizes of long-tailed CIFAR-10 (Cui et al. 2019) at imbalance 100 and 50."""
+    labels = torch.arange(10).repeat(5000)
+    for ratio, sizes in {
+        100: [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50],
+        50: [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100],
+    }.items():
+        rows = long_tailed(labels, 10, ratio)
+        assert torch.bincount(labels[rows]).tolist() == sizes and len(rows.unique()) == len(rows)
+    shots = by_shots(torch.tensor([8, 3, 1]), torch.tensor([10, 10, 10]), torch.tensor([101, 100, 20]))
+    assert shots == {"many": 80.0, "medium": 20.0, "low": None}
+
+
+def test_groupings_name_every_class_once(tmp_path):
+    assert sorted(len(members) for members in GROUPINGS["cifar100"].values()) == [5] * 20
+    classes = sorted(name for members in GROUPINGS["cifar100"].values() for name in members)
+    table, _, names = group("cifar100", classes, "default")
+    assert len(set(classes)) == 100 and names[table[classes.index("maple_tree")]] == "trees"
+    for content, match in (
+        ('{"a": ["0", "1"], "b": ["1"]}', "twice: 1"),
+        ('{"a": ["0"], "b": ["2"]}', "in no group: 1"),
+        ('{"a": ["0", "1", "2"]}', "1 groups"),
+        ('{"a": "0"}', "wants JSON"),
+        ("[", "Expecting"),
+    ):
+        (tmp_path / "groups.json").write_text(content)
+        with pytest.raises(InputError, match=match):
+            group("digits", ["0", "1", "2"], str(tmp_path / "groups.json"))
+    with pytest.raises(InputError, match="no grouping of its own"):
+        group("imagenet", ["0"], "default")
+
+
+# ----------------------------------------------------------------------------------------------- where images come from
+
+
+def zipped(folder, target, split, order=None, flat=False):
+    """The folder's split as an archive in `target`; `order` gives labels by a map, `flat` leaves the class folders away."""
+    target.mkdir(exist_ok=True)
+    lines = []
+    with zipfile.ZipFile(target / f"{split}.zip", "w") as archive:
+        for file in sorted((folder / split).rglob("*.png")):
+            name = file.name if flat else f"{file.parent.name}/{file.name}"
+            archive.write(file, f"{split}/{name}")
+            if order:
+                lines.append(f"{name}\t{order.index(file.parent.name)}\n")
+    if order:
+        (target / f"{split}_map.txt").write_text("".join(lines))
+
+
+def test_the_same_digits_from_everywhere(ten, tmp_path):
+    def sums(path, split="val"):
+        """Every image's bytes with its class name: what must agree, in whatever order."""
+        images, labels, classes = pixels.read("digits", path, split, 8)
+        assert images.shape[1:] == (8, 8, 3) and images.dtype == torch.uint8
+        return sorted((classes[label], image.numpy().tobytes()) for image, label in zip(images, labels.tolist())), classes
+
+    built_in, classes = sums(None)
+    zipped(ten, tmp_path / "plain", "val")
+    shuffled = list("3108529764")
+    zipped(ten, tmp_path / "mapped", "train", shuffled)
+    zipped(ten, tmp_path / "mapped", "val", shuffled, flat=True)
+    assert sums(ten) == sums(tmp_path / "plain") == (built_in, classes) and len(built_in) == 397
+    assert sums(tmp_path / "mapped") == (built_in, shuffled)
+    assert sums(tmp_path / "mapped", "train")[0] == sums(None, "train")[0]
+
+
+def test_idx_files(tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(5, 28, 28), dtype=np.uint8)
+    header = bytes([0, 0, 8, 3]) + np.array(images.shape, ">u4").tobytes()
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    labels = bytes([0, 0, 8, 1, 0, 0, 0, 5, 9, 0, 3, 3, 1])
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    found, targets, classes = pixels.read("fashion-mnist", tmp_path, "val", 28)
+    assert np.array_equal(found.numpy(), images[..., None].repeat(3, 3)) and targets.tolist() == [9, 0, 3, 3, 1]
+    assert classes[9] == "Ankle boot"
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels)[:-9])
+    with pytest.raises(InputError, match="labels-idx1-ubyte.gz: damaged"):
+        pixels.read("fashion-mnist", tmp_path, "val", 28)
+
+
+def test_bad_data(ten, tmp_path):
+    def refused(match, path, data="digits", size=8):
+        with pytest.raises(InputError, match=match) as error:
+            pixels.read(data, path, "val", size)
+        assert "\n" not in str(error.value)
+
+    refused("no such folder", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    refused("holds neither", tmp_path / "empty")
+    refused(r"0/0_\d+.png has 8x8 pixels, not 28x28", ten, "fashion-mnist", 28)
+    zipped(ten, tmp_path / "stray", "val", flat=True)
+    refused("lies in no class folder", tmp_path / "stray")
+    (tmp_path / "stray/val_map.txt").write_text("0_1402.png 0\n")
+    refused("val_map.txt, line 1", tmp_path / "stray")
+    (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n")
+    refused("has no line for", tmp_path / "stray")
+    content = (tmp_path / "stray/val.zip").read_bytes()
+    (tmp_path / "stray/val.zip").write_bytes(content[:-40])
+    refused("val.zip: damaged", tmp_path / "stray")
+    shutil.copytree(ten / "val", tmp_path / "broken/val")
+    (tmp_path / "broken/val/4/4_1404.png").write_bytes(b"not a picture")
+    refused("4_1404.png does not decode", tmp_path / "broken")

@@ -1,0 +1,90 @@
+"""viz/segmentation.py: pixels are ranked as samples are, images are what is drawn, and bins do as well as pixels one by one."""
+
+import numpy as np
+import pytest
+import torch
+
+import segmentation
+import selective
+from bootstrap import resamples
+from errors import InputError
+from rankings import given_msp, rank_images
+from risk_coverage import FIGURES, figures, weigh
+from scores import all_scores
+from test_selective import measured, sample, save
+
+
+def maps(images=12, classes=5, size=8, seed=0):
+    """Logits (N, K, H, W) and labels (N, H, W), of which some are to be ignored, in one image all."""
+    logits, labels = sample(images * size * size, classes, seed)
+    logits = logits.reshape(images, size, size, classes).permute(0, 3, 1, 2).contiguous()
+    labels = labels.reshape(images, size, size)
+    labels[:, 0], labels[2] = 255, 255
+    return logits, labels.to(torch.uint8)
+
+
+def test_pixels_are_samples_and_images_are_units(tmp_path):
+    logits, labels = maps()
+    model = segmentation.rank_pixels(segmentation.load(save(tmp_path / "a.pt", logits, labels)), "a")
+    kept = labels.flatten() != 255
+    flat, targets = logits.permute(0, 2, 3, 1).reshape(-1, 5)[kept], labels.flatten()[kept].long()
+    assert (model.units, model.samples) == (12, len(targets))
+    scores, wrong = all_scores(flat, targets)
+    image = torch.arange(12).repeat_interleave(64)[kept].numpy()
+    weights = resamples(12, 5, seed=0)[0]()
+    for name, score in scores.items():
+        ours = figures(weigh(model.rankings[name], weights))
+        for column in range(5):
+            alone = measured(score.numpy(), wrong.numpy(), weights[image, column])  # each pixel as often as its image
+            assert {f: values[column] for f, values in ours.items()} == pytest.approx(alone, abs=1e-12), name
+    whole = given_msp(scores["msp"].numpy(), scores["max_logit"].numpy(), wrong.numpy())
+    np.testing.assert_allclose(model.given_msp, whole, atol=1e-9)
+
+
+def test_one_pixel_an_image_is_classification(tmp_path):
+    logits, labels = sample()
+    content = segmentation.load(save(tmp_path / "a.pt", logits[:, :, None, None], labels[:, None, None]))
+    dense = selective.analyse({"a": selective.rank_file(content, "a")}, repeats=2, bootstrap=30)
+    plain = selective.analyse({"a": rank_images(logits, labels, "a")}, repeats=2, bootstrap=30)
+    assert dense == plain
+
+
+def test_many_pixels_are_ranked_by_bins(tmp_path, monkeypatch):
+    """Of 46,000 pixels a bin is as good as each alone, to 1e-4, coverage to 2e-3; the order of the images does not matter."""
+    logits, labels = maps(images=16, size=56)
+    content = segmentation.load(save(tmp_path / "a.pt", logits, labels))
+    exact = segmentation.rank_pixels(content, "a")
+    monkeypatch.setattr(segmentation, "EXACT", 2**14)
+    binned = segmentation.rank_pixels(content, "a")
+    backwards = segmentation.load(save(tmp_path / "b.pt", logits.flip(0), labels.flip(0)))
+    backwards = segmentation.rank_pixels(backwards, "b")
+    weights = resamples(16, 8, seed=0)[0]()
+    for name, ranking in binned.rankings.items():
+        assert ranking.samples.shape[0] <= segmentation.BINS + 1
+        ours, truth = figures(weigh(ranking, weights)), figures(weigh(exact.rankings[name], weights))
+        for figure in FIGURES:
+            np.testing.assert_allclose(
+                ours[figure], truth[figure], atol=2e-3 if "coverage_at" in figure else 1e-4, err_msg=figure
+            )
+            again = figures(weigh(backwards.rankings[name], weights[::-1]))
+            np.testing.assert_allclose(again[figure], ours[figure], atol=1e-12)
+    np.testing.assert_allclose(binned.given_msp, exact.given_msp, atol=1e-6)
+
+
+def test_bad_maps(tmp_path):
+    logits, labels = maps()
+    nan, high = logits.clone(), labels.clone()
+    nan[3, 2, 5, 5] = torch.nan
+    high[4, 4, 4] = 7
+    files = {
+        r"'labels' is \(12, 8, 7\) torch.uint8, not \(12, 8, 8\) class indices": (logits, labels[:, :, 1:]),
+        r"torch.int64, not \(N, K, H, W\) floating point": (logits.long(), labels),
+        "labels from 0 to 7 in image 4, but the classes are 0 to 4; --ignore-index 255": (logits, high),
+        "every label is 255": (logits, labels * 0 + 255),
+        "12 images of 8 x 8 pixels and 1 classes": (logits[:, :1], labels),
+        "image 3 has logits that are NaN": (nan, labels),
+        r"not \(N, K\) floating point": (logits[0], labels),
+    }
+    for match, parts in files.items():
+        with pytest.raises(InputError, match=match):
+            segmentation.rank_pixels(segmentation.load(save(tmp_path / "bad.pt", *parts)), "bad")

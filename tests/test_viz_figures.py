@@ -1,0 +1,209 @@
+"""viz/: Table 1 and Figure 1, linear transfer, Grad-CAM, against brute force and other implementations."""
+
+import json
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+import architectures
+import features
+import gradcam
+import transfer
+from checkpoints import load_checkpoint
+from errors import InputError
+from logits import extract
+from metrics import feature_variation, variation_of_sums
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two CIFAR ResNets on the digits with fresh weights, in the trainers' form."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        model = architectures.create("cifar", "resnet8", 10, width=8)
+        args = {"model": "resnet8", "library": "cifar", "width": 8, "num_classes": 10, "input_size": 8, "crop_ratio": 1.0}
+        args |= {"interpolation": "bilinear", "mean": [0.3] * 3, "std": [0.4] * 3, "data": "digits", "data_path": None}
+        content = {"model": model.state_dict(), "args": args, "classes": [str(digit) for digit in range(10)]}
+        torch.save(content, folder / f"{name}.pth")
+    return folder
+
+
+def call(script, monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, words), "--num-workers", "0", "--device", "cpu"])
+    script.main()
+
+
+def test_table_1_and_figure_1(models, tmp_path, monkeypatch):
+    """The command's numbers are those of features held in memory, and the picture has both splits of both models."""
+    paths = [models / "one.pth", models / "two.pth"]
+    call(features, monkeypatch, "--checkpoint", *paths, "--output", tmp_path, "--classes", "3", "8", "5", "--batch-size", 100)
+    table = json.loads((tmp_path / "features.json").read_text())
+    assert list(table) == ["one", "two"]
+    for split in ("train", "val"):
+        content = extract(paths[1], split=split, features=True)
+        held = feature_variation(content["features"], content["labels"])
+        assert {key: table["two"][f"{key}_{split}"] for key in held} == pytest.approx(held, abs=1e-6)  # float32 batches differ
+    assert f"{table['one']['r2_val']:.4f}" in (tmp_path / "features.md").read_text()
+    pixels = matplotlib.image.imread(tmp_path / "projection.png")
+    assert min(pixels.shape[:2]) > 700 and pixels.std() > 0.02
+    for words, match in {
+        ("--classes", "3", "8", "x"): "--classes 3 8 x: three different ones of 0, 1, 2",
+        ("--names", "a"): "--names: 1 for 2",
+        ("--batch-size", "0"): "--batch-size 0",
+    }.items():
+        with pytest.raises(InputError, match=match):
+            call(features, monkeypatch, "--checkpoint", *paths, "--output", tmp_path, *words)
+
+
+def test_sums_as_they_pass_against_all_pairs():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 9 + [2] * 5 + [3] * 12)  # class 1 has no sample
+    unit = torch.nn.functional.normalize(torch.randn(26, 6, generator=generator, dtype=torch.float64), dim=1)
+    sums, counts = torch.zeros(4, 6, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    for rows, which in zip(unit.split(7), labels.split(7)):
+        sums.index_add_(0, which, rows)
+        counts += torch.bincount(which, minlength=4)
+    distance = 1 - unit @ unit.T
+    means = {(a, b): distance[labels == a][:, labels == b].mean().item() for a in (0, 2, 3) for b in (0, 2, 3)}
+    within, total = sum(means[k, k] for k in (0, 2, 3)) / 3, sum(means.values()) / 9
+    expected = {"d_within": within, "d_total": total, "r2": 1 - within / total}
+    assert variation_of_sums(sums, counts) == pytest.approx(expected, abs=1e-12)
+
+
+def test_projection_keeps_distances_in_the_plane():
+    """Points of the plane keep their distances, what stands off it is dropped, and the templates are the corners."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(3, 7, generator=generator)
+    unit = torch.nn.functional.normalize(weights.double(), dim=1)
+    mix = torch.rand(5, 3, generator=generator, dtype=torch.float64)
+    inside = (mix / mix.sum(1, keepdim=True)) @ unit
+    off = torch.randn(7, generator=generator, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.stack([unit[1] - unit[0], unit[2] - unit[0]], 1))[0]
+    off -= basis @ (basis.T @ off)
+    points, corners = features.project(weights, [inside, inside + off])
+    torch.testing.assert_close(torch.cdist(points[0], points[0]), torch.cdist(inside, inside))
+    torch.testing.assert_close(points[1], points[0])
+    torch.testing.assert_close(torch.cdist(points[0], corners), torch.cdist(inside, unit))
+    assert corners.sum(0).abs().max() < 1e-12 and corners[2, 1] > 0 and corners[1, 0] > corners[0, 0]
+
+
+def test_both_solvers_find_one_optimum():
+    """scikit-learn's L-BFGS and torch's, which GPUs use: the same weights, for three classes and for two, warm or cold."""
+    numbers = np.random.default_rng(0)
+    for classes in (3, 2):
+        y = numbers.integers(classes, size=200)
+        x = numbers.normal(size=(200, 5)) + np.eye(classes, 5)[y]
+        for strength in (1e-3, 1.0):
+            ours = transfer.fit_lbfgs(x, y, strength, None, tolerance=1e-10, device="cpu")
+            theirs = transfer.fit_sklearn(x, y, strength, None, tolerance=1e-10)
+            again = transfer.fit_sklearn(x, y, strength, transfer.fit_sklearn(x, y, 0.1, None), tolerance=1e-10)
+            # The free shift of all biases together is none of the optimum's business.
+            for found in (ours, again):
+                found, expected = (w - w.mean(0) for w in (found, theirs))
+                np.testing.assert_allclose(found, expected, atol=1e-6)
+            plain = LogisticRegression(C=strength, tol=1e-10, max_iter=5000).fit(x, y)
+            assert transfer.accuracy(theirs, x, y) == pytest.approx(100 * plain.score(x, y))
+
+
+def test_transfer_chooses_on_training_images_alone(tmp_path):
+    """Test labels that lie change the accuracy and nothing else; features of planted classes are told apart."""
+    generator = torch.Generator().manual_seed(0)
+    y, y_test = torch.arange(400) % 4, torch.arange(100) % 4
+    centres = 4 * torch.randn(4, 12, generator=generator)
+    x, x_test = (centres[labels] + torch.randn(len(labels), 12, generator=generator) for labels in (y, y_test))
+    x[:, 3] = x_test[:, 3] = 7.0  # a column that says nothing
+    names, names_test = [str(k) for k in y.tolist()], [str(k) for k in y_test.tolist()]
+    found = transfer.transfer(x, names, x_test, names_test, [1e-4, 1e-2, 1.0])
+    assert found["test_top1"] > 97 and found["C"] in (1e-4, 1e-2, 1.0)
+    assert transfer.transfer(x, names, x_test, names_test, [1e-4, 1e-2, 1.0]) == found
+    lying = transfer.transfer(x, names, x_test, names_test[1:] + names_test[:1], [1e-4, 1e-2, 1.0])
+    assert lying["C"] == found["C"] and lying["held_out_top1"] == found["held_out_top1"] and lying["test_top1"] < 30
+    for classes, match in ((["4"] * 100, "classes that the training images lack: 4"), (names_test, "too few training images")):
+        with pytest.raises(InputError, match=match):
+            transfer.transfer(x[:5], names[:5], x_test, classes, [1.0])
+
+
+def test_transfer_command(models, tmp_path, monkeypatch):
+    """From fresh weights: the accuracy is scikit-learn's own with the chosen strength, on features extracted here."""
+    words = ["--data", "digits", "--output", tmp_path, "--strengths", 0.01, 1]
+    call(transfer, monkeypatch, "--checkpoint", models / "one.pth", *words)
+    row = json.loads((tmp_path / "transfer.json").read_text())["one"]
+    train, val = (
+        extract(models / "one.pth", split=split, features=True)["features"].double().numpy() for split in ("train", "val")
+    )
+    mean, deviation = train.mean(0), train.std(0)
+    digits = load_digits().target
+    head = LogisticRegression(C=row["C"], tol=1e-6, max_iter=5000).fit((train - mean) / deviation, digits[:1400])
+    # Two images of 397 may change sides with the last digits of the features and of the optimum.
+    assert row["test_top1"] == pytest.approx(100 * head.score((val - mean) / deviation, digits[1400:]), abs=0.51)
+    assert row["train_images"] == 1400 and row["test_images"] == 397
+    with pytest.raises(InputError, match="transfer to what"):
+        call(transfer, monkeypatch, "--checkpoint", models / "one.pth", "--output", tmp_path)
+    with pytest.raises(InputError, match="--strengths 0.0: numbers above 0"):
+        call(transfer, monkeypatch, "--checkpoint", models / "one.pth", *words[:-2], 0)
+
+
+def test_grad_cam_by_hand(models, tmp_path):
+    """Weights are the gradients' means over places, the map their sum of feature maps, what is negative cut off."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
+    checkpoint = load_checkpoint(models / "one.pth", input_size=16)
+    (panel,) = gradcam.explain_all(checkpoint, [picture], "7", "cpu", "one")
+    model = gradcam.build_model(checkpoint)
+    shown = gradcam.inference.normalise(gradcam.inference.transform(checkpoint.facts)(picture)[None], checkpoint.facts)
+    kept = []
+    model.layer3.register_forward_hook(lambda layer, inputs, output: kept.append(output))
+    logits = model(shown)
+    (gradient,) = torch.autograd.grad(logits[0, 7], kept[0])
+    heat = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1).relu()[0].detach().numpy()
+    heat = (heat - heat.min()) / (1e-7 + heat.max() - heat.min())
+    assert heat.shape == (4, 4) and panel["heat"].shape == (16, 16)
+    # The library scales the 4 x 4 map up; the middles of its 4 x 4 tiles say which is which.
+    tiles = panel["heat"].reshape(4, 4, 4, 4)[:, 1:3, :, 1:3].mean((1, 3))
+    assert np.corrcoef(tiles.ravel(), heat.ravel())[0, 1] > 0.97
+    top = logits.softmax(1).max(1)
+    assert f"{top.indices.item()}: {100 * top.values.item():.1f} %" in panel["words"]
+    assert "map of 7" in panel["words"]
+
+
+@pytest.mark.parametrize(
+    "library, name, size", [("timm", "test_vit", 160), ("timm", "test_convnext", 160), ("torchvision", "swin_t", 64)]
+)
+def test_grad_cam_finds_a_layer(library, name, size):
+    """Transformers, also hierarchical ones, and ConvNets: a map with a place for each part of the image."""
+    model = architectures.create(library, name, 5)
+    layer, to_map = gradcam.layer_of_maps(model, size, "cpu")
+    kept = []
+    layer.register_forward_hook(lambda layer, inputs, output: kept.append(output))
+    with torch.inference_mode():
+        model(torch.randn(2, 3, size, size))
+    maps = to_map(kept[0]) if to_map else kept[0]
+    assert maps.ndim == 4 and maps.shape[0] == 2 and maps.shape[2] == maps.shape[3] > 1
+
+
+def test_grad_cam_command(models, tmp_path, monkeypatch):
+    from PIL import Image
+
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(tmp_path / "grey.png")
+    paths = [models / "one.pth", models / "two.pth"]
+    words = ["--checkpoint", *paths, "--images", tmp_path / "grey.png", "--output", tmp_path / "cam.png"]
+    call(gradcam, monkeypatch, *words)
+    pixels = matplotlib.image.imread(tmp_path / "cam.png")
+    assert pixels.shape[1] > 800 and pixels.std() > 0.05
+    (tmp_path / "text.png").write_text("no picture")
+    for match, change in {
+        "cam.png is there already": [],
+        "ends with .png or .pdf": ["--output", tmp_path / "cam.jpg"],
+        "--target 12: no class of .*one.pth; 0, 1, 2, 3, 4, ... or a label, 0 to 9": ["--target", "12", "--overwrite"],
+        "text.png: does not decode": ["--overwrite", "--images", tmp_path / "text.png"],
+        "none.png: no such file": ["--overwrite", "--images", tmp_path / "none.png"],
+    }.items():
+        with pytest.raises(InputError, match=match):
+            call(gradcam, monkeypatch, *words, *change)

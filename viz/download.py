@@ -1,0 +1,166 @@
+"""Fetch the papers' released checkpoints, resumably, and print what they should score.
+
+    python viz/download.py --list
+    python viz/download.py resnet50                        # into checkpoints/resnet50/
+    python viz/download.py selective --files '*imagenet*'
+
+What a release holds is asked of its host; a file that is there in full is not fetched again. HF_ENDPOINT and GITHUB_API_URL name
+other hosts (mirrors).
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import HfApi, hf_hub_download, logging
+from tqdm import tqdm
+
+import errors
+from errors import InputError
+
+WEIGHTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors", "*.bin", "*.th", "*.tar", "*params.json")
+TIMEOUT = 30  # seconds without an answer
+PIECE = 1 << 20  # bytes written at a time
+
+
+class Release(NamedTuple):
+    host: str  # "hub": the Hugging Face hub, "github": a release of a GitHub repository
+    repository: str
+    tag: str | None
+    what: str
+    expected: str  # figures of the papers
+
+
+TABLES = """MaxSup paper, Tables 1 and 2 (ResNet-50, ImageNet-1K): intra-class variation train / val, inter-class separability
+train / val, linear transfer to CIFAR-10 in %:
+  CE                      0.3114 / 0.3313   0.4025 / 0.4451   81.43
+  label smoothing         0.2632 / 0.2543   0.4690 / 0.4611   74.58
+  online label smoothing  0.2707 / 0.2820   0.5943 / 0.5708
+  Zipf's label smoothing  0.2611 / 0.2932   0.5522 / 0.4790
+  MaxSup                  0.2926 / 0.2998   0.5188 / 0.4972   81.02"""
+
+RELEASES = {
+    "resnet50": Release(
+        "hub",
+        "zhouyuxuanyx/MaxSup-Regularized-ResNet50",
+        None,
+        "ResNet-50 on ImageNet-1K, MaxSup paper (arXiv:2502.15798)",
+        TABLES,
+    ),
+    "deit-small": Release(
+        "github",
+        "ZhouYuxuanYX/Maximum-Suppression-Regularization",
+        "checkpoint_deit",
+        "DeiT-Small on ImageNet-1K, MaxSup paper (arXiv:2502.15798)",
+        "no figures for this model are recorded here; see the paper",
+    ),
+    "selective": Release(
+        "hub",
+        "ENSTA-U2IS/Label-smoothing-Selective-classification",
+        None,
+        "models at several strengths of label smoothing, Lightning checkpoints (Xia et al., ICLR 2025, arXiv:2403.14715)",
+        "the paper's figures are curves: more label smoothing, worse AURC; logit normalisation mends it (viz/selective.py)",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Fetch the papers' released checkpoints.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"what to fetch: {', '.join(RELEASES)}")
+    parser.add_argument("--list", action="store_true", help="show what there is and what it should score; needs no network")
+    parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="folder; each release gets one inside it")
+    parser.add_argument("--files", default="*", metavar="PATTERN", help="fetch the files whose names match this alone")
+    args = parser.parse_args()
+    if args.list or args.name is None:
+        for name, release in RELEASES.items():
+            print(f"{name}: {release.what}\n{release.host} {release.repository} -> {args.output / name}/\n{release.expected}\n")
+        return
+    if args.name not in RELEASES:
+        raise InputError(f"{args.name}: no such release; there are {', '.join(RELEASES)}")
+    release, folder = RELEASES[args.name], args.output / args.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fetch = fetch_from_hub if release.host == "hub" else fetch_from_github
+        for path in fetch(release, args.files, folder):
+            print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB", flush=True)
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client has had several HTTP libraries below it, each with errors of its own
+        reason = str(getattr(error, "reason", "") or error or type(error).__name__).splitlines()[0][:160]
+        raise InputError(f"{release.repository}: not fetched ({reason}); the same command goes on where this one stopped")
+    print(release.expected)
+
+
+def chosen(names: list[str], pattern: str, release: Release) -> list[str]:
+    """The weights among a release's files that match. Raises InputError where there are none."""
+    found = [name for name in names if any(fnmatch.fnmatch(name.lower(), kind) for kind in WEIGHTS)]
+    matching = [name for name in found if fnmatch.fnmatch(name, pattern)]
+    if not matching:
+        listed = ", ".join((found or names)[:6]) or "nothing"
+        raise InputError(f"{release.repository}: no weights match --files {pattern!r}; it holds {listed}")
+    return matching
+
+
+def fetch_from_hub(release: Release, pattern: str, folder: Path):
+    """Yield the path of each file once it is there; huggingface_hub resumes and shows the progress."""
+    endpoint = os.environ.get("HF_ENDPOINT")
+    logging.set_verbosity_error()  # it announces each new try
+    names = [file.rfilename for file in HfApi(endpoint=endpoint).model_info(release.repository, timeout=TIMEOUT).siblings or []]
+    for name in chosen(names, pattern, release):
+        yield Path(hf_hub_download(release.repository, name, local_dir=folder, endpoint=endpoint))
+
+
+def fetch_from_github(release: Release, pattern: str, folder: Path):
+    """Yield the path of each file of a release once it is there."""
+    api = os.environ.get("GITHUB_API_URL", "https://api.github.com")
+    with open_url(f"{api}/repos/{release.repository}/releases/tags/{release.tag}") as answer:
+        try:
+            assets = {row["name"]: (row["browser_download_url"], int(row["size"])) for row in json.load(answer)["assets"]}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{release.repository}: {api} answers with something else than a release")
+    for name in chosen(list(assets), pattern, release):
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"{release.repository}: {name!r} is no file name")
+        yield download(*assets[name], folder / name)
+
+
+def download(url: str, size: int, path: Path) -> Path:
+    """Fetch a file of a known size (bytes) under a temporary name, going on with what is there of it, and rename it."""
+    if path.exists() and path.stat().st_size == size:
+        return path
+    part = path.with_name(f"{path.name}.part")
+    start = part.stat().st_size if part.exists() else 0
+    if start > size:
+        part.unlink()
+        start = 0
+    if start < size:
+        with open_url(url, {"Range": f"bytes={start}-"} if start else {}) as answer:
+            start = start if answer.status == 206 else 0  # a host that cannot resume sends the whole
+            bar = tqdm(total=size, initial=start, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
+            with open(part, "ab" if start else "wb") as file, bar:
+                while piece := answer.read(PIECE):
+                    file.write(piece)
+                    bar.update(len(piece))
+    if part.stat().st_size != size:
+        raise ConnectionError(f"{path.name}: {part.stat().st_size:,} of {size:,} bytes came")
+    os.replace(part, path)
+    return path
+
+
+def open_url(url: str, headers: dict | None = None):
+    if not url.startswith(("https://", "http://")):
+        raise InputError(f"{url[:80]}: not an address of the web")
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=TIMEOUT)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        errors.stop(error)
