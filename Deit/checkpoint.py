@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -32,13 +33,14 @@ def load_any(path: Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].split("\n")[-1].strip() or "unreadable"
+        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
+        reason = found.group(1) if found else "no pickle of tensors"
         raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
     if not isinstance(state, dict):
-        raise InputError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
+        raise InputError(f"{path}: a checkpoint is a dict that holds weights; this one is a {type(state).__name__}")
     return state
 
 
@@ -47,8 +49,9 @@ def load(path: Path) -> dict:
     state = load_any(path)
     if not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
-    kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict}
+    kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
     wrong = [key for key, kind in kinds.items() if key in state and not isinstance(state[key], kind)]
+    wrong += ["epoch"] * (state.get("epoch", 0) < 0 if "epoch" not in wrong else 0)
     if wrong or not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
         raise InputError(f"{path}: not a checkpoint of this project's form: {', '.join(wrong) or 'model'} holds something else")
     return state
@@ -59,11 +62,12 @@ def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
     expected = model.state_dict()
     differences = [f"{key} is missing" for key in expected if key not in weights]
     differences += [f"{key} is foreign" for key in weights if key not in expected]
-    differences += [
-        f"{key} is {tuple(weights[key].shape)}, not {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
+    for key, value in expected.items():
+        found = weights.get(key, value)
+        if found.shape != value.shape:
+            differences.append(f"{key} is {tuple(found.shape)}, not {tuple(value.shape)}")
+        elif found.layout != torch.strided or found.is_floating_point() != value.is_floating_point():
+            differences.append(f"{key} is {found.dtype}, {found.layout}")
     if differences:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise InputError(f"{path}: the weights are another model's: {'; '.join(differences[:3])}{more}")

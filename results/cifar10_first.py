@@ -7,6 +7,7 @@ One seed says nothing about which loss is better; it says what the trainer reach
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ README = TOP / "Conv/common_resnet/README.md"
 MARKS = ("<!-- results/cifar10_first.json -->\n", "<!-- end -->\n")
 MODELS = {"small ResNet": "--model resnet8 --width 32 --stem-stride 2", "ResNet-20": "--model resnet20"}
 LOSSES = ("ce", "ls", "maxsup")
+RUNS = list(itertools.product(MODELS, LOSSES))
 RECIPE = "--data cifar10 --epochs 10 --warmup-epochs 1 --seed 0"
 
 
@@ -34,13 +36,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TOP / "output/cifar10-first", help="folder for checkpoints and logs")
     parser.add_argument("--render", action="store_true", help="only write the table of the README")
     args = parser.parse_args()
-    if not args.render:
-        runs = [train(name, loss, args) for name in MODELS for loss in LOSSES]
+    if args.render:
+        return render()
+    runs = []
+    for name, loss in RUNS:
+        runs.append(train(name, loss, args))
         result = {"data": args.data_name, "recipe": RECIPE, "runs": runs, "versions": versions()}
         temporary = RESULT.with_suffix(".tmp")
         temporary.write_text(json.dumps(result, indent=1) + "\n")
         os.replace(temporary, RESULT)
-    README.write_text(rendered(README.read_text(), json.loads(RESULT.read_text())))
+        render()
 
 
 def train(name: str, loss: str, args) -> dict:
@@ -74,6 +79,10 @@ def versions() -> dict:
     }
 
 
+def render() -> None:
+    README.write_text(rendered(README.read_text(), json.loads(RESULT.read_text())))
+
+
 def rendered(readme: str, result: dict) -> str:
     """The README with the table between the marks made anew."""
     before, rest = readme.split(MARKS[0])
@@ -95,6 +104,8 @@ def markdown(result: dict) -> str:
             f"| {run['model']}: `{MODELS[run['model']]}` | `{run['loss']}` | {run['train_top1']:.2f} | {run['val_top1']:.2f} | "
             f"{run['val_loss']:.4f} | {run['val_ece']:.4f} | {run['seconds'] / 60:.1f} |"
         )
+    done = {(run["model"], run["loss"]) for run in result["runs"]}
+    lines += [f"| {name}: `{MODELS[name]}` | `{loss}` | not run yet | | | | |" for name, loss in RUNS if (name, loss) not in done]
     return "\n".join(lines) + "\n"
 
 

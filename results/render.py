@@ -99,7 +99,7 @@ def table_of_claims(verdicts: list, prefix: str) -> str:
     links = [f"[{name}]({prefix}runs/{name})" for name in names]
     lines = [f"| | claim | measured as | {' | '.join(links)} |", f"|---|---|---|{'---|' * len(names)}"]
     for claim, test, found in verdicts:
-        cells = [cell(test, found[name]) if name in found else "" for name in names]
+        cells = [cell(test, found[name]) if name in found else "not measured" for name in names]
         lines.append(f"| {claim['id']} | {claim['claim']} ({claim['source']}) | {what(test)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

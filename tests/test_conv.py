@@ -203,6 +203,11 @@ def test_options_that_mean_nothing(tmp_path, digits_run):
     refused("--input-size 32", "--input-size 32", "8 px")
     refused("--imbalance-ratio 0.5", "--imbalance-ratio 0.5")
     refused("--holdout 1", "--holdout 1")
+    refused("--holdout 0.0001", "no image of 1400")
+    refused("--width 5", "--width 5", "even")
+    refused("--weight-decay -1", "--weight-decay -1")
+    refused("--loss ce --alpha 0.3", "--alpha 0.3", "cross-entropy")
+    refused("--epochs 3 --warmup-epochs 3", "--warmup-epochs 3")
     refused("--cutout 9", "--cutout 9", "8 pixels")
     refused("--init imagenet", "weights for large images")
     refused("--init nowhere.pth", "nowhere.pth: no such checkpoint")
@@ -228,6 +233,23 @@ def test_options_that_mean_nothing(tmp_path, digits_run):
     refused(own + "--corruptions", "from 32x32 on", script="evaluate.py")
     refused(own + "--data cifar10 --data-path x", "x: no such", script="evaluate.py")
     refused(own + "--batch-size 0", "--batch-size 0", script="evaluate.py")
+
+    state = load(digits_run)
+    odd = {
+        "num_classes": 10**12,
+        "width": [16],
+        "std": [0.1, float("nan"), 0.1],
+        "model": "foo",
+        "data": ["digits"],
+        "data_path": 5,
+    }
+    for name, value in (odd | {"superclasses": {"a": 3}, "library": "timm", "input_size": "8"}).items():
+        torch.save(state | {"args": state["args"] | {name: value}}, tmp_path / f"odd_{name}.pth")
+        refused(f"--checkpoint {tmp_path / f'odd_{name}.pth'}", f"odd_{name}.pth", script="evaluate.py")
+    ruined = {key: value * float("nan") if value.is_floating_point() else value for key, value in state["model"].items()}
+    torch.save(state | {"model": ruined}, tmp_path / "ruined.pth")
+    refused(f"--checkpoint {tmp_path / 'ruined.pth'}", "ruined.pth: the loss is nan", script="evaluate.py")
+    refused(own + f"--output {tmp_path / 'nowhere/r.json'}", "--output", "a folder that exists", script="evaluate.py")
 
     attempts = json.dumps([(script, words) for script, words, _ in wanted])
     result = subprocess.run(

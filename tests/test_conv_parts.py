@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from PIL import Image
 
 import pixels
 from cifar_resnet import Block, CifarResNet
@@ -176,6 +177,10 @@ def test_idx_files(tmp_path):
     found, targets, classes = pixels.read("fashion-mnist", tmp_path, "val", 28)
     assert np.array_equal(found.numpy(), images[..., None].repeat(3, 3)) and targets.tolist() == [9, 0, 3, 3, 1]
     assert classes[9] == "Ankle boot"
+    with pytest.raises(InputError, match=r"wanted are \(N, 32, 32\)"):
+        pixels.read("fashion-mnist", tmp_path, "val", 32)
+    with pytest.raises(InputError, match="holds neither"):  # its class names are not CIFAR's
+        pixels.read("cifar10", tmp_path, "val", 28)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels)[:-9])
     with pytest.raises(InputError, match="labels-idx1-ubyte.gz: damaged"):
         pixels.read("fashion-mnist", tmp_path, "val", 28)
@@ -195,11 +200,20 @@ def test_bad_data(ten, tmp_path):
     refused("lies in no class folder", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png 0\n")
     refused("val_map.txt, line 1", tmp_path / "stray")
+    (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n0_1402.png\t1\n")
+    refused("val_map.txt, line 2: a second label", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n")
     refused("has no line for", tmp_path / "stray")
+    (tmp_path / "wrapped").mkdir()
+    with zipfile.ZipFile(tmp_path / "wrapped/val.zip", "w") as archive:
+        for file in sorted((ten / "val").rglob("*.png")):
+            archive.write(file, f"data/val/{file.parent.name}/{file.name}")
+    refused("entries are val/<class>/<image>", tmp_path / "wrapped")
     content = (tmp_path / "stray/val.zip").read_bytes()
     (tmp_path / "stray/val.zip").write_bytes(content[:-40])
     refused("val.zip: damaged", tmp_path / "stray")
     shutil.copytree(ten / "val", tmp_path / "broken/val")
     (tmp_path / "broken/val/4/4_1404.png").write_bytes(b"not a picture")
     refused("4_1404.png does not decode", tmp_path / "broken")
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "broken/val/4/4_1404.png")
+    refused("4_1404.png has more than 8 bits", tmp_path / "broken")

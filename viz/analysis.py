@@ -131,7 +131,4 @@ def markdown(numbers: dict, threshold: float, alpha: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

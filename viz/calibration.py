@@ -240,7 +240,4 @@ def draw(diagrams: dict[str, np.ndarray], models: dict[str, dict], path: Path) -
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def read(path: Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].split("\n")[-1].strip() or "unreadable"
+        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
+        reason = found.group(1) if found else "no pickle of tensors"
         raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -160,7 +160,4 @@ def open_url(url: str, headers: dict | None = None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

@@ -1,6 +1,7 @@
 """The one kind of error that is the user's to mend: printed as a single line, without a traceback."""
 
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 
@@ -14,3 +15,14 @@ def stop(error: InputError) -> NoReturn:
     # all: the lines of several processes must not run into each other.
     sys.stderr.write(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}\n")
     sys.exit(1)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command; a mistake of the user, and Ctrl-C, end it with one line and without a traceback."""
+    try:
+        main()
+    except InputError as error:
+        stop(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was not whole was not written\n")
+        sys.exit(130)

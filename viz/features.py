@@ -152,7 +152,4 @@ def markdown(table: dict) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

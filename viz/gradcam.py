@@ -178,7 +178,4 @@ def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

@@ -3,6 +3,7 @@
 import argparse
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -139,7 +140,13 @@ def _batches(images, rows: range, facts: dict, batch_size: int, workers: int, pi
     if workers and processes.count() > 1:
         # Not forked from this process: its communication threads may hold a lock that the copy would wait for for ever.
         options["multiprocessing_context"] = multiprocessing.get_context("forkserver")
+    options["worker_init_fn"] = leave_interrupts
     return DataLoader(Subset(images, rows), batch_size, num_workers=workers, pin_memory=pin, **options)
+
+
+def leave_interrupts(worker: int) -> None:
+    """Ctrl-C is the main process's business, which then ends the loading processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def load(path: Path, args) -> Checkpoint:

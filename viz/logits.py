@@ -16,7 +16,6 @@ import errors
 import inference
 import processes
 from checkpoints import build_model, load_checkpoint
-from errors import InputError
 from logits_file import check_output, save
 from metrics import classification
 
@@ -99,7 +98,4 @@ def extract(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

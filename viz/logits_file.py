@@ -28,18 +28,20 @@ def load(path: Path) -> dict:
     logits, labels = content["logits"].detach(), content["labels"].detach()
     if logits.layout != torch.strided or labels.layout != torch.strided or "meta" in (logits.device.type, labels.device.type):
         raise InputError(f"{path}: 'logits' and 'labels' must be ordinary tensors, not sparse or empty shells")
-    if logits.ndim != 2 or not logits.is_floating_point():
+    if logits.ndim != 2 or logits.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not (N, K) floating point")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(logits):
         raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {len(logits)} class indices")
     if len(logits) == 0 or logits.shape[1] < 2:
         raise InputError(f"{path}: {len(logits)} samples of {logits.shape[1]} classes; at least 1 of 2 are needed")
-    broken = sum(int((~rows.isfinite()).any(1).sum()) for rows in logits.split(CHUNK))
+    # Beyond float32's range nothing that a model puts out lies, and squares of it would overflow.
+    broken = sum(int((~rows.float().isfinite()).any(1).sum()) for rows in logits.split(CHUNK))
     if broken:
-        raise InputError(f"{path}: {broken} samples have logits that are NaN or infinite")
+        raise InputError(f"{path}: {broken} samples have logits that are NaN or infinite in float32")
+    labels = labels.long()
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise InputError(f"{path}: labels from {labels.min()} to {labels.max()}, but the classes are 0 to {logits.shape[1] - 1}")
-    return content | {"logits": logits, "labels": labels.long()}
+    return content | {"logits": logits, "labels": labels}
 
 
 def save(content: dict, path: Path) -> None:

@@ -190,7 +190,4 @@ def write(summary: dict, models: dict[str, Model], log_risk: bool, output: Path)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

@@ -132,7 +132,4 @@ def draw(sizes: list[int], alpha: float, beta: float, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
+    errors.run(main)

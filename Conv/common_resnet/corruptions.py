@@ -65,6 +65,9 @@ def _mapped(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path}: no such file; CIFAR-10-C has one for labels and for each of the 15 corruptions")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: damaged, or not a NumPy array ({error})")
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged file can fail in many ways
+        raise InputError(f"{path}: damaged, or not a NumPy array ({str(error).splitlines()[0][:120]})")
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{path}: holds several arrays, not one")
+    return found

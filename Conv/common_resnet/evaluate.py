@@ -7,6 +7,7 @@ python evaluate.py --checkpoint C --corruptions CIFAR-10-C/
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 
@@ -30,17 +31,20 @@ PREFIXES = ("module.", "model.", "_orig_mod.")  # of DistributedDataParallel, Li
 
 def main() -> None:
     args = get_parser().parse_args()
-    for name in ("batch_size", "num_workers", "width", "stem_stride", "crop_ratio"):
-        if not RANGES[name][0] <= getattr(args, name) <= RANGES[name][1]:
-            raise InputError(
-                f"--{name.replace('_', '-')} {getattr(args, name)}: goes from {RANGES[name][0]:g} to {RANGES[name][1]:g}"
-            )
+    for name in ("batch_size", "num_workers", "width", "stem_stride", "crop_ratio", "mean", "std"):
+        (low, high), value = RANGES[name], getattr(args, name)
+        if not within(value, low, high):
+            raise InputError(f"--{name.replace('_', '-')} {value}: goes from {low:g} to {high:g}")
+    check_places(args)
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.amp = "off"
     distributed.start(args.device)
     try:
         facts, classes, weights = read(args)
-        model = create_model(facts, args.num_classes)
+        try:
+            model = create_model(facts, args.num_classes)
+        except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+            raise InputError(f"{args.checkpoint}: describes no model that can be built ({str(error).splitlines()[0][:120]})")
         checkpoint.load_weights(model, weights, args.checkpoint)
         model = model.to(args.device, memory_format=torch.channels_last)
         report(model, facts, classes, args)
@@ -83,19 +87,23 @@ def get_parser() -> argparse.ArgumentParser:
 def read(args) -> tuple[dict, list[str] | None, dict]:
     """The model's facts, its class names in label order (None: not known), and its weights; fills in what the file says."""
     state = checkpoint.load_any(args.checkpoint)
-    if "args" in state and "classes" in state:
+    if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
         return _read_own(state, args)
     if args.model is None or args.data is None:
         raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
     weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
+    if not weights or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()):
+        raise InputError(f"{args.checkpoint}: holds no weights under 'model', 'state_dict' or by themselves")
     while prefix := next((p for p in PREFIXES if weights and all(key.startswith(p) for key in weights)), None):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise InputError(f"{args.checkpoint}: holds no weights under 'model', 'state_dict' or by themselves")
+    heads = [weights[key] for key in ("linear.weight", "fc.weight", "classifier.1.weight") if key in weights]
+    if not heads or heads[0].ndim != 2:
+        raise InputError(f"{args.checkpoint}: among its keys is no weight of a classifier")
+    say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
     args.input_size = SOURCES[args.data].size
     args.crop_ratio = 1.0 if args.data in SMALL else args.crop_ratio
     args.superclasses, args.training_images = None, None
-    args.num_classes = len(list(weights.values())[-1])
+    args.num_classes = len(heads[0])
     facts = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     own = create_model(facts, args.num_classes).state_dict()
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files have none
@@ -106,24 +114,63 @@ def _read_own(state: dict, args) -> tuple[dict, list[str], dict]:
     was = state["args"]
     facts = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", "std", "data", "superclasses")
     missing = [key for key in facts if key not in was]
-    if missing or was["data"] not in SOURCES:
+    if missing or not isinstance(was["data"], str) or was["data"] not in SOURCES:
         raise InputError(
             f"{args.checkpoint}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}"
         )
+    check_facts(was, args.checkpoint)
     for key in ("num_classes", "input_size", "crop_ratio", "mean", "std", "superclasses"):
         setattr(args, key, was[key])
     if args.data is None and args.data_path is None and was.get("data_path"):
         args.data_path = Path(was["data_path"])
     args.data = args.data or was["data"]
     args.training_images = was["training_images"] if was.get("imbalance_ratio", 1) != 1 else None
-    weights = state.get("model_ema") if args.ema else state["model"]
-    if not weights:
+    weights = state.get("model_ema") if args.ema else state.get("model")
+    if not isinstance(weights, dict) or not weights:
         raise InputError(f"{args.checkpoint}: holds no moving average; leave --ema away")
     return (
         {key: was[key] for key in ("model", "library", "width", "stem_stride", "small_stem") if key in was},
         state["classes"],
         weights,
     )
+
+
+def within(value: object, low: float, high: float) -> bool:
+    """Whether a number, or each of three in a list, lies between low and high."""
+    numbers = value if isinstance(value, list) else [value]
+    plain = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
+    return plain and len(numbers) in (1, 3) and all(low <= one <= high for one in numbers)
+
+
+def check_facts(was: dict, path: Path) -> None:
+    """Raise InputError for the first fact of a checkpoint that means nothing; the file comes from anywhere."""
+    ranges = {name: RANGES[name] for name in ("crop_ratio", "mean", "std", "width", "stem_stride", "imbalance_ratio")}
+    ranges |= {"num_classes": (1, 10**6), "input_size": (8, 4096)}
+    for name, (low, high) in ranges.items():
+        value = was.get(name, low)
+        if not within(value, low, high) or isinstance(value, list) != (name in ("mean", "std")):
+            raise InputError(f"{path}: its {name} is {str(value)[:80]!r}")
+    for name in ("num_classes", "input_size", "width", "stem_stride"):
+        if not isinstance(was.get(name, 1), int):
+            raise InputError(f"{path}: its {name} is {was[name]!r}, not a whole number")
+    if was["library"] not in ("cifar", "torchvision") or not isinstance(was["model"], str):
+        raise InputError(f"{path}: its model is {was['model']!r} of {was['library']!r}; viz/logits.py knows more models")
+    if not isinstance(was.get("data_path"), (str, type(None))):
+        raise InputError(f"{path}: its data_path is {was['data_path']!r}")
+    grouping, counts = was["superclasses"], was.get("training_images", [])
+    lists = grouping.values() if isinstance(grouping, dict) else [] if grouping is None else [None]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        raise InputError(f"{path}: its superclasses are not class names by name")
+    if not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
+        raise InputError(f"{path}: its training_images are not numbers")
+
+
+def check_places(args) -> None:
+    """Raise InputError, before any work, for an --output that cannot be written or --corruptions that are not there."""
+    if args.output and (args.output.is_dir() or not args.output.parent.is_dir()):
+        raise InputError(f"--output {args.output}: a file in a folder that exists")
+    if args.corruptions and not Path(args.corruptions).is_dir():
+        raise InputError(f"--corruptions {args.corruptions}: no such folder; CIFAR-10-C is one of .npy files")
 
 
 def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args) -> None:
@@ -138,8 +185,14 @@ def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args)
         data.relabel([classes.index(name) for name in data.classes], classes)
     if len(data.classes) > args.num_classes:
         raise InputError(f"{args.data_path or args.data}: {len(data.classes)} classes, the model has {args.num_classes}")
+    if args.corruptions is not None and (args.data not in SMALL or (not args.corruptions and args.input_size < 32)):
+        raise InputError(
+            f"--corruptions: {args.data} has {args.input_size} px; they are for small images, and made from 32x32 on"
+        )
     metrics, right, images = evaluate(model, data, args.num_classes, args)
-    if args.training_images:
+    if not math.isfinite(metrics["loss"]):
+        raise InputError(f"{args.checkpoint}: the loss is {metrics['loss']}: damaged weights, or a wrong --mean or --std")
+    if args.training_images and len(args.training_images) == args.num_classes:
         metrics |= by_shots(right, images, torch.tensor(args.training_images))
     result = {"checkpoint": str(args.checkpoint), **facts, "data": args.data, "split": args.split, "clean": metrics}
     say(f"{facts['model']} on {metrics['images']:,} images of {args.data}: {line(metrics)}")
@@ -148,7 +201,7 @@ def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args)
     if args.output and distributed.is_main():
         temporary = args.output.with_name(f"{args.output.name}.tmp-{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
+            temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
             os.replace(temporary, args.output)
         except OSError as error:
             raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")
@@ -156,8 +209,6 @@ def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args)
 
 def corrupted(model: torch.nn.Module, data: SmallImages, args) -> dict:
     """Metrics over all corruptions and severities, their mean, and where the images came from; printed as they come."""
-    if args.data not in SMALL:
-        raise InputError(f"--corruptions: for small images, not for {args.data}")
     folder = Path(args.corruptions)
     made = not args.corruptions
     batches = (

@@ -27,14 +27,17 @@ OF_DATA = (
 )
 # Smallest and largest values that mean something.
 RANGES = {
-    **dict.fromkeys(("epochs", "batch_size", "width", "eval_every"), (1, 10**9)),
-    **dict.fromkeys(("seed", "warmup_epochs", "num_workers", "padding", "cutout"), (0, 2**32 - 1)),
-    **dict.fromkeys(("weight_decay", "momentum", "mean"), (-1e9, 1e9)),
+    **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**9)),
+    **dict.fromkeys(("seed", "warmup_epochs", "num_workers"), (0, 2**32 - 1)),
+    **dict.fromkeys(("padding", "cutout"), (0, 4096)),
+    "width": (2, 4096),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1e9),
+    "mean": (-1e9, 1e9),
     **dict.fromkeys(("alpha", "alpha_end"), (0, 1)),
     **dict.fromkeys(("lr", "std"), (1e-30, 1e9)),
     **dict.fromkeys(("crop_ratio", "decay_rate"), (1e-9, 1)),
     "stem_stride": (1, 2),
-    "ema_decay": (0, 1 - 1e-12),
     "holdout": (0, 0.9),
     "imbalance_ratio": (1, 1e6),
 }
@@ -102,17 +105,26 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
-    source = SOURCES[args.data]
+    source, given = SOURCES[args.data], args.warmup_epochs
     for name in OF_DATA:
         if getattr(args, name) is None:
             setattr(args, name, getattr(source, name))
     args.decay_epochs = list(args.decay_epochs)
+    args.warmup_epochs = min(source.warmup_epochs, args.epochs // 4) if given is None else given
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
         high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
-                raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:g} to {high:g}")
+                raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
+    if not 0 <= args.ema_decay < 1:
+        raise InputError(f"--ema-decay {args.ema_decay}: from 0 to below 1")
+    if args.width % 2:
+        raise InputError(f"--width {args.width}: even, for the shortcuts pad half the channels on either side")
+    if args.loss == "ce" and args.alpha is not None:
+        raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.warmup_epochs >= args.epochs:
+        raise InputError(f"--warmup-epochs {args.warmup_epochs}: fewer than --epochs {args.epochs}, or the rate never falls")
     if args.data in SMALL:
         if args.input_size not in (None, source.size):
             raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; the option is for large images")
@@ -122,8 +134,9 @@ def fill_in(args: argparse.Namespace) -> None:
     args.input_size = args.input_size or source.size
     if not 8 <= args.input_size <= 4096:
         raise InputError(f"--input-size {args.input_size}: goes from 8 to 4096")
-    if args.cutout > args.input_size:
-        raise InputError(f"--cutout {args.cutout}: larger than the images, {args.input_size} pixels")
+    for name in ("cutout", "padding"):
+        if getattr(args, name) > args.input_size:
+            raise InputError(f"--{name} {getattr(args, name)}: larger than the images, {args.input_size} pixels")
     if args.data_path is not None:
         args.data_path = args.data_path.resolve()
     args.interpolation = "bilinear"

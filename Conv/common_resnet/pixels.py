@@ -43,9 +43,9 @@ def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
         return _decode(*_folder(path / split), size, str(path / split))
     if (path / f"{split}.zip").is_file():
         return _archive(path, split, size)
-    if list(path.glob("*-ubyte*")):
-        return _idx(path, split)
-    raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image>, nor {split}.zip, nor idx files")
+    if data == "fashion-mnist" and list(path.glob("*-ubyte*")):
+        return _idx(path, split, size)
+    raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image> nor {split}.zip")
 
 
 def _digits(split: str) -> Pixels:
@@ -71,12 +71,14 @@ def _download(data: str, split: str) -> Pixels:
     return images, torch.as_tensor(found.targets).long(), list(found.classes)
 
 
-def _idx(path: Path, split: str) -> Pixels:
+def _idx(path: Path, split: str, size: int) -> Pixels:
     """The files of MNIST's form, as they are or gzipped; Fashion-MNIST's names for the classes."""
     stem = {"train": "train", "val": "t10k"}[split]
     images, labels = (_idx_array(path, f"{stem}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-    if len(images) != len(labels) or labels.max(initial=0) >= len(FASHION):
-        raise InputError(f"{path}: {len(images)} images of {split} and {len(labels)} labels up to {labels.max(initial=0)}")
+    if labels.ndim != 1 or not len(labels) or images.shape != (len(labels), size, size):
+        raise InputError(f"{path}: {split} images {images.shape}, labels {labels.shape}; wanted are (N, {size}, {size}) and (N,)")
+    if labels.max() >= len(FASHION):
+        raise InputError(f"{path}: {split} labels up to {labels.max()}; the classes are 0 to {len(FASHION) - 1}")
     images = torch.from_numpy(images).unsqueeze(3).expand(-1, -1, -1, 3).contiguous()
     return images, torch.from_numpy(labels).long(), FASHION
 
@@ -87,6 +89,8 @@ def _idx_array(path: Path, name: str) -> np.ndarray:
         raise InputError(f"{path / name}: no such file, nor with .gz")
     try:
         content = gzip.decompress(place.read_bytes()) if place.suffix == ".gz" else place.read_bytes()
+        if content[:3] != b"\0\0\x08":
+            raise ValueError("its numbers are not unsigned bytes")
         dimensions = content[3]
         shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
@@ -95,15 +99,27 @@ def _idx_array(path: Path, name: str) -> np.ndarray:
 
 
 def _folder(folder: Path) -> tuple[Iterator[bytes], list[str], list[int], list[str]]:
-    classes = sorted(place.name for place in folder.iterdir() if place.is_dir())
+    classes = sorted(place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
     names, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+        found = sorted(file for file in (folder / name).rglob("*") if _is_image(file.name) and file.is_file())
         if not found:
             raise InputError(f"{folder / name}: no images in it")
         names += [str(file.relative_to(folder)) for file in found]
         labels += [label] * len(found)
-    return ((folder / name).read_bytes() for name in names), names, labels, classes
+    return map(_content, (folder / name for name in names)), names, labels, classes
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})")
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file counts as an image by its name; what macOS adds to archives and folders does not."""
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("._")
 
 
 def _archive(path: Path, split: str, size: int) -> Pixels:
@@ -111,7 +127,7 @@ def _archive(path: Path, split: str, size: int) -> Pixels:
     place = path / f"{split}.zip"
     try:
         with zipfile.ZipFile(place) as archive:
-            entries = [entry for entry in archive.namelist() if entry.lower().endswith(IMG_EXTENSIONS)]
+            entries = [entry for entry in archive.namelist() if _is_image(entry.split("/")[-1]) and "__MACOSX" not in entry]
             names = [entry.removeprefix(f"{split}/") for entry in entries]
             of_map = _read_map(path, split)
             of_names = [name.split("/")[0] if "/" in name else None for name in names]
@@ -121,6 +137,8 @@ def _archive(path: Path, split: str, size: int) -> Pixels:
                 )
             if of_map is None:
                 classes = sorted(set(of_names))
+                if {split, "", ".", ".."} & {part for name in names for part in name.split("/")} or len(classes) < 2:
+                    raise InputError(f"{place}: entries are {split}/<class>/<image>, of two classes or more; not {entries[:1]}")
                 labels = [classes.index(name) for name in of_names]
             else:
                 absent = [name for name in names if name not in of_map and name.split("/")[-1] not in of_map]
@@ -128,6 +146,8 @@ def _archive(path: Path, split: str, size: int) -> Pixels:
                     raise InputError(f"{path / f'{split}_map.txt'}: has no line for {absent[0]}, which {place.name} holds")
                 labels = [of_map.get(name, of_map.get(name.split("/")[-1])) for name in names]
                 classes = _classes_of_map(path, split)
+                if max(labels) >= len(classes):
+                    raise InputError(f"{path}: a label {max(labels)}, but the maps name {len(classes)} classes")
             return _decode((archive.read(entry) for entry in entries), names, labels, classes, size, str(place))
     except (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{place}: damaged, or not an archive that can be read ({str(error)[:120]})")
@@ -139,11 +159,13 @@ def _read_map(path: Path, split: str) -> dict[str, int] | None:
     if not place.is_file():
         return None
     labels = {}
-    for number, line in enumerate(place.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(place.read_text("utf-8-sig", errors="replace").splitlines(), 1):
         name, tab, label = line.partition("\t")
-        if not tab or not label.strip().isdigit():
+        label = label.strip()
+        if not tab or not (label.isascii() and label.isdigit() and len(label) < 8):
             raise InputError(f"{place}, line {number}: not '<file> TAB <label>'")
-        labels[name.removeprefix(f"{split}/")] = int(label)
+        if labels.setdefault(name.removeprefix(f"{split}/"), int(label)) != int(label):
+            raise InputError(f"{place}, line {number}: a second label for {name}")
     return labels
 
 
@@ -151,10 +173,11 @@ def _classes_of_map(path: Path, split: str) -> list[str]:
     """Class names in label order, from the map that has class folders: this split's, or the training one's."""
     for place in (split, "train"):
         lines = (_read_map(path, place) or {}).items()
-        named = {label: name.split("/")[0] for name, label in lines if "/" in name}
-        if sorted(named) == list(range(len(named))) and named:
+        pairs = {(label, name.split("/")[0]) for name, label in lines if "/" in name}
+        named = dict(pairs)
+        if len({name for _, name in pairs}) == len(pairs) == len(named) and sorted(named) == list(range(len(named))) and named:
             return [named[label] for label in range(len(named))]
-    raise InputError(f"{path / f'{split}_map.txt'}: does not say which class each label from 0 on is, nor does train_map.txt")
+    raise InputError(f"{path / f'{split}_map.txt'}: does not give each label from 0 on one class folder, nor does train_map.txt")
 
 
 def _decode(contents: Iterator[bytes], names: list[str], labels: list[int], classes: list[str], size: int, where: str) -> Pixels:
@@ -169,9 +192,11 @@ def _decode(contents: Iterator[bytes], names: list[str], labels: list[int], clas
             with Image.open(io.BytesIO(content)) as image:
                 if image.size != (size, size):
                     raise InputError(f"{where}: {name} has {image.width}x{image.height} pixels, not {size}x{size}")
+                if image.mode.startswith(("I", "F")):
+                    raise InputError(f"{where}: {name} has more than 8 bits a channel")
                 images[row] = np.asarray(image.convert("RGB"))
         except InputError:
             raise
-        except Exception as error:  # a damaged image can fail in many ways
-            raise InputError(f"{where}: {name} does not decode as an image ({str(error)[:120]}); replace or remove it")
+        except Exception:  # a damaged image can fail in many ways
+            raise InputError(f"{where}: {name} does not decode as an image; replace or remove it")
     return torch.from_numpy(images), torch.tensor(labels), classes

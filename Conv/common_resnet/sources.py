@@ -66,6 +66,8 @@ def open_data(args) -> tuple[SmallImages | LargeImages, SmallImages | LargeImage
     if args.holdout:
         rows = torch.randperm(len(train), generator=generator(0))  # the same for every seed
         cut = int(len(train) * args.holdout)
+        if cut == 0:
+            raise InputError(f"--holdout {args.holdout}: no image of {len(train)}")
         val = open_split(args, "train").keep(rows[:cut].sort().values)
         train.keep(rows[cut:].sort().values)
     if args.superclasses:

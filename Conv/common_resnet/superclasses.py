@@ -66,7 +66,7 @@ def group(data: str, classes: list[str], choice: str | dict) -> tuple[list[int],
 def _read(path: Path) -> dict[str, list[str]]:
     try:
         grouping = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--superclasses {path}: {getattr(error, 'strerror', None) or error}")
     members = grouping.values() if isinstance(grouping, dict) else [None]
     if not all(isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in members):

@@ -228,7 +228,6 @@ def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, classes
         if not state.get("model_ema"):
             raise InputError(f"{path}: holds no moving average; leave --ema-decay away")
         checkpoint.load_weights(ema.module, state["model_ema"], path)
-        ema.n_averaged.fill_(state.get("ema_updates", 1))
     epoch = state["epoch"] + 1
     if epoch > args.epochs:
         raise InputError(f"{path}: has {epoch} epochs already, more than --epochs {args.epochs}")
@@ -238,8 +237,9 @@ def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, classes
         groups = parts["optimizer"].state_dict()["param_groups"]
         parts["optimizer"].load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         parts["lr_scheduler"].load_state_dict(state["lr_scheduler"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: its optimiser, rates or loss do not fit ({str(error).splitlines()[0]})")
+        ema is None or ema.n_averaged.fill_(state.get("ema_updates", 1))
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: its optimiser, rates or loss do not fit ({(str(error) or repr(error)).splitlines()[0]})")
     for group, lr in zip(parts["optimizer"].param_groups, parts["lr_scheduler"].get_last_lr()):
         group["lr"] = lr
     say(f"resuming {path} after epoch {epoch} of {args.epochs}")
@@ -252,13 +252,21 @@ class Log:
     def __init__(self, output: Path, kept_epochs: int):
         self.path, self.seconds = output / "log.jsonl", 0.0
         if distributed.is_main():
-            kept = self.path.read_text().splitlines(keepends=True)[:kept_epochs] if self.path.exists() else []
-            self.path.write_text("".join(kept))
-            self.seconds = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
+            try:
+                kept = self.path.read_text().splitlines(keepends=True)[:kept_epochs] if self.path.exists() else []
+                self.seconds = float(json.loads(kept[-1])["seconds"]) if kept else 0.0
+                temporary = self.path.with_name("log.jsonl.tmp")
+                temporary.write_text("".join(kept))
+                os.replace(temporary, self.path)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{self.path}: not a log of this trainer, or cannot be written ({error}); move it away")
 
     def write(self, line: dict) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); the last checkpoint is good")
 
 
 def say(text: str) -> None:
