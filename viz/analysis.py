@@ -10,16 +10,17 @@ axes), model-NAME with the four of each input, summary.json and summary.md.
 import argparse
 import json
 import math
-import os
 import re
 from pathlib import Path
 
 import errors
+import inputs
 import logit_figures as figures
 import logits_file
 import style
 from errors import InputError
 from logit_statistics import density, samples, summary
+from outputs import make_folder, write_text
 
 
 def main() -> None:
@@ -35,17 +36,10 @@ def main() -> None:
     for name, value in (("threshold", args.threshold), ("alpha", args.alpha)):
         if not 0 < value < math.inf:
             raise InputError(f"--{name} {value}: a number above 0")
-    names = args.names or [path.stem for path in args.input]
-    if len(names) != len(args.input):
-        raise InputError(f"--names: {len(names)} for {len(args.input)} files in --input")
-    if len(set(names)) != len(names):
-        raise InputError(f"the inputs need different names, not {', '.join(names)}; see --names")
-    files = {name: logits_file.load(path) for name, path in zip(names, args.input)}
-    classes = {name: content["logits"].shape[1] for name, content in files.items()}
-    if len(set(classes.values())) > 1:
-        raise InputError(f"the inputs differ in classes: {', '.join(f'{name} has {k}' for name, k in classes.items())}")
+    files = {name: logits_file.load(path) for name, path in zip(inputs.names_of(args), args.input)}
+    inputs.same_classes(files)
+    make_folder(args.output)
     try:
-        args.output.mkdir(parents=True, exist_ok=True)
         found = analyse(files, args.threshold, args.output, args.alpha)
     except OSError as error:
         raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")
@@ -57,8 +51,8 @@ def analyse(files: dict[str, dict], threshold: float, output: Path, alpha: float
     """Write figures and tables of logits files by name into a folder; returns what summary.json holds."""
     rows = {name: samples(content["logits"], content["labels"], threshold) for name, content in files.items()}
     numbers = {name: summary(part, alpha) for name, part in rows.items()}
-    write(output / "summary.json", json.dumps(numbers, indent=1) + "\n")
-    write(output / "summary.md", markdown(numbers, threshold, alpha))
+    write_text(output / "summary.json", json.dumps(numbers, indent=1) + "\n")
+    write_text(output / "summary.md", markdown(numbers, threshold, alpha))
 
     ends = [end for content in files.values() for end in (content["logits"].min().item(), content["logits"].max().item())]
     low, high = min(ends), max(ends)
@@ -93,12 +87,6 @@ def file_names(names) -> dict[str, str]:
             base += "_"
         plain[base] = name
     return plain
-
-
-def write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def markdown(numbers: dict, threshold: float, alpha: float) -> str:

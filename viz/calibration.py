@@ -26,6 +26,7 @@ import logits_file
 import style
 from bootstrap import splits
 from errors import InputError
+from outputs import make_folder, write_text
 from rankings import rank_images
 from risk_coverage import figures, rank, weigh
 from scores import POWERS, chunks, normalised, normalised_scores, plain_scores
@@ -47,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     inputs.check(args)
     files = inputs.load_all(args, logits_file.load)
-    inputs.make_folder(args.output)
+    make_folder(args.output)
     summary = {"held_out_fraction": args.val_fraction, "repeats": args.repeats, "seed": args.seed, "models": {}, "notes": []}
     diagrams = {}
     for name, content in files.items():
@@ -58,8 +59,8 @@ def main() -> None:
     for note in summary["notes"]:
         inputs.warn(note)
     try:
-        inputs.write_text(args.output / "summary.json", json.dumps(summary, indent=1) + "\n")
-        inputs.write_text(args.output / "summary.md", markdown(summary))
+        write_text(args.output / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_text(args.output / "summary.md", markdown(summary))
         draw(diagrams, summary["models"], args.output / "reliability")
     except OSError as error:
         raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")

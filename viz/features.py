@@ -19,11 +19,11 @@ import errors
 import inference
 import processes
 import style
-from analysis import write
 from architectures import templates
 from checkpoints import build_model
 from errors import InputError
 from metrics import variation_of_sums
+from outputs import make_folder, write_text
 
 SPLITS = {"train": "training", "val": "validation"}
 POINTS = 500  # features of a class and split that a panel shows, the first ones
@@ -43,14 +43,14 @@ def main() -> None:
     args = parser.parse_args()
     inference.check_options(args)
     names = inference.model_names(args.checkpoint, args.names)
-    inference.make_folder(args.output)
+    make_folder(args.output)
     with processes.together():
         found = {name: measure(path, args) for name, path in zip(names, args.checkpoint)}
     if processes.rank() > 0:
         return
     table = {name: row for name, (row, _) in found.items()}
-    write(args.output / "features.json", json.dumps(table, indent=1) + "\n")
-    write(args.output / "features.md", markdown(table))
+    write_text(args.output / "features.json", json.dumps(table, indent=1) + "\n")
+    write_text(args.output / "features.md", markdown(table))
     planes = {name: plane for name, (_, plane) in found.items() if plane is not None}
     if planes:
         draw(planes, args.output / "projection")

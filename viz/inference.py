@@ -169,10 +169,3 @@ def model_names(paths: list[Path], names: list[str] | None) -> list[str]:
     if len(set(names)) != len(names):
         raise InputError(f"the checkpoints need different names, not {', '.join(names)}; see --names")
     return names
-
-
-def make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be made ({error.strerror})")

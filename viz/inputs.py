@@ -1,7 +1,6 @@
 """What selective.py and calibration.py share of their command line: which models, which held-out splits, where to write."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,40 +31,36 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--val-fraction {args.val_fraction}: above 0 and below 1")
     if args.repeats < 1 or args.seed < 0:
         raise InputError(f"--repeats {args.repeats} --seed {args.seed}: from 1, and from 0, on")
+    names_of(args)
+
+
+def names_of(args: argparse.Namespace) -> list[str]:
+    """A name for each input, --names or the file names. Raises InputError where they are too few or alike."""
     names = args.names or [path.stem for path in args.input]
     if len(names) != len(args.input):
         raise InputError(f"--names: {len(names)} for {len(args.input)} files in --input")
     if len(set(names)) != len(names):
         raise InputError(f"the inputs need different names, not {', '.join(names)}; see --names")
+    return names
+
+
+def same_classes(files: dict[str, dict]) -> None:
+    """Raise InputError where the logits files differ in their number of classes."""
+    classes = {name: content["logits"].shape[1] for name, content in files.items()}
+    if len(set(classes.values())) > 1:
+        raise InputError(f"the inputs differ in classes: {', '.join(f'{name} has {k}' for name, k in classes.items())}")
 
 
 def load_all(args: argparse.Namespace, load: Callable[[Path], dict]) -> dict[str, dict]:
     """The logits files by name. Raises InputError where one cannot be read, or they differ in classes, or cannot be split."""
     torch.set_num_threads(1)  # passes over memory: more threads save little, and where others compute too they wait
-    files = {name: load(path) for name, path in zip(args.names or [path.stem for path in args.input], args.input)}
-    classes = {name: content["logits"].shape[1] for name, content in files.items()}
-    if len(set(classes.values())) > 1:
-        raise InputError(f"the inputs differ in classes: {', '.join(f'{name} has {k}' for name, k in classes.items())}")
+    files = {name: load(path) for name, path in zip(names_of(args), args.input)}
+    same_classes(files)
     for name, content in files.items():
         images = len(content["logits"])
         if held_out_count(images, args.val_fraction) in (0, images):
             raise InputError(f"{name}: --val-fraction {args.val_fraction} of {images} images leaves one side of the split empty")
     return files
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder for the output. Raises InputError where that cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror})")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that has its final name only when it is whole."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def warn(line: str) -> None:

@@ -29,6 +29,7 @@ import selective_figures
 import selective_tables
 from bootstrap import interval, resamples, splits
 from errors import InputError
+from outputs import make_folder, write_text
 from rankings import Model, rank_images
 from risk_coverage import FIGURES, figures, weigh
 from scores import PLAIN, POWERS, normalised
@@ -50,7 +51,7 @@ def main() -> None:
     if args.bootstrap < 0:
         raise InputError(f"--bootstrap {args.bootstrap}: from 0 on")
     files = inputs.load_all(args, lambda path: segmentation.load(path, args.ignore_index))
-    inputs.make_folder(args.output)
+    make_folder(args.output)
     models = {name: rank_file(content, name) for name, content in files.items()}
     summary = analyse(models, args.val_fraction, args.repeats, args.bootstrap, args.seed)
     try:
@@ -179,8 +180,8 @@ def write(summary: dict, models: dict[str, Model], log_risk: bool, output: Path)
     """Write the tables and figures into a folder."""
     for note in summary["notes"]:
         inputs.warn(note)
-    inputs.write_text(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    inputs.write_text(output / "summary.md", selective_tables.markdown(summary))
+    write_text(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_text(output / "summary.md", selective_tables.markdown(summary))
     curves = {}
     for name, model in models.items():
         scored = ~splits(model.units, summary["held_out_fraction"], summary["repeats"], summary["seed"])

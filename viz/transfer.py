@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 import errors
 import inference
-from analysis import write
 from checkpoints import Checkpoint, build_model
 from errors import InputError
 from ffcv_images import ENDINGS
 from image_sets import open_images
+from outputs import make_folder, write_text
 
 STRENGTHS = [10.0**power for power in range(-5, 3)]  # C: the larger, the weaker the penalty
 HELD_OUT = 0.2  # of the training images
@@ -51,14 +51,14 @@ def main() -> None:
     if not all(0 < strength < np.inf for strength in args.strengths):
         raise InputError(f"--strengths {' '.join(map(str, args.strengths))}: numbers above 0")
     names = inference.model_names(args.checkpoint, args.names)
-    inference.make_folder(args.output)
+    make_folder(args.output)
     table = {}
     for name, path in zip(names, args.checkpoint):
         checkpoint = inference.load(path, args)
         train, test = (features_of(checkpoint, split, args) for split in ("train", args.test_split))
         table[name] = {"checkpoint": str(path)} | transfer(*train, *test, sorted(args.strengths), args.device)
-        write(args.output / "transfer.json", json.dumps(table, indent=1) + "\n")
-    write(args.output / "transfer.md", markdown(table))
+        write_text(args.output / "transfer.json", json.dumps(table, indent=1) + "\n")
+    write_text(args.output / "transfer.md", markdown(table))
     print(markdown(table))
     print(f"tables: {args.output}/")
 
