@@ -9,8 +9,6 @@ PIL images, RandomCrop with padding, RandomHorizontalFlip, ToTensor, Normalize, 
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
@@ -23,8 +21,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Conv/common_resnet"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("Conv/common_resnet", "results")]
 import pixels
+import tables
 from cifar_resnet import CifarResNet
 from maxsup_loss import MaxSupLoss
 from small_images import SmallImages
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="images a step")
     parser.add_argument("--workers", type=int, default=2, help="loading processes of torchvision's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    tables.add_option(parser)
     args = parser.parse_args()
     images = args.steps * args.batch_size
     if args.data_path:
@@ -84,20 +83,15 @@ def main() -> None:
                 if epoch:
                     times[name, model_name].append(seconds)
 
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {args.device}, torch {torch.__version__}, ")
-    print(f"torchvision {torchvision.__version__}; {args.steps} steps of {args.batch_size}, medians of {args.rounds} rounds\n")
-    print("| model | images | s | images/s | speed / torchvision |\n|---|---|---:|---:|---:|")
+    where = f"{args.steps} steps of {args.batch_size} images, medians of {args.rounds} rounds; {tables.environment(args.device)}"
+    columns = [("model", ""), ("images", ""), ("s", ".2f"), ("images/s", ",.0f"), ("speed / torchvision", ".2f")]
     rows = []
     for model_name in models:
         medians = {name: statistics.median(times[name, model_name]) for name in rivals}
         for name, median in medians.items():
-            ratio = list(medians.values())[1] / median
-            print(f"| {model_name} | {name} | {median:.2f} | {images / median:,.0f} | {ratio:.2f} |")
-            rows.append(
-                {"model": model_name, "images": name, "seconds": median, "images_per_second": images / median, "ratio": ratio}
-            )
-    if args.output:
-        args.output.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+            rows.append([model_name, name, median, images / median, list(medians.values())[1] / median])
+    where += f", torchvision {torchvision.__version__}"
+    tables.report("python benchmarks/cifar.py --data-path FOLDER", where, columns, rows, args.json)
 
 
 class TorchvisionStyle(Dataset):

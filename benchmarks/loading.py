@@ -15,7 +15,6 @@ import importlib.util
 import io
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -26,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-import torch
 import torchvision
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -35,7 +33,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Deit"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("Deit", "results")]
+import tables
 from zip_dataset import ZipImages
 
 PREPARE = Path(__file__).resolve().parents[1] / "data/imagenet/prepare.py"
@@ -52,6 +51,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=50, help="images a batch")
     parser.add_argument("--images", type=int, default=1000, help="images a round, drawn at random")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each with every rival once")
+    tables.add_option(parser)
     args = parser.parse_args()
     if not (args.data / "train").is_dir():
         sys.exit(f"error: --data {args.data}: no folder train/ in it; an image folder holds train/<class>/<image>")
@@ -109,23 +109,22 @@ def subset(folder: Path, count: int, place: Path) -> Path:
 
 def report(folder: ImageFolder, times: dict, memory: dict, args) -> None:
     kilobytes = sum(os.path.getsize(path) for path, _ in folder.samples) / len(folder) / 1000
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
-    print(
-        f"{len(folder):,} images of {kilobytes:.0f} KB, {args.images:,} a round, {args.rounds} rounds, {args.workers} loading "
-        f"processes; {cpu_name()}, {os.cpu_count()} cores; {versions}\n"
+    where = (
+        f"{len(folder):,} images of {kilobytes:.0f} KB, {args.images:,} a round, medians of {args.rounds} interleaved rounds, "
+        f"{args.workers} loading processes, uint8 batches at {SIDE} px; {tables.environment()}, "
+        f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
     )
-    print(
-        f"| loader | images/s | / ImageFolder | MB, {args.workers} processes | of it private | MB, {2 * args.workers} processes |"
-    )
-    print("|---|---:|---:|---:|---:|---:|")
-    base = statistics.median(times["torchvision ImageFolder"])
+    columns = [("loader", ""), ("images/s", ",.0f"), ("/ ImageFolder", ".2f"), (f"MB, {args.workers} processes", ".0f")]
+    columns += [("of it private", ".0f"), (f"MB, {2 * args.workers} processes", ".0f")]
+    base, rows = statistics.median(times["torchvision ImageFolder"]), []
     for name, seconds in times.items():
         middle = statistics.median(seconds)
-        cells = ["", "", ""]
+        cells = [None] * 3
         if name in memory:
             (total, private), (doubled, _) = memory[name]
-            cells = [f"{total:.0f}", f"{private:.0f}", f"{doubled:.0f}"]
-        print(f"| {name} | {1 / middle:,.0f} | {base / middle:.2f} | {' | '.join(cells)} |", flush=True)
+            cells = [total, private, doubled]
+        rows.append([name, 1 / middle, base / middle, *cells])
+    tables.report("python benchmarks/loading.py --data FOLDER", where, columns, rows, args.json)
 
 
 class BytesInMemory(Dataset):
@@ -241,11 +240,6 @@ class Repeated(Dataset):
     def __getitem__(self, index: int):
         path, label = self.samples[index % len(self.samples)]
         return Image.open(path).convert("RGB"), label
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

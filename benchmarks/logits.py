@@ -20,8 +20,9 @@ from timm.data import create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "viz"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("viz", "results")]
 import inference
+import tables
 from image_sets import open_images
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -35,14 +36,16 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=50, help="images a batch")
     parser.add_argument("--workers", type=int, default=2, help="loading processes")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each with both")
+    tables.add_option(parser)
     args = parser.parse_args()
     if not (args.data / args.split).is_dir():
         sys.exit(f"error: --data {args.data}: no folder {args.split}/ in it")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}; {args.workers} loading processes; torch {torch.__version__}, timm {timm.__version__}\n")
-    print("| model | images | timm, images/s | ours, images/s | ours / timm | largest difference of the logits |")
-    print("|---|---:|---:|---:|---:|---:|")
+    where = f"{args.workers} loading processes, medians of {args.rounds} interleaved rounds; "
+    where += f"{tables.environment(device)}, timm {timm.__version__}"
+    columns = [("model", ""), ("images", ",d"), ("timm, images/s", ".1f"), ("ours, images/s", ".1f"), ("ours / timm", ".2f")]
+    columns.append(("largest difference of the logits", ".1e"))
+    rows = []
     for name in args.models:
         torch.manual_seed(0)
         model = timm.create_model(name).eval()
@@ -57,9 +60,8 @@ def main() -> None:
                     times[who].append(time.perf_counter() - start)
         speed = {who: len(logits["ours"]) / statistics.median(seconds) for who, seconds in times.items()}
         difference = (logits["ours"] - logits["timm"]).abs().max().item()
-        cells = (speed["timm"], speed["ours"], speed["ours"] / speed["timm"])
-        numbers = "{:.1f} | {:.1f} | {:.2f}".format(*cells)
-        print(f"| {name} | {len(logits['ours']):,} | {numbers} | {difference:.1e} |", flush=True)
+        rows.append([name, len(logits["ours"]), speed["timm"], speed["ours"], speed["ours"] / speed["timm"], difference])
+    tables.report("python benchmarks/logits.py --data FOLDER", where, columns, rows, args.json)
 
 
 def ours(model: torch.nn.Module, args, device: str) -> torch.Tensor:

@@ -9,7 +9,6 @@ Times hang on fresh memory being touched, so each round runs every rival once, a
 
 import argparse
 import ctypes
-import platform
 import statistics
 import sys
 import time
@@ -19,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Deit"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("Deit", "results")]
+import tables
 from maxsup_loss import max_sup_loss
 
 SHAPES = ["256x1000", "1024x1000", "256x21841", "512x128256"]
@@ -39,12 +39,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="time for each shape")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    tables.add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"
-    print(f"forward + backward, float32, torch {torch.__version__}, {where}\n")
-    print("| logits | loss | median ms | time / cross-entropy | peak memory MB | memory / cross-entropy |")
-    print("|---|---|---:|---:|---:|---:|")
+    columns = [("logits", ""), ("loss", ""), ("median ms", ".2f"), ("time / cross-entropy", ".2f"), ("peak memory MB", ".0f")]
+    columns.append(("memory / cross-entropy", ".2f"))
+    rows = []
     for shape in args.shapes:
         samples, classes = map(int, shape.split("x"))
         logits = torch.randn(samples, classes, device=args.device, requires_grad=True)
@@ -52,11 +52,10 @@ def main() -> None:
         times = measure_times(logits, targets, args.seconds, shape)
         memory = {name: measure_memory(loss, logits, targets) for name, loss in RIVALS.items()}
         for name in RIVALS:
-            print(
-                f"| {shape} | {name} | {1e3 * times[name]:.2f} | {times[name] / times['cross-entropy']:.2f} | "
-                f"{memory[name] / 2**20:.0f} | {memory[name] / max(memory['cross-entropy'], 1):.2f} |",
-                flush=True,
-            )
+            peak, base = memory[name], max(memory["cross-entropy"], 1)
+            rows.append([shape, name, 1e3 * times[name], times[name] / times["cross-entropy"], peak / 2**20, peak / base])
+    where = f"forward + backward, float32; {tables.environment(args.device, args.threads)}"
+    tables.report("python benchmarks/loss.py", where, columns, rows, args.json)
 
 
 def step(loss, logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -101,11 +100,6 @@ def measure_memory(loss, logits: torch.Tensor, targets: torch.Tensor) -> int:
 def memory_status(key: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """First figures of Conv/common_resnet: two small networks, ten epochs of CIFAR-10, three losses, one seed.
 
     python results/cifar10_first.py --data-path FOLDER     # runs what is missing, goes on after a kill, then renders
-    python results/cifar10_first.py --render               # the table of Conv/common_resnet/README.md, from the JSON file alone
 
 One seed says nothing about which loss is better; it says what the trainer reaches and how long it takes.
 """
@@ -9,7 +8,6 @@ One seed says nothing about which loss is better; it says what the trainer reach
 import argparse
 import itertools
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -17,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+import tables
+
 TOP = Path(__file__).resolve().parents[1]
 RESULT = TOP / "results/cifar10_first.json"
-README = TOP / "Conv/common_resnet/README.md"
-MARKS = ("<!-- results/cifar10_first.json -->\n", "<!-- end -->\n")
 MODELS = {"small ResNet": "--model resnet8 --width 32 --stem-stride 2", "ResNet-20": "--model resnet20"}
 LOSSES = ("ce", "ls", "maxsup")
 RUNS = list(itertools.product(MODELS, LOSSES))
@@ -28,23 +26,20 @@ RECIPE = "--data cifar10 --epochs 10 --warmup-epochs 1 --seed 0"
 
 
 def main() -> None:
+    from render import render
+
     parser = argparse.ArgumentParser(
         description="First figures on CIFAR-10.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data-path", type=Path, help="CIFAR-10, folder or ZIP form; none: torchvision downloads it")
     parser.add_argument("--data-name", default="CIFAR-10", help="what the table calls the data")
     parser.add_argument("--output", type=Path, default=TOP / "output/cifar10-first", help="folder for checkpoints and logs")
-    parser.add_argument("--render", action="store_true", help="only write the table of the README")
     args = parser.parse_args()
-    if args.render:
-        return render()
     runs = []
     for name, loss in RUNS:
         runs.append(train(name, loss, args))
         result = {"data": args.data_name, "recipe": RECIPE, "runs": runs, "versions": versions()}
-        temporary = RESULT.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(temporary, RESULT)
+        tables.write(RESULT, json.dumps(result, indent=1) + "\n")
         render()
 
 
@@ -77,16 +72,6 @@ def versions() -> dict:
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {threads} threads",
     }
-
-
-def render() -> None:
-    README.write_text(rendered(README.read_text(), json.loads(RESULT.read_text())))
-
-
-def rendered(readme: str, result: dict) -> str:
-    """The README with the table between the marks made anew."""
-    before, rest = readme.split(MARKS[0])
-    return before + MARKS[0] + markdown(result) + MARKS[1] + rest.split(MARKS[1], 1)[1]
 
 
 def markdown(result: dict) -> str:

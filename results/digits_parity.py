@@ -11,20 +11,22 @@ writes summary.json, summary.md and figures. A killed run goes on where it was.
 import argparse
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "viz"), str(ROOT / "Deit")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a run is small: many at once, each on one core, beat many threads on one
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
+
+import render
 
 LOSSES = {
     "CE": ["--loss", "ce"],
@@ -39,31 +41,8 @@ RECIPE = """
 """.split()
 NEAR_ZERO = 0.1  # of ten logits hardly any comes within the papers' 0.01
 BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
-# key in summary.json: heading, decimals
-COLUMNS = {
-    "train_top1": ("train top-1 %", 2),
-    "top1": ("val top-1 %", 2),
-    "d_within_train": ("intra-class var. train", 4),
-    "d_within_val": ("intra-class var. val", 4),
-    "r2_train": ("inter-class sep. train", 4),
-    "r2_val": ("inter-class sep. val", 4),
-    "transfer": ("transfer to 10 digits %", 2),
-    "aurc": ("AURC", 5),
-    "ece": ("ECE", 4),
-}
-# The seeds' claims: sentence, metric, the method said to be higher, the method said to be lower.
-CLAIMS = [
-    ("LS lowers intra-class variation against CE", "d_within_val", "CE", "LS"),
-    ("MaxSup keeps more intra-class variation than LS", "d_within_val", "MaxSup", "LS"),
-    ("MaxSup separates classes better than LS", "r2_val", "MaxSup", "LS"),
-    ("LS lowers linear transfer against CE", "transfer", "CE", "LS"),
-    ("MaxSup transfers better than LS", "transfer", "MaxSup", "LS"),
-    ("MaxSup is more accurate than LS", "top1", "MaxSup", "LS"),
-    ("MaxSup is more accurate than CE", "top1", "MaxSup", "CE"),
-    ("LS ranks its errors worse than CE (higher AURC)", "aurc", "LS", "CE"),
-    ("MaxSup ranks its errors better than LS (lower AURC)", "aurc", "LS", "MaxSup"),
-    ("LS is better calibrated than CE (lower ECE)", "ece", "CE", "LS"),
-]
+# Of render.COLUMNS.
+SHOWN = ("train_top1", "top1", "d_within_train", "d_within_val", "r2_train", "r2_val", "transfer", "aurc", "ece")
 
 
 def main() -> None:
@@ -114,7 +93,7 @@ def claim(output: Path, epochs: int) -> None:
 
 def train(jobs: list[tuple[Path, int, str, Path]], epochs: int, at_once: int) -> None:
     """Train what is missing of (data, seed, loss, folder), several at once, with one bar over the epochs of all."""
-    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         waiting = [pool.submit(train_one, epochs, *job) for job in jobs]
         with tqdm(total=epochs * len(jobs), desc=f"training {len(jobs)} models", unit="epoch", **BAR) as bar:
             while waiting:
@@ -123,6 +102,16 @@ def train(jobs: list[tuple[Path, int, str, Path]], epochs: int, at_once: int) ->
                     run.result()
                 bar.update(sum(finished_epochs(folder) for *_, folder in jobs) - bar.n)
                 time.sleep(0.5)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, killed perhaps: it would wait for work for ever."""
+
+    def watch():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def train_one(epochs: int, data: Path, seed: int, name: str, folder: Path) -> None:
@@ -194,20 +183,16 @@ def digits(content: dict) -> list[int]:
 def write(measured: dict, examples: dict, epochs: int, output: Path) -> None:
     import torch
 
-    verdicts = [judge(measured, *claim) for claim in CLAIMS]
-    means = {name: {key: spread([row[key] for row in rows]) for key in COLUMNS} for name, rows in measured.items()}
     summary = {
         "experiment": "digits-parity",
         "data": "scikit-learn digits, odd / even, 1,400 training and 397 validation images",
         "recipe": " ".join([*RECIPE, "--epochs", str(epochs)]),
         "losses": {name: " ".join(options) for name, options in LOSSES.items()},
-        "mean_and_standard_deviation": means,
         "runs": measured,
-        "claims": verdicts,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (output / "summary.md").write_text(markdown(summary))
+    (output / "summary.md").write_text(markdown(measured))
     draw_features(examples, output / "features")
 
 
@@ -221,49 +206,24 @@ def draw_near_zero(runs: dict[str, Path], output: Path) -> None:
     analyse({name: extract(run / "checkpoint.pth") for name, run in runs.items()}, NEAR_ZERO, folder)
 
 
-def spread(values: list[float]) -> list[float]:
-    """Mean and standard deviation over seeds (n - 1)."""
-    mean = sum(values) / len(values)
-    return [mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))]
-
-
-def judge(measured: dict, sentence: str, metric: str, higher: str, lower: str) -> dict:
-    """Test one claim by the 95 % t interval of the difference, paired by seed: the same weights and images in the same order."""
-    from scipy.stats import t
-
-    differences = [a[metric] - b[metric] for a, b in zip(measured[higher], measured[lower])]
-    mean, deviation = spread(differences)
-    half = t.ppf(0.975, len(differences) - 1) * deviation / math.sqrt(len(differences))
-    verdict = "holds" if mean - half > 0 else "does not hold" if mean + half < 0 else "cannot be told"
-    interval = [mean - half, mean + half]
-    return {
-        "claim": sentence,
-        "metric": metric,
-        "difference": f"{higher} - {lower}",
-        "mean": mean,
-        "interval": interval,
-        "verdict": verdict,
-    }
-
-
-def markdown(summary: dict) -> str:
-    """The table and the sentences of summary.md, from what summary.json holds."""
-    means, seeds = summary["mean_and_standard_deviation"], len(summary["runs"]["CE"])
+def markdown(measured: dict[str, list[dict]]) -> str:
+    """The table and the sentences of summary.md, from the metrics of each loss over seeds."""
+    runs = {name: {row["seed"]: row for row in rows} for name, rows in measured.items()}
+    seeds = len(runs["CE"])
+    intro = (
+        f"Mean ± standard deviation over {seeds} seeds. Training named two classes, odd and even; transfer is to the ten digits."
+    )
     lines = [
-        f"Mean ± standard deviation over {seeds} seeds. Training named two classes, odd and even; transfer is to the ten digits.",
+        intro,
         "",
-        f"| loss | {' | '.join(title for title, _ in COLUMNS.values())} |",
-        f"|---|{'---:|' * len(COLUMNS)}",
+        *render.means(runs, SHOWN),
+        "",
+        "The papers' claims at this scale, by the 95 % interval of the difference, paired by seed:",
+        "",
     ]
-    for name, row in means.items():
-        cells = [f"{row[key][0]:.{places}f} ± {row[key][1]:.{places}f}" for key, (_, places) in COLUMNS.items()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "The papers' claims at this scale, by the 95 % interval of the difference, paired by seed:", ""]
-    for claim in summary["claims"]:
-        title, places = COLUMNS[claim["metric"]]
-        low, high = claim["interval"]
-        figures = f"{title}, {claim['difference']}: {claim['mean']:+.{places}f}, from {low:+.{places}f} to {high:+.{places}f}"
-        lines.append(f"- {claim['claim']}: **{claim['verdict']}** ({figures}).")
+    for claim, test, found in render.judge_all({"digits-parity": runs}):
+        for verdict in found.values():
+            lines.append(f"- {claim['claim']}: {render.cell(test, verdict)}, {render.what(test)}.")
     return "\n".join(lines) + "\n"
 
 

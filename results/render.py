@@ -1,16 +1,16 @@
 """results/README.md and the results in the main README, from the JSON files alone."""
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import cifar10_first
+import tables
 from experiments import EXPERIMENTS
 from verdicts import judge
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "results"
-MARKS = ("<!-- results/runs -->\n", "<!-- end of results/runs -->\n")
-SUSTAINED = 50e12  # FLOP/s of one GPU in bf16, about what ResNet-50 gets out of an A100
 # metric: heading, decimals
 COLUMNS = {
     "train_top1": ("train top-1 %", 2),
@@ -42,25 +42,44 @@ Small networks, minutes of training, small images: where these runs and the pape
 refuted, and where they agree, not confirmed. None of these experiments is one of the papers', so no figure of theirs stands
 beside ours here; the [main README](../README.md) has them.
 """
-PLANNED = f"""\
+PLANNED = """\
 ## Planned, not run
 
-GPU-hours are arithmetic: 3 x forward FLOPs x images x epochs at {SUSTAINED / 1e12:.0f} TFLOP/s sustained, for one loss.
+They need ImageNet and GPUs. `python results/reproduce.py NAME --data-path ImageNet` runs one of them on all GPUs of a machine;
+`DATA` is that folder. GPU-hours are of all losses named, from published speeds: {images_per_second_source}.
+Storage: {storage_source}.
 
-| experiment | command | GPU-hours | storage | the paper's figure |
-|---|---|---:|---|---|
+| name | experiment | command | images/s a GPU | GPU-hours | storage | the paper's figure |
+|---|---|---|---:|---:|---|---|
 """
 
 
 def render() -> None:
-    """Write results/README.md, and the summary between the marks of the main README."""
+    """Write results/README.md, and the blocks of all other pages that show what the JSON files hold."""
+    for path, text in rendered().items():
+        tables.write(path, text)
+
+
+def rendered() -> dict[Path, str]:
+    """The pages as they have to be. A block is named for the file, or folder, that it shows: see tables.block."""
     runs = read_runs()
-    verdicts = judge_all(runs)
-    _write(RESULTS / "README.md", page(runs, verdicts))
-    readme = (TOP / "README.md").read_text()
-    if MARKS[0] in readme:
-        before, rest = readme.split(MARKS[0])
-        _write(TOP / "README.md", before + MARKS[0] + table_of_claims(verdicts, "results/") + MARKS[1] + rest.split(MARKS[1])[1])
+    verdicts = judge_all(metrics_of(runs))
+    found = {RESULTS / "README.md": page(runs, verdicts)}
+    for path in tables.pages():
+        text = path.read_text()
+        for name in tables.MARK.findall(text):
+            text = tables.block(text, name, block(name, verdicts))
+        found[path] = text
+    return found
+
+
+def block(name: str, verdicts: list) -> str:
+    if name == "results/runs":
+        return table_of_claims(verdicts, "results/")
+    if not (TOP / name).exists():
+        return "Not measured yet.\n"
+    content = json.loads((TOP / name).read_text())
+    return cifar10_first.markdown(content) if name == "results/cifar10_first.json" else tables.markdown(content)
 
 
 def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
@@ -76,9 +95,12 @@ def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
     return found
 
 
-def judge_all(runs: dict) -> list[tuple[dict, dict, dict[str, dict]]]:
-    """(claim, test, {experiment: verdict}) for every test of every claim."""
-    metrics = {name: {m: {s: run["metrics"] for s, run in seeds.items()} for m, seeds in of.items()} for name, of in runs.items()}
+def metrics_of(runs: dict) -> dict[str, dict[str, dict[int, dict]]]:
+    return {name: {m: {s: run["metrics"] for s, run in seeds.items()} for m, seeds in of.items()} for name, of in runs.items()}
+
+
+def judge_all(metrics: dict) -> list[tuple[dict, dict, dict[str, dict]]]:
+    """(claim, test, {experiment: verdict}) for every test of every claim, from metrics by experiment, method and seed."""
     judged = []
     for claim in json.loads((RESULTS / "claims.json").read_text()):
         for test in claim["tests"]:
@@ -121,16 +143,21 @@ def cell(test: dict, verdict: dict) -> str:
 
 
 def table_of_runs(name: str, methods: dict) -> str:
-    """Mean and standard deviation over seeds of every metric, a row a method."""
+    """What the runs of an experiment gave, and what they took."""
     some = next(iter(next(iter(methods.values())).values()))
-    shown = [key for key in COLUMNS if some["metrics"].get(key) is not None]
-    lines = [f"| method | seeds | {' | '.join(COLUMNS[key][0] for key in shown)} |", f"|---|---:|{'---:|' * len(shown)}"]
-    for method, seeds in methods.items():
-        cells = [spread([run["metrics"][key] for run in seeds.values()], COLUMNS[key][1]) for key in shown]
-        lines.append(f"| {method} | {len(seeds)} | {' | '.join(cells)} |")
+    lines = means(metrics_of({name: methods})[name], [key for key in COLUMNS if some["metrics"].get(key) is not None])
     minutes = sum(run["training_seconds"] for seeds in methods.values() for run in seeds.values()) / 60
     lines += ["", f"`{some['command']}`, and so on; {minutes:.0f} minutes of training in all, on {some['hardware']}."]
     return "\n".join(lines) + "\n"
+
+
+def means(methods: dict[str, dict[int, dict]], shown: Sequence[str]) -> list[str]:
+    """The rows of a table: mean and standard deviation over seeds of the metrics shown, a row a method."""
+    lines = [f"| method | seeds | {' | '.join(COLUMNS[key][0] for key in shown)} |", f"|---|---:|{'---:|' * len(shown)}"]
+    for method, seeds in methods.items():
+        cells = [spread([metrics[key] for metrics in seeds.values()], COLUMNS[key][1]) for key in shown]
+        lines.append(f"| {method} | {len(seeds)} | {' | '.join(cells)} |")
+    return lines
 
 
 def spread(values: list[float], places: int) -> str:
@@ -142,16 +169,13 @@ def spread(values: list[float], places: int) -> str:
 
 
 def planned() -> str:
+    papers = json.loads((RESULTS / "papers.json").read_text())
     lines = []
-    for row in json.loads((RESULTS / "papers.json").read_text())["planned"]:
-        hours = ""
-        if "gflop_forward" in row:
-            hours = f"{3e9 * row['gflop_forward'] * row['images'] * row['epochs'] / SUSTAINED / 3600:.0f}"
-        lines.append(f"| {row['experiment']} | `{row['command']}` | {hours} | {row['storage']} | {row['paper']} |")
-    return PLANNED + "\n".join(lines) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    for row in papers["planned"]:
+        cells = ["", row["experiment"], "no trainer for it here", "", ""]
+        if "command" in row:
+            hours = row["losses"] * row["epochs"] * row["images"] / row["images_per_second"] / 3600
+            command = row["command"].replace("|", "\\|")  # a bar would end the cell
+            cells = [row["name"], row["experiment"], f"`{command}`", f"{row['images_per_second']:,.0f}", f"{hours:,.0f}"]
+        lines.append(f"| {' | '.join([*cells, row['storage'], row['paper']])} |")
+    return PLANNED.format(**papers) + "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
     python results/reproduce.py --list                 # every experiment: data, methods, seeds, minutes, what is done
     python results/reproduce.py fashion-coarse         # runs what is missing, goes on after a kill, then renders
+    python results/reproduce.py imagenet-resnet50 --data-path ImageNet     # one of the planned ones, where there are GPUs
     python results/reproduce.py --render               # results/README.md and the tables of the main README, from the JSON alone
 
 A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoint stays in output/results/.
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -19,14 +21,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 import digits_parity
+import tables
 from experiments import EXPERIMENTS, Experiment
 
 TOP = Path(__file__).resolve().parents[1]
 RUNS = TOP / "results/runs"
 WORK = TOP / "output/results"
+STOPPED = "stopped; the same command goes on where it was"
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that what was started is stopped too
     parser = argparse.ArgumentParser(description="Run the experiments behind the claims, and render what came out.")
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="see --list; their missing runs are run")
     parser.add_argument("--list", action="store_true", help="list the experiments and what of them is done")
@@ -34,11 +39,15 @@ def main() -> None:
     parser.add_argument(
         "--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10, folder or ZIP form; none: torchvision downloads it"
     )
+    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="ImageNet, for the planned experiments")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, a core each (%(default)s)")
     args = parser.parse_args()
-    unknown = [name for name in args.experiments if name not in EXPERIMENTS]
+    plans = planned()
+    unknown = [name for name in args.experiments if name not in EXPERIMENTS and name not in plans]
     if unknown:
-        sys.exit(f"error: {unknown[0]}: no such experiment; there are {', '.join(EXPERIMENTS)}")
+        sys.exit(f"error: {unknown[0]}: no such experiment; there are {', '.join([*EXPERIMENTS, *plans])}")
+    if set(args.experiments) & plans.keys() and not (args.data_path and (args.data_path / "train").is_dir()):
+        sys.exit(f"error: --data-path {args.data_path}: {args.experiments[0]} needs ImageNet, a folder with train/ and val/")
     if args.jobs < 1:
         sys.exit(f"error: --jobs {args.jobs}: from 1 on")
     if args.list:
@@ -46,7 +55,9 @@ def main() -> None:
     if not args.experiments and not args.render:
         parser.error("name an experiment, or give --list or --render")
     for name in args.experiments:
-        if name == "digits-parity":
+        if name in plans:
+            run_planned(name, plans[name], args.data_path)
+        elif name == "digits-parity":
             run_digits(EXPERIMENTS[name], args.jobs)
         else:
             run(name, EXPERIMENTS[name], args.cifar10 if name.startswith("cifar10") else None, args.jobs)
@@ -61,7 +72,25 @@ def show() -> None:
         total = len(experiment.methods) * experiment.seeds
         done = sum(path(name, method, seed).exists() for method in experiment.methods for seed in range(experiment.seeds))
         left = (total - done) * experiment.minutes
-        print(f"{name:22} {f'{done} / {total}':>10} {left:13.0f}   {experiment.title}; {', '.join(experiment.methods)}")
+        print(
+            f"{name:22} {f'{done} / {total}':>10} {left:13.0f}   {experiment.title}; {experiment.seeds} seeds of "
+            f"{', '.join(experiment.methods)}\n{'':50}{experiment.options or f'Deit/: see {Path(digits_parity.__file__).name}'}"
+        )
+    print("\nplanned, with --data-path ImageNet:")
+    for name, plan in planned().items():
+        print(f"{name:22} {plan['experiment']}")
+
+
+def planned() -> dict[str, dict]:
+    """The experiments of results/papers.json that have a command, by name."""
+    return {plan["name"]: plan for plan in json.loads((TOP / "results/papers.json").read_text())["planned"] if "command" in plan}
+
+
+def run_planned(name: str, plan: dict, data_path: Path) -> None:
+    """Run a planned experiment's command; its trainers say how far they are, and go on where they were."""
+    environment = os.environ | {"DATA": str(data_path.resolve()), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if subprocess.run(["bash", "-c", plan["command"]], cwd=TOP, env=environment).returncode:
+        sys.exit(f"error: {name} failed; see above")
 
 
 def path(name: str, method: str, seed: int) -> Path:
@@ -132,13 +161,11 @@ def write(name: str, method: str, seed: int, command: str, metrics: dict, second
     }
     target = path(name, method, seed)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(f".tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, target)
+    tables.write(target, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where it was")
+        sys.exit(STOPPED)

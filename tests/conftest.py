@@ -61,3 +61,16 @@ def ten(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "ten"
     assert run(ROOT / "data/digits/prepare.py", "--output", folder).returncode == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def ffcv_files(few, tmp_path_factory):
+    """The few digits as raw .ffcv files, written by two processes."""
+    folder = tmp_path_factory.mktemp("ffcv")
+    environment = {**os.environ, "IMAGENET_DIR": str(few), "WRITE_DIR": str(folder), "PYTHON": sys.executable}
+    words = ["bash", str(ROOT / "Conv/ffcv/write_imagenet.sh"), "500", "0", "90", "--num-workers", "2"]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "64 images of 2 classes" in result.stdout and "33 images of 2 classes" in result.stdout
+    assert len(list(folder.iterdir())) == 4
+    return folder

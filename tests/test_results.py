@@ -1,14 +1,17 @@
 """results/: verdicts against scipy, metrics of a real run, and that every README says what the JSON files say."""
 
 import json
+import shutil
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-import cifar10_first
 import render
+import tables
 from conftest import ROOT, complains, run
 from experiments import EXPERIMENTS
 from verdicts import interval, judge
@@ -72,13 +75,57 @@ def test_reproduce_lists_and_refuses():
     complains(run(ROOT / "results/reproduce.py", "--render", "--jobs", 0), "--jobs 0")
 
 
+TINY = """
+OPTIONS = "--data digits --model resnet8 --width 8 --batch-size 64 --epochs 2 --num-workers 0"
+EXPERIMENTS["tiny"] = Experiment("digits", OPTIONS, {"CE": "--loss ce", "LS 0.2": "--loss ls --alpha 0.2"}, 2, 0.1)
+"""
+
+
+def test_a_killed_reproduction_goes_on(tmp_path):
+    """SIGKILL, which leaves runs that go on by themselves: the same command waits for them, and runs nothing twice."""
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in names:
+        if name.split("/")[0] in ("Conv", "Deit", "data", "results", "viz", "README.md") and (ROOT / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    with open(tmp_path / "results/experiments.py", "a") as file:
+        file.write(TINY)
+    command = [sys.executable, tmp_path / "results/reproduce.py", "tiny", "--jobs", 2]
+    runs, work = tmp_path / "results/runs/tiny", tmp_path / "output/results/tiny"
+    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
+    deadline = time.time() + 200
+    while not list(work.glob("*/log.jsonl")):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.stem for path in runs.iterdir()) == ["CE-seed0", "CE-seed1", "LS-0.2-seed0", "LS-0.2-seed1"]
+    for folder in work.iterdir():
+        assert (folder / "train.txt").read_text().count("epoch   2/2") == 1 and len(
+            (folder / "log.jsonl").read_text().splitlines()
+        ) == 2
+    content = json.loads((runs / "LS-0.2-seed1.json").read_text())
+    assert content["training_seconds"] > 0 and content["measuring_seconds"] > 0 and content["metrics"]["top1"] > 10
+    assert "## tiny: digits" in (tmp_path / "results/README.md").read_text()
+
+
 def test_the_pages_are_what_the_json_files_say():
-    """Byte for byte: a figure changed by hand, or a run that was not rendered, fails here."""
-    found = render.read_runs()
-    verdicts = render.judge_all(found)
-    assert (ROOT / "results/README.md").read_text() == render.page(found, verdicts)
-    readme = (ROOT / "README.md").read_text()
-    assert render.MARKS[0] + render.table_of_claims(verdicts, "results/") + render.MARKS[1] in readme
-    if cifar10_first.RESULT.exists():
-        page = cifar10_first.README.read_text()
-        assert cifar10_first.rendered(page, json.loads(cifar10_first.RESULT.read_text())) == page
+    """Byte for byte: a figure changed by hand, or a run that was not rendered, fails here; so does a table that no page shows."""
+    pages = render.rendered()
+    for path, text in pages.items():
+        assert path.read_text() == text, f"{path}: python results/reproduce.py --render"
+    shown = {name for path in pages for name in tables.MARK.findall(path.read_text())}
+    assert shown >= {f"results/tables/{path.name}" for path in tables.TABLES.glob("*.json")} | {"results/runs"}
+
+
+def test_tables_and_blocks():
+    table = {"command": "c", "environment": "e", "columns": [["a", ""], ["b", ".2f"], ["n", ",d"]]}
+    text = tables.markdown(table | {"rows": [["x", 1.236, 1234], ["y", None, 5]]})
+    assert text == "`c`: e.\n\n| a | b | n |\n|---|---:|---:|\n| x | 1.24 | 1,234 |\n| y |  | 5 |\n"
+    page = "1\n<!-- results/x.json -->\nold\n<!-- end of results/x.json -->\n2\n"
+    new = tables.block(page, "results/x.json", "new\n")
+    assert new == page.replace("old", "new") and tables.block(new, "results/x.json", "old\n") == page
+    with pytest.raises(ValueError, match="needed once each"):
+        tables.block(page, "results/y.json", "")

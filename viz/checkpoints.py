@@ -27,6 +27,7 @@ WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, Lightning, and people
 OURS = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std", "data_path"}
+INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts before it scales
 VARIANTS = ("small_stem", "blurpool", "width", "stem_stride")
 
 
@@ -34,7 +35,7 @@ VARIANTS = ("small_stem", "blurpool", "width", "stem_stride")
 class Checkpoint:
     """What a checkpoint says, completed by what its weights tell.
 
-    `facts`: library, model, num_classes, input_size (px), crop_ratio, interpolation ("bilinear" or "bicubic"), mean, std, and
+    `facts`: library, model, num_classes, input_size (px), crop_ratio, interpolation (of INTERPOLATIONS), mean, std, and
     where they apply width, stem_stride, small_stem, blurpool, data_path, data, superclasses ({name: [class, ...]}). `classes`:
     names in label order, if it has them.
     """
@@ -153,7 +154,7 @@ def ffcv_facts(path: Path) -> dict:
         raise InputError(f"{path}: does not read as JSON ({error}); move it away to have the model recognised by its weights")
     if not isinstance(params, dict) or not isinstance(params.get("model.arch"), str):
         return {}
-    facts = {"model": params["model.arch"], "crop_ratio": 224 / 256}
+    facts = {"model": params["model.arch"], "crop_ratio": 224 / 256, "interpolation": "area"}
     if isinstance(params.get("validation.resolution"), int | float):
         facts["input_size"] = int(params["validation.resolution"])
     if isinstance(params.get("data.val_dataset"), str):
@@ -181,11 +182,12 @@ def identify(path: Path, weights: dict[str, Tensor], model: str | None, said: di
 
 def default_facts(found: dict) -> dict:
     """How images are shown to a recognised model of which no more is known: as the papers of these models do."""
-    if found.get("blurpool") and found["input_size"] == 224:  # ffcv-imagenet validates at 256 px
+    from_ffcv = bool(found.get("blurpool"))
+    if from_ffcv and found["input_size"] == 224:  # ffcv-imagenet validates at 256 px
         found = found | {"input_size": 256}
     return found | {
         "crop_ratio": 1.0 if found["input_size"] <= 64 else 0.875,
-        "interpolation": "bicubic" if found["library"] == "timm" else "bilinear",
+        "interpolation": "area" if from_ffcv else "bicubic" if found["library"] == "timm" else "bilinear",
         "mean": list(IMAGENET_DEFAULT_MEAN),
         "std": list(IMAGENET_DEFAULT_STD),
         "data_path": None,
@@ -203,8 +205,8 @@ def check_facts(facts: dict, classes: list | None, path: Path) -> None:
     for key, (kind, low, high) in ranges.items():
         if not isinstance(facts[key], kind) or not low <= facts[key] <= high:
             raise InputError(f"{path}: its {key} is {str(facts[key])[:80]}, not a number from {low:g} to {high:g}")
-    if facts["interpolation"] not in ("bilinear", "bicubic"):
-        raise InputError(f"{path}: its interpolation is {str(facts['interpolation'])[:80]}, neither bilinear nor bicubic")
+    if facts["interpolation"] not in INTERPOLATIONS:
+        raise InputError(f"{path}: its interpolation is {str(facts['interpolation'])[:80]}, none of {', '.join(INTERPOLATIONS)}")
     if facts["library"] not in architectures.LIBRARIES or not architectures.known(facts["library"], str(facts["model"])):
         raise InputError(f"{path}: its model {facts['model']!r} is not one of {facts['library']} (timm {timm.__version__})")
     if classes is not None and (len(classes) > facts["num_classes"] or not all(isinstance(name, str) for name in classes)):

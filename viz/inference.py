@@ -4,11 +4,12 @@ import argparse
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
@@ -17,7 +18,8 @@ from tqdm import tqdm
 import image_sets
 import processes
 from architectures import logits_and_features
-from checkpoints import Checkpoint, load_checkpoint
+from area import AreaCentre
+from checkpoints import INTERPOLATIONS, Checkpoint, load_checkpoint
 from errors import InputError
 from ffcv_images import ENDINGS, FfcvImages
 from image_sets import Images, group_classes, match_classes, open_images
@@ -43,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", help="architecture: a name of timm's, of torchvision's, or a CIFAR ResNet's (resnet20, ...)")
     model.add_argument("--input-size", type=int, help="pixels a side that the model sees")
     model.add_argument("--crop-ratio", type=float, help="share of the shorter side that the central crop keeps, 0 to 1")
-    model.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="how images are scaled")
+    model.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are scaled")
     model.add_argument("--mean", type=float, nargs=3, help="mean of the pixels, 0 to 1, red green blue")
     model.add_argument("--std", type=float, nargs=3, help="standard deviation of the pixels, 0 to 1, red green blue")
     model.add_argument("--model-ema", action="store_true", help="use the moving average of the weights")
@@ -89,9 +91,14 @@ def find_images(checkpoint: Checkpoint, path: Path | None, split: str, data: str
     return images
 
 
-def transform(facts: dict) -> transforms.Compose:
-    """Scale the shorter side to input_size / crop_ratio and cut the centre: (3, input_size, input_size) uint8."""
+def transform(facts: dict) -> Callable[[Image.Image], Tensor]:
+    """Scale the shorter side to input_size / crop_ratio and cut the centre: (3, input_size, input_size) uint8.
+
+    For models trained through FFCV ("area") the other way round, see AreaCentre.
+    """
     size = facts["input_size"]
+    if facts["interpolation"] == "area":
+        return AreaCentre(size, facts["crop_ratio"])
     scaled = transforms.Resize(int(size / facts["crop_ratio"]), transforms.InterpolationMode(facts["interpolation"]))
     return transforms.Compose([scaled, transforms.CenterCrop(size), transforms.PILToTensor()])
 

@@ -315,7 +315,7 @@ def checkpoint_args(config, train_file, val_file) -> dict:
         "small_stem": config.model.small_stem,
         "input_size": config.validation.resolution,
         "crop_ratio": config.validation.crop_ratio,
-        "interpolation": "bilinear",  # of what is known outside OpenCV, nearest to its INTER_AREA
+        "interpolation": "area",  # OpenCV's INTER_AREA, of the central square cut first
         "mean": list(loaders.MEAN),
         "std": list(loaders.STD),
         "data_path": str(source.parent) if source and source.name == "val" else None,

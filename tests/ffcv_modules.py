@@ -1,0 +1,64 @@
+"""Conv/ffcv for its tests: the modules imported apart, the command line in small. Skips the importing file without FFCV."""
+
+import importlib
+import importlib.util
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from conftest import ROOT
+
+FOLDER = ROOT / "Conv/ffcv"
+TRAIN, WRITE = FOLDER / "train_imagenet.py", FOLDER / "write_imagenet.py"
+
+if importlib.util.find_spec("ffcv") is None:
+    if os.environ.get("FFCV_REQUIRED"):
+        raise RuntimeError("FFCV_REQUIRED is set, but FFCV is not installed; bash Conv/ffcv/install.sh says why")
+    pytest.skip("FFCV is not installed; bash Conv/ffcv/install.sh installs it", allow_module_level=True)
+
+
+def import_modules() -> list:
+    """The folder's modules, imported as if it were the only one: other folders have modules of the same names."""
+    names = [path.stem for path in FOLDER.glob("*.py")]
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    sys.path.insert(0, str(FOLDER))
+    try:
+        wanted = ("config", "ffcv_file", "loaders", "models", "train_imagenet", "write_imagenet", "checkpoint", "errors")
+        return [importlib.import_module(name) for name in wanted]
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(others)
+
+
+config, ffcv_file, loaders, models, train_imagenet, write_imagenet, checkpoint, errors = import_modules()
+CPU = torch.device("cpu")
+SMALL = """
+    --model.arch=resnet18 --resolution.min_res=8 --resolution.max_res=8 --validation.resolution=8 --validation.crop_ratio=1
+    --augmentation.flip=0.5 --lr.lr=0.01 --lr.for_batch=0 --training.batch_size=32 --validation.batch_size=10 --data.num_workers=1
+    --training.device=cpu --training.epochs=2
+""".split()
+
+
+def data(folder):
+    return [f"--data.train_dataset={folder}/train_500_0_90.ffcv", f"--data.val_dataset={folder}/val_500_0_90.ffcv"]
+
+
+def settings(*words):
+    return config.read([*SMALL, *[str(word) for word in words]])[0]
+
+
+def train(*words):
+    train_imagenet.main([*SMALL, *[str(word) for word in words]])
+
+
+def pixels_of(folder):
+    """Every image of a folder in file order, by Pillow: uint8 (N, H, W, 3), and labels."""
+    samples = torchvision.datasets.ImageFolder(folder).samples
+    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in samples]), [label for _, label in samples]

@@ -1,0 +1,381 @@
+"""Conv/ffcv: training, killed and resumed, evaluation, checkpoints, and bad input, on real .ffcv files of digits."""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from conftest import complains, run
+from ffcv_modules import (
+    CPU,
+    FOLDER,
+    SMALL,
+    TRAIN,
+    WRITE,
+    config,
+    data,
+    errors,
+    ffcv_file,
+    loaders,
+    models,
+    pixels_of,
+    settings,
+    train,
+    train_imagenet,
+)
+from training import assert_same, kill_all, log, torchrun
+
+
+@pytest.fixture(scope="module")
+def trained(ffcv_files, tmp_path_factory):
+    """A finished run of 2 epochs, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    with contextlib.redirect_stdout(open(folder.parent / "printed", "w")) as file, file:
+        train(*data(ffcv_files), f"--logging.folder={folder}", "--model.blurpool=1", "--loss.alpha_end=0.2")
+    return folder, (folder.parent / "printed").read_text()
+
+
+def test_a_run_says_what_it_does_and_leaves_checkpoint_params_and_log(trained, ffcv_files, few):
+    folder, printed = trained
+    assert "global batch   32 = 1 x 32" in printed and "2 steps each" in printed and "maxsup 0.1 -> 0.2" in printed
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pth", "log.jsonl", "params.json"]
+    params = json.loads((folder / "params.json").read_text())
+    assert {f"{section}.{key}" for section, keys in params.items() for key in keys} == set(config.OPTIONS)
+    assert params["loss"] == {"name": "maxsup", "alpha": 0.1, "alpha_end": 0.2} and params["model"]["num_classes"] == 2
+    lines = log(folder)
+    assert [line["epoch"] for line in lines] == [1, 2] and all(line["val_images"] == 33 for line in lines)
+    assert [line["alpha"] for line in lines] == pytest.approx([0.1, 0.2]) and lines[0]["train_images_per_second"] > 0
+    state = torch.load(folder / "checkpoint.pth", weights_only=True)
+    assert set(state) == {"model", "optimizer", "lr_scheduler", "model_ema", "scaler", "loss", "epoch", "rng", "args", "classes"}
+    assert state["classes"] == ["even", "odd"] and state["epoch"] == 1 and state["model_ema"] is None
+    facts = {"library": "torchvision", "model": "resnet18", "num_classes": 2, "input_size": 8, "crop_ratio": 1.0}
+    facts |= {"interpolation": "area", "blurpool": True, "small_stem": False, "data_path": str(few), "loss": "maxsup"}
+    assert {key: state["args"][key] for key in facts} == facts
+    assert state["args"]["mean"] == [0.485, 0.456, 0.406] and state["args"]["std"] == [0.229, 0.224, 0.225]
+    assert "layer2.0.conv1.conv.weight" in state["model"] and "layer2.0.conv1.blur_filter" in state["model"]
+
+
+def test_weight_decay_spares_norms_and_biases(trained):
+    groups = torch.load(trained[0] / "checkpoint.pth", weights_only=True)["optimizer"]["param_groups"]
+    model = models.create_model("resnet18", 2, blurpool=True)
+    matrices = sum(isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) for module in model.modules())
+    assert {group["weight_decay"]: len(group["params"]) for group in groups} == {
+        1e-4: matrices,
+        0.0: len([*model.parameters()]) - matrices,
+    }
+
+
+def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
+    """Top-1, loss and ECE of the log from logits that Pillow's pixels and a model built here from the checkpoint's names give."""
+    folder, _ = trained
+    model = models.create_model("resnet18", 2, blurpool=True)
+    model.load_state_dict(torch.load(folder / "checkpoint.pth", weights_only=True)["model"])
+    pixels, labels = pixels_of(few / "val")
+    images = (torch.tensor(pixels) / 255 - torch.tensor(loaders.MEAN)) / torch.tensor(loaders.STD)
+    with torch.no_grad():
+        logits = model.eval()(images.permute(0, 3, 1, 2))
+    labels, last = torch.tensor(labels), log(folder)[-1]
+    assert last["val_top1"] == pytest.approx(100 * MulticlassAccuracy(2, average="micro")(logits, labels).item(), abs=1e-4)
+    assert last["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
+    assert last["val_ece"] == pytest.approx(MulticlassCalibrationError(2, 15)(logits.softmax(1), labels).item(), abs=1e-4)
+
+
+def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
+    """SIGKILL in the middle of the paper's row, then the same command: what it leaves equals a run that nothing disturbed."""
+    words = [*SMALL, *data(ffcv_files), "--training.epochs=4", "--model.blurpool=0"]
+    train("--config", FOLDER / "configs/rn18_ols.yaml", *words, "--data.num_workers=2", f"--logging.folder={tmp_path}/whole")
+    environment = {**os.environ, "LOSSES": "ols", "OUTPUT": str(tmp_path), "PYTHON": sys.executable, "ARCH": "rn18", "GPUS": "1"}
+    command, broken = ["bash", str(FOLDER / "train.sh"), *words], tmp_path / "rn18_ols"
+    with open(tmp_path / "printed", "w") as printed:
+        child = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment)
+        deadline = time.time() + 120
+        while not (broken / "log.jsonl").exists() or len(log(broken)) < 2:
+            assert child.poll() is None and time.time() < deadline, (tmp_path / "printed").read_text()
+            time.sleep(0.01)
+        kill_all(broken)
+        child.wait()
+    assert len(log(broken)) < 4, "too late: the run had finished"
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"resuming .*rn18_ols/checkpoint.pth after epoch [1-3] of 4", result.stdout), result.stdout
+    ours, theirs = (torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (broken, tmp_path / "whole"))
+    for key in ("model", "optimizer", "lr_scheduler", "loss", "epoch", "rng", "classes"):
+        assert_same(ours[key], theirs[key])
+    for key in ("epoch", "train_loss", "val_top1", "val_loss", "val_ece", "lr"):
+        assert [line[key] for line in log(broken)] == [line[key] for line in log(tmp_path / "whole")]
+
+
+def test_two_processes_killed_and_run_again_end_bit_identical(ffcv_files, tmp_path):
+    """SIGKILL to torchrun and both of its processes after the first epoch; the same command goes on."""
+    words = [*SMALL, *data(ffcv_files), "--training.epochs=4", "--training.batch_size=16", "--resume=auto"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    result = torchrun(2, *words, f"--logging.folder={whole}", script=TRAIN)
+    assert result.returncode == 0, result.stderr
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN, *words]
+    with open(tmp_path / "printed", "w") as printed:
+        child = subprocess.Popen([*map(str, command), f"--logging.folder={broken}"], stdout=printed, stderr=printed)
+        deadline = time.time() + 120
+        while not (broken / "checkpoint.pth").exists():
+            assert child.poll() is None and time.time() < deadline, (tmp_path / "printed").read_text()
+            time.sleep(0.01)
+        kill_all(broken)
+        child.wait()
+    assert len(log(broken)) < 4, "too late: the run had finished"
+    result = torchrun(2, *words, f"--logging.folder={broken}", script=TRAIN)
+    assert result.returncode == 0 and "resuming" in result.stdout, result.stderr
+    ours, theirs = (torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (broken, whole))
+    for key in ("model", "optimizer", "lr_scheduler", "loss", "epoch", "rng", "classes"):
+        assert_same(ours[key], theirs[key])
+
+
+def test_two_processes_count_each_image_once(ffcv_files, tmp_path):
+    """33 images do not divide among two; what they log is what one process finds for the checkpoint. Steps: 64 / (2 x 16)."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN]
+    result = run(
+        *command, *SMALL, *data(ffcv_files), "--training.batch_size=16", f"--logging.folder={tmp_path}", "--training.epochs=1"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "2 x 16" in result.stdout and "2 steps each" in result.stdout and result.stdout.count("global batch") == 1
+    last = log(tmp_path)[-1]
+    assert last["val_images"] == 33
+    assert evaluated(tmp_path / "checkpoint.pth", ffcv_files)[1:] == pytest.approx(
+        [last["val_top1"], last["val_top5"], last["val_loss"], last["val_ece"]], abs=0.006
+    )
+
+
+def evaluated(path, ffcv_files, *words):
+    """What --eval prints: images, top-1, top-5, loss, ECE."""
+    with contextlib.redirect_stdout(open(os.devnull, "w")), pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr(train_imagenet.distributed, "say", said.append)
+        train_imagenet.main([*SMALL, "--eval", "--resume", str(path), data(ffcv_files)[1], *words])
+    found = re.search(r"on (\S+) images: top-1 (\S+) %  top-5 (\S+) %  loss (\S+)  ECE (\S+)", said[-1])
+    return [float(value) for value in found.groups()]
+
+
+def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, tmp_path):
+    """Bare weights, DistributedDataParallel's and Lightning's names: BlurPool is seen by its buffers, the classes by the bias."""
+    folder, _ = trained
+    weights = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
+    last = log(folder)[-1]
+    expected = [33, last["val_top1"], last["val_top5"], last["val_loss"], last["val_ece"]]
+    lightning = {
+        "state_dict": {f"model.{key}": value for key, value in weights.items()},
+        "epoch": 89,
+        "pytorch-lightning_version": "2",
+    }
+    forms = {"ours": None, "ddp": {f"module.{key}": value for key, value in weights.items()}, "lightning": lightning}
+    for name, content in forms.items():
+        if content:
+            torch.save(content, tmp_path / f"{name}.pt")
+        found = evaluated(tmp_path / f"{name}.pt" if content else folder / "checkpoint.pth", ffcv_files)
+        assert found == pytest.approx(expected, abs=0.006)
+    mirrored = evaluated(folder / "checkpoint.pth", ffcv_files, "--validation.lr_tta=1")
+    assert mirrored[0] == 33 and mirrored[3] != expected[3]
+
+
+def test_every_loss_trains(ffcv_files):
+    """Three epochs each over the same images, from the same weights; Zipf's ranks come from the feature map."""
+    options = settings("--training.epochs=3", "--training.amp=off", "--lr.lr=2e-3")
+    file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
+    batches = loaders.train_images(file.path, file.records, options, CPU)
+    for name in ("ce", "ls", "ols", "zipf", "logit-penalty", "maxsup"):
+        options.loss.name, options.loss.alpha, options.model.num_classes = name, None, 2
+        torch.manual_seed(0)
+        model, criterion = models.create_model("resnet18", 2), train_imagenet.build_criterion(options)
+        wrapped = train_imagenet.wrap(model, options)
+        assert isinstance(wrapped, models.WithDenseLogits) == (name == "zipf")
+        optimizer = train_imagenet.build_optimizer(model, 2e-3, options.training)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        arguments = [wrapped, criterion, batches, optimizer, scaler, 2e-3, 8, options]
+        losses = [train_imagenet.train_one_epoch(*arguments, epoch, CPU)["loss"] for epoch in range(3)]
+        assert losses[-1] < losses[0], name
+
+
+def test_the_dense_logits_average_to_the_logits():
+    """The classifier is linear and the pooling a mean, so the mean of the locations' logits is the image's logits."""
+    torch.manual_seed(0)
+    model = models.create_model("resnet18", 5, small_stem=True).eval()
+    logits, dense = models.WithDenseLogits(model)(torch.randn(2, 3, 32, 32))
+    assert dense.shape == (2, 5, 16)
+    torch.testing.assert_close(dense.mean(2), logits.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_blurpool_by_hand():
+    """An impulse comes out as the binomial filter, sampled with the stride; only strides with 16 inputs or more are blurred."""
+    conv = torch.nn.Conv2d(16, 16, 1, stride=2, bias=False)
+    conv.weight.data = torch.eye(16).view(16, 16, 1, 1)
+    image = torch.zeros(1, 16, 7, 7)
+    image[0, 4, 2, 3] = 16
+    expected = torch.zeros(7, 7)
+    expected[1:4, 2:5] = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
+    found = models.BlurPool(conv)(image)
+    assert torch.equal(found[0, 4], expected[::2, ::2]) and found.sum() == found[0, 4].sum()
+    names = {
+        name
+        for name, module in models.create_model("resnet50", 10, blurpool=True).named_modules()
+        if isinstance(module, models.BlurPool)
+    }
+    assert names == {f"layer{i}.0.{end}" for i in (2, 3, 4) for end in ("conv2", "downsample.0")}
+
+
+def test_rates_and_resolutions():
+    step = settings("--lr.schedule=step", "--training.epochs=90")
+    found = [train_imagenet.rate_factor(epoch, 0.5, step) for epoch in (0, 29, 30, 60, 89)]
+    assert found == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    cyclic = settings("--lr.schedule=cyclic", "--training.epochs=16", "--lr.peak_epoch=2")
+    found = [train_imagenet.rate_factor(epoch, within, cyclic) for epoch, within in ((0, 0), (1, 0), (2, 0), (9, 0), (15, 0.5))]
+    assert found == pytest.approx([1e-4, 0.50005, 1, 0.5, 0.5 / 14])
+    ramp = settings(
+        "--resolution.min_res=160", "--resolution.max_res=192", "--resolution.start_ramp=11", "--resolution.end_ramp=13"
+    )
+    assert [train_imagenet.resolution(epoch, ramp.resolution) for epoch in (0, 11, 13, 15)] == [160, 160, 192, 192]
+    assert all(train_imagenet.resolution(epoch, ramp.resolution) % 32 == 0 for epoch in range(16))
+
+
+def test_sizes_grow_while_training(ffcv_files):
+    """One loader, two resolutions: the decoder follows."""
+    file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
+    images = loaders.train_images(file.path, file.records, settings(), CPU)
+    assert [next(iter(images.epoch(epoch, side)))[0].shape for epoch, side in ((0, 8), (1, 16))] == [
+        (32, 3, 8, 8),
+        (32, 3, 16, 16),
+    ]
+
+
+# --------------------------------------------------------------------------------- bad input: one line, no traceback
+
+
+def refused(match, *words):
+    with pytest.raises(errors.InputError, match=match) as error:
+        train(*words)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_files(ffcv_files, few, tmp_path):
+    good = (ffcv_files / "train_500_0_90.ffcv").read_bytes()
+    val, out = data(ffcv_files)[1], f"--logging.folder={tmp_path}/run"
+
+    def refused_file(match, content, description=None):
+        (tmp_path / "bad.ffcv").write_bytes(content)
+        (tmp_path / "bad.ffcv.json").unlink(missing_ok=True)
+        if description is not None:
+            (tmp_path / "bad.ffcv.json").write_text(description)
+        refused(match, f"--data.train_dataset={tmp_path}/bad.ffcv", val, out)
+
+    refused("none.ffcv: no such file", f"--data.train_dataset={tmp_path}/none.ffcv", val, out)
+    refused("data.train_dataset .*: a folder", f"--data.train_dataset={tmp_path}", val, out)
+    refused("data.val_dataset is missing", data(ffcv_files)[0], out)
+    for length in (0, 10, 1000, 3000, len(good) // 2, len(good) - 1):
+        refused_file("truncated|not a .ffcv file", good[:length])
+    refused_file("not a .ffcv file", b"text" * 1000)
+    place = ffcv_file.HeaderType.itemsize + 2 * ffcv_file.FieldDescType.itemsize
+    refused_file("its fields are not", good[:24] + b"\5" + good[25:])  # the first field's number
+    for field, value in (("data_ptr", 2**60), ("width", 60000), ("mode", 7)):
+        records = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "").records.copy()
+        records["f0"][field][3] = value
+        refused_file("damaged", good[:place] + records.tobytes() + good[place + records.nbytes :])
+    records["f0"], records["f1"] = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "").records["f0"], -5
+    refused_file("labels below 0", good[:place] + records.tobytes() + good[place + records.nbytes :])
+    refused_file("description bad.ffcv.json is unreadable", good, "{")
+    refused_file("description bad.ffcv.json is of another file", good, '{"classes": ["a"], "images": 64, "source": null}')
+    refused_file("classes, or their order", good, '{"classes": ["odd", "even"], "images": 64, "source": null}')
+    refused("labels up to 1, but the model has 1 outputs", *data(ffcv_files), out, "--model.num_classes=1")
+    refused("64 training images do not fill one batch of 65", *data(ffcv_files), out, "--training.batch_size=65")
+
+
+def test_files_from_elsewhere_have_numbers_for_classes(ffcv_files, tmp_path):
+    shutil.copy(ffcv_files / "val_500_0_90.ffcv", tmp_path)
+    assert ffcv_file.read(tmp_path / "val_500_0_90.ffcv", "").classes == ["0", "1"]
+
+
+def test_a_file_larger_than_memory_is_warned_of(ffcv_files, tmp_path, capsys):
+    """A sparse file, its table a terabyte away."""
+    content = bytearray((ffcv_files / "val_500_0_90.ffcv").read_bytes())
+    start, far = int.from_bytes(content[16:24], "little"), 10**12
+    content[16:24] = far.to_bytes(8, "little")
+    with open(tmp_path / "huge.ffcv", "wb") as file:
+        file.write(content[:start])
+        file.seek(far)
+        file.write(content[start:])
+    huge = ffcv_file.read(tmp_path / "huge.ffcv", "")
+    train_imagenet.warn_of_memory(settings(), huge)
+    said = capsys.readouterr().out
+    assert said.startswith("warning: data.in_memory=1, but the files take 1000.0 GB and the memory is ") and said.count("\n") == 1
+    train_imagenet.warn_of_memory(settings("--data.in_memory=0"), huge)
+    train_imagenet.warn_of_memory(settings(), ffcv_file.read(ffcv_files / "val_500_0_90.ffcv", ""))
+    assert capsys.readouterr().out == ""
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("was-run",)
+
+
+def test_bad_checkpoints(trained, ffcv_files, tmp_path, monkeypatch):
+    folder, _ = trained
+    monkeypatch.chdir(tmp_path)
+    good = (folder / "checkpoint.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(good[: len(good) // 2])
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Malicious()}))
+    torch.save([1], tmp_path / "list.pth")
+    torch.save({"state_dict": {"a": 1}}, tmp_path / "empty.pth")
+    torch.save({"model": {"fc.bias": torch.zeros(2)}}, tmp_path / "bare.pth")
+    out = f"--logging.folder={tmp_path}/run"
+    for how in ([], ["--eval"]):
+        refused("half.pth: damaged", *data(ffcv_files), out, "--resume", tmp_path / "half.pth", *how)
+        refused("evil.pth: refused, .*nothing in it was run", *data(ffcv_files), out, "--resume", tmp_path / "evil.pth", *how)
+        refused("list.pth: a checkpoint is a dict", *data(ffcv_files), out, "--resume", tmp_path / "list.pth", *how)
+        refused("none.pth: no such checkpoint", *data(ffcv_files), out, "--resume", tmp_path / "none.pth", *how)
+    assert not (tmp_path / "was-run").exists()
+    refused("empty.pth: holds no weights of a classifier", *data(ffcv_files), "--eval", "--resume", tmp_path / "empty.pth")
+    refused("bare.pth: the weights are another model's", *data(ffcv_files), "--eval", "--resume", tmp_path / "bare.pth")
+    refused("bare.pth: cannot be resumed", *data(ffcv_files), out, "--resume", tmp_path / "bare.pth")
+    refused("--eval needs --resume", *data(ffcv_files), "--eval")
+    refused("trained with model.blurpool=True, not False", *data(ffcv_files), out, "--resume", folder / "checkpoint.pth")
+    blurred = [*data(ffcv_files), "--model.blurpool=1"]
+    refused("trained with loss.name=maxsup, not ce", *blurred, out, "--resume", folder / "checkpoint.pth", "--loss.name=ce")
+    refused(
+        "2 epochs already, more than training.epochs=1",
+        *blurred,
+        out,
+        "--resume",
+        folder / "checkpoint.pth",
+        "--training.epochs=1",
+    )
+    refused("holds a run already: --resume auto", *blurred, f"--logging.folder={folder}")
+    refused("cannot be written", *blurred, f"--logging.folder={ffcv_files}/val_500_0_90.ffcv/run")
+
+
+def test_bad_models_and_losses(ffcv_files, tmp_path):
+    common = [*data(ffcv_files), f"--logging.folder={tmp_path}/run"]
+    refused("model.arch=resnet5: .*near names: resnet50", *common, "--model.arch=resnet5")
+    refused("model.small_stem=1: for ResNets", *common, "--model.arch=vgg11", "--model.small_stem=1")
+    refused("model.arch=alexnet cannot take images of 8 px", *common, "--model.arch=alexnet")
+    refused("loss.name=maxsupp: .*maxsup", *common, "--loss.name=maxsupp")
+    refused("loss.name=ce: .*no schedule", *common, "--loss.name=ce", "--loss.alpha_end=0.2")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(ffcv_files, tmp_path):
+    words = [*data(ffcv_files), f"--logging.folder={tmp_path}", "--lr.lr=1e30"]
+    refused(r"the loss is (nan|inf) in epoch 1, step 2;.*last checkpoint is good", *words)
+    assert not (tmp_path / "checkpoint.pth").exists()
+
+
+def test_without_ffcv_both_scripts_name_the_line_that_installs_it(tmp_path):
+    """A module of that name that cannot be imported stands before the real one."""
+    (tmp_path / "ffcv").mkdir()
+    (tmp_path / "ffcv/__init__.py").write_text("raise ImportError('libopencv_core.so.406: cannot open shared object file')")
+    for script in (TRAIN, WRITE):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+        complains(result, "libopencv_core", f"bash {FOLDER}/install.sh")
