@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from archives import deep_png, jpeg, write_zip
+
 ROOT = Path(__file__).resolve().parents[1]
+PREPARE = ROOT / "data/imagenet/prepare.py"
 # Deit/ first: what Conv/common_resnet has under the same names is the same file, or not imported by the tests.
 sys.path[:0] = [str(ROOT / folder) for folder in ("Deit", "viz", "Conv/common_resnet", "results")]
 # Two cores, small tensors: more threads only wait for one another. Set before torch is imported anywhere.
@@ -21,6 +24,13 @@ def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.
     if words[0].endswith(".py"):
         words.insert(0, sys.executable)
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def prepare(root, *words, **more):
+    """Run data/imagenet/prepare.py, which has to succeed, and return what it printed."""
+    result = run(PREPARE, "--root", root, "--workers", 1, *words, **more)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def complains(result: subprocess.CompletedProcess, *pieces: str) -> str:
@@ -74,3 +84,58 @@ def ffcv_files(few, tmp_path_factory):
     assert "64 images of 2 classes" in result.stdout and "33 images of 2 classes" in result.stdout
     assert len(list(folder.iterdir())) == 4
     return folder
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory):
+    """A folder with every kind of file that ImageNet holds, and names whose order is easy to get wrong."""
+    folder = tmp_path_factory.mktemp("data") / "odd"
+    files = {
+        "train/n2/a.JPEG": jpeg(1),
+        "train/n2/grey.JPEG": jpeg(2, "L"),
+        "train/n2/cmyk.JPEG": jpeg(3, "CMYK"),
+        "train/n2/png_under.JPEG": jpeg(4, form="PNG"),
+        "train/n10/palette.png": jpeg(5, "P", form="PNG"),
+        "train/n10/deep.png": deep_png(),
+        "train/n10/alpha.png": jpeg(7, "RGBA", form="PNG"),
+        "train/n10/B.jpg": jpeg(8),
+        "train/n10/progressive.jpg": jpeg(9, progressive=True, quality=95),
+        "train/n10/sub-x/1.jpg": jpeg(10),
+        "train/n10/sub/2.jpg": jpeg(11),
+        "train/n10-b/x.jpg": jpeg(12),
+        "train/Übung/é.jpg": jpeg(13),
+        "train/Übung/e.jpg": jpeg(14),
+        "train/n2/notes.txt": b"no image",
+    }
+    files |= {f"val/{name}/{name}.jpg": jpeg(20 + i) for i, name in enumerate(("n2", "n10", "n10-b", "Übung"))}
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def odd_zips(odd, tmp_path_factory):
+    """Its archives and maps, apart from the folder."""
+    folder = tmp_path_factory.mktemp("data") / "zips"
+    prepare(odd, "--output", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zips(parity, tmp_path_factory):
+    """The digits' archives and maps."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare(parity, "--output", folder)
+    return folder
+
+
+@pytest.fixture
+def small_zips(tmp_path):
+    """Two classes of two images, with maps, to be damaged."""
+    files = {f"train/{name}/{i}.jpg": jpeg(10 * k + i) for k, name in enumerate("ab") for i in range(2)}
+    write_zip(tmp_path / "train.zip", files)
+    write_zip(tmp_path / "val.zip", {"val/1.jpg": files["train/a/1.jpg"], "val/2.jpg": files["train/b/1.jpg"]})
+    (tmp_path / "train_map.txt").write_text("a/0.jpg\t0\na/1.jpg\t0\nb/0.jpg\t1\nb/1.jpg\t1\n")
+    (tmp_path / "val_map.txt").write_text("1.jpg\t0\n2.jpg\t1\n")
+    return tmp_path

@@ -400,3 +400,5 @@ def test_unknown_losses_and_schedules_are_refused():
 def test_copies_are_identical():
     copies = [ROOT / folder / "maxsup_loss.py" for folder in ("Deit", "Conv/common_resnet", "Conv/ffcv")]
     assert len({path.read_bytes() for path in copies}) == 1
+    for name in ("checkpoint.py", "distributed.py", "errors.py"):  # the two trainers with --options share these too
+        assert (ROOT / "Deit" / name).read_bytes() == (ROOT / "Conv/common_resnet" / name).read_bytes(), name

@@ -1,18 +1,12 @@
-"""The ZIP form of an image folder: same images, labels and order; made, resumed and checked by the real commands."""
+"""The ZIP form of an image folder: same images, labels and order; what is damaged is refused, in one line."""
 
 import argparse
-import fcntl
-import io
 import os
 import pickle
-import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
-import tarfile
-import time
 import warnings
 import zipfile
 import zlib
@@ -20,100 +14,15 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.datasets import ImageFolder
 
 import datasets
 import zip_dataset
 import zip_index
-from conftest import ROOT, complains, run
+from archives import jpeg, write_zip
+from conftest import ROOT, prepare
 from errors import InputError
 from zip_dataset import ZipImages
-
-PREPARE = ROOT / "data/imagenet/prepare.py"
-
-
-def prepare(root, *words, **more):
-    result = run(PREPARE, "--root", root, "--workers", 1, *words, **more)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def jpeg(seed, mode="RGB", size=(40, 30), form="JPEG", **options):
-    """The bytes of an image file with smooth random content."""
-    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 4), dtype=np.uint8)
-    image = Image.fromarray(noise, "RGBA").convert("RGB").resize(size, Image.BICUBIC).convert(mode)
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-def deep_png():
-    """A greyscale PNG of 16 bits."""
-    file = io.BytesIO()
-    Image.fromarray(np.arange(0, 60000, 50, dtype=np.uint16).reshape(30, 40)).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory):
-    """A folder with every kind of file that ImageNet holds, and names whose order is easy to get wrong."""
-    folder = tmp_path_factory.mktemp("data") / "odd"
-    files = {
-        "train/n2/a.JPEG": jpeg(1),
-        "train/n2/grey.JPEG": jpeg(2, "L"),
-        "train/n2/cmyk.JPEG": jpeg(3, "CMYK"),
-        "train/n2/png_under.JPEG": jpeg(4, form="PNG"),
-        "train/n10/palette.png": jpeg(5, "P", form="PNG"),
-        "train/n10/deep.png": deep_png(),
-        "train/n10/alpha.png": jpeg(7, "RGBA", form="PNG"),
-        "train/n10/B.jpg": jpeg(8),
-        "train/n10/progressive.jpg": jpeg(9, progressive=True, quality=95),
-        "train/n10/sub-x/1.jpg": jpeg(10),
-        "train/n10/sub/2.jpg": jpeg(11),
-        "train/n10-b/x.jpg": jpeg(12),
-        "train/Übung/é.jpg": jpeg(13),
-        "train/Übung/e.jpg": jpeg(14),
-        "train/n2/notes.txt": b"no image",
-    }
-    files |= {f"val/{name}/{name}.jpg": jpeg(20 + i) for i, name in enumerate(("n2", "n10", "n10-b", "Übung"))}
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def odd_zips(odd, tmp_path_factory):
-    """Its archives and maps, apart from the folder."""
-    folder = tmp_path_factory.mktemp("data") / "zips"
-    prepare(odd, "--output", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def zips(parity, tmp_path_factory):
-    """The digits' archives and maps."""
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare(parity, "--output", folder)
-    return folder
-
-
-def write_zip(path, files, method=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", method) as file:
-        for name, data in files.items():
-            file.writestr(name, data)
-
-
-@pytest.fixture
-def small(tmp_path):
-    """Two classes of two images, with maps, to be damaged."""
-    files = {f"train/{name}/{i}.jpg": jpeg(10 * k + i) for k, name in enumerate("ab") for i in range(2)}
-    write_zip(tmp_path / "train.zip", files)
-    write_zip(tmp_path / "val.zip", {"val/1.jpg": files["train/a/1.jpg"], "val/2.jpg": files["train/b/1.jpg"]})
-    (tmp_path / "train_map.txt").write_text("a/0.jpg\t0\na/1.jpg\t0\nb/0.jpg\t1\nb/1.jpg\t1\n")
-    (tmp_path / "val_map.txt").write_text("1.jpg\t0\n2.jpg\t1\n")
-    return tmp_path
 
 
 def refused(match, root, split="train"):
@@ -200,8 +109,8 @@ def test_pickling_carries_neither_mapping_nor_index(zips):
     assert copy.classes == ["odd", "even"] and copy[5][1] == data[5][1] and copy[5][0].tobytes() == data[5][0].tobytes()
 
 
-def test_match_classes_takes_it_as_a_folder(small):
-    data = ZipImages(small, "train")
+def test_match_classes_takes_it_as_a_folder(small_zips):
+    data = ZipImages(small_zips, "train")
     datasets.match_classes(data, ["b", "a"], "a checkpoint")
     assert data.classes == ["b", "a"] and data.labels.tolist() == [1, 1, 0, 0] and data[0][1] == 1
     with pytest.raises(InputError, match="train.zip: 2 classes, not the 1 of x; only here: b"):
@@ -235,25 +144,25 @@ def test_a_map_in_another_order_is_followed_and_remapped_by_name(parity, zips, t
 @pytest.mark.parametrize("in_folders", [False, True])
 @pytest.mark.parametrize("map_prefix", ["", "val/"])
 @pytest.mark.parametrize("map_folders", [False, True])
-def test_validation_archives_of_all_forms(small, prefix, in_folders, map_prefix, map_folders):
+def test_validation_archives_of_all_forms(small_zips, prefix, in_folders, map_prefix, map_folders):
     """Flat or in class folders, with the prefix or without it, in archive and map; labels counted backwards from the names."""
     images = {"b/1.jpg": jpeg(1), "a/2.jpg": jpeg(2), "a/10.jpg": jpeg(3)}
-    write_zip(small / "val.zip", {prefix + (name if in_folders else name[2:]): data for name, data in images.items()})
-    (small / "train_map.txt").write_text("a/0.jpg\t1\r\na/1.jpg\t1\r\nb/0.jpg\t0\r\nb/1.jpg\t0\r\n\r\n")
+    write_zip(small_zips / "val.zip", {prefix + (name if in_folders else name[2:]): data for name, data in images.items()})
+    (small_zips / "train_map.txt").write_text("a/0.jpg\t1\r\na/1.jpg\t1\r\nb/0.jpg\t0\r\nb/1.jpg\t0\r\n\r\n")
     lines = [f"{map_prefix}{name if map_folders else name[2:]}\t{int(name[0] == 'a')}\n" for name in images]
-    (small / "val_map.txt").write_text("".join(lines))
-    data = ZipImages(small, "val")
+    (small_zips / "val_map.txt").write_text("".join(lines))
+    data = ZipImages(small_zips, "val")
     assert data.classes == ["b", "a"] and data.labels.tolist() == [1, 1, 0]
     order = ["a/10.jpg", "a/2.jpg", "b/1.jpg"]
     assert [bytes(data.read(i)) for i in range(3)] == [images[name] for name in order]
 
 
-def test_bad_maps(small):
-    good = (small / "train_map.txt").read_text()
+def test_bad_maps(small_zips):
+    good = (small_zips / "train_map.txt").read_text()
 
     def with_map(text, match, split="train"):
-        (small / f"{split}_map.txt").write_text(text)
-        refused(match, small, split)
+        (small_zips / f"{split}_map.txt").write_text(text)
+        refused(match, small_zips, split)
 
     with_map(good.replace("b/0.jpg\t1", "b/0.jpg 1"), r"train_map.txt, line 3: no tab")
     with_map(good.replace("b/0.jpg\t1", "b/0.jpg\t-1"), r"line 3: the label '-1' is not an integer of 0 or more")
@@ -271,43 +180,45 @@ def test_bad_maps(small):
     more = "".join(f"b/{i}.jpg\t1\n" for i in range(2, 7))
     with_map(good + more, r"5 in the map but not in the archive \(b/2.jpg, b/3.jpg, b/4.jpg, ...\)")
     with_map("b/0.jpg\t1\n", r"3 in the archive but not in the map \(a/0.jpg, a/1.jpg, b/1.jpg\)")
-    (small / "train_map.txt").write_text(good)
+    (small_zips / "train_map.txt").write_text(good)
     with_map("1.jpg\t0\n2.jpg\t2\n", r"val_map.txt: label 2 is out of range: train_map.txt has 2 classes", "val")
     with_map("1.jpg\t0\n2.jpg\t1\n2.jpg\t1\n", r"2.jpg is there more than once", "val")
-    (small / "train_map.txt").unlink()
+    (small_zips / "train_map.txt").unlink()
     with_map("1.jpg\t0\n2.jpg\t1\n", r"no class names, which train_map.txt .*--maps-only", "val")
-    (small / "val_map.txt").unlink()
-    refused(r"val.zip: its images lie in no class folders and val_map.txt is missing; python data/.* --maps-only", small, "val")
+    (small_zips / "val_map.txt").unlink()
+    refused(
+        r"val.zip: its images lie in no class folders and val_map.txt is missing; python data/.* --maps-only", small_zips, "val"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- bad archives
 
 
-def test_archive_and_map_belong_together(small):
-    (small / "train.zip").unlink()
-    refused(r"train.zip: no such archive, though train_map.txt is there; python data/imagenet/prepare.py --root", small)
-    (small / "train_map.txt").unlink()
-    refused(r"train.zip: no such archive; python data/imagenet/prepare.py", small)
+def test_archive_and_map_belong_together(small_zips):
+    (small_zips / "train.zip").unlink()
+    refused(r"train.zip: no such archive, though train_map.txt is there; python data/imagenet/prepare.py --root", small_zips)
+    (small_zips / "train_map.txt").unlink()
+    refused(r"train.zip: no such archive; python data/imagenet/prepare.py", small_zips)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 10, 22, -1, -22, -60, 0.5, 0.9])
-def test_truncated_archives(small, keep):
-    data = (small / "train.zip").read_bytes()
-    (small / "train.zip").write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
-    refused(r"train.zip: truncated", small)
+def test_truncated_archives(small_zips, keep):
+    data = (small_zips / "train.zip").read_bytes()
+    (small_zips / "train.zip").write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    refused(r"train.zip: truncated", small_zips)
 
 
-def test_no_damage_of_the_directory_is_silent(small):
+def test_no_damage_of_the_directory_is_silent(small_zips):
     """Each single byte of the directory changed: a clear line, or the same images (fields such as dates mean nothing here)."""
-    good = (small / "train.zip").read_bytes()
-    whole = ZipImages(small, "train")
+    good = (small_zips / "train.zip").read_bytes()
+    whole = ZipImages(small_zips, "train")
     same = [(whole[i][0].tobytes(), whole[i][1]) for i in range(4)]
     start = good.index(b"PK\1\2")
     refusals = 0
     for place in range(start, len(good)):
-        (small / "train.zip").write_bytes(good[:place] + bytes([good[place] ^ 0x15]) + good[place + 1 :])
+        (small_zips / "train.zip").write_bytes(good[:place] + bytes([good[place] ^ 0x15]) + good[place + 1 :])
         try:
-            data = ZipImages(small, "train")
+            data = ZipImages(small_zips, "train")
             found = [(data[i][0].tobytes(), data[i][1]) for i in range(len(data))]
         except InputError as error:
             assert "train.zip" in str(error) and "\n" not in str(error)
@@ -317,45 +228,45 @@ def test_no_damage_of_the_directory_is_silent(small):
     assert refusals > 100
 
 
-def test_entries_that_are_refused(small, tmp_path):
-    (small / "train_map.txt").unlink()
+def test_entries_that_are_refused(small_zips, tmp_path):
+    (small_zips / "train_map.txt").unlink()
     image = jpeg(1)
-    write_zip(small / "train.zip", {"train/a/../../1.jpg": image, "train/a/2.jpg": image})
-    refused(r"'train/a/../../1.jpg' is not a path inside the archive", small)
-    write_zip(small / "train.zip", {"/train/a/1.jpg": image})
-    refused(r"'/train/a/1.jpg' is not a path inside", small)
-    write_zip(small / "train.zip", {"train/a/1.jpg": image}, zipfile.ZIP_LZMA)
-    refused(r"train/a/1.jpg is compressed by method 14", small)
-    write_zip(small / "train.zip", {"train/a/readme.txt": b"no"})
-    refused(r"train.zip: holds no images .* 1 other entries", small)
-    write_zip(small / "train.zip", {"train/a/1.jpg": image, "train/b/": b""})
-    refused(r"no image in the class folder b", small)
-    write_zip(small / "train.zip", {"train/a/1.jpg": image, "b/2.jpg": image})
-    refused(r"some paths begin with train/ and others do not, such as those in b", small)
-    write_zip(small / "train.zip", {"train/a/" + "x" * 300 + ".jpg": image})
-    refused(r"a path of 312 bytes", small)
-    write_zip(small / "train.zip", {"train/a/1.jpg": image})
-    data = bytearray((small / "train.zip").read_bytes())
+    write_zip(small_zips / "train.zip", {"train/a/../../1.jpg": image, "train/a/2.jpg": image})
+    refused(r"'train/a/../../1.jpg' is not a path inside the archive", small_zips)
+    write_zip(small_zips / "train.zip", {"/train/a/1.jpg": image})
+    refused(r"'/train/a/1.jpg' is not a path inside", small_zips)
+    write_zip(small_zips / "train.zip", {"train/a/1.jpg": image}, zipfile.ZIP_LZMA)
+    refused(r"train/a/1.jpg is compressed by method 14", small_zips)
+    write_zip(small_zips / "train.zip", {"train/a/readme.txt": b"no"})
+    refused(r"train.zip: holds no images .* 1 other entries", small_zips)
+    write_zip(small_zips / "train.zip", {"train/a/1.jpg": image, "train/b/": b""})
+    refused(r"no image in the class folder b", small_zips)
+    write_zip(small_zips / "train.zip", {"train/a/1.jpg": image, "b/2.jpg": image})
+    refused(r"some paths begin with train/ and others do not, such as those in b", small_zips)
+    write_zip(small_zips / "train.zip", {"train/a/" + "x" * 300 + ".jpg": image})
+    refused(r"a path of 312 bytes", small_zips)
+    write_zip(small_zips / "train.zip", {"train/a/1.jpg": image})
+    data = bytearray((small_zips / "train.zip").read_bytes())
     data[data.index(b"PK\1\2") + 8] |= 1
-    (small / "train.zip").write_bytes(data)
-    refused(r"train/a/1.jpg is encrypted", small)
-    (small / "train_map.txt").write_text("a/1.jpg\t0\n")
+    (small_zips / "train.zip").write_bytes(data)
+    refused(r"train/a/1.jpg is encrypted", small_zips)
+    (small_zips / "train_map.txt").write_text("a/1.jpg\t0\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile warns of the double name
-        with zipfile.ZipFile(small / "train.zip", "w") as file:
+        with zipfile.ZipFile(small_zips / "train.zip", "w") as file:
             file.writestr("train/a/1.jpg", image)
             file.writestr("train/a/1.jpg", image)
-    refused(r"train.zip: 1.jpg is there more than once", small)
+    refused(r"train.zip: 1.jpg is there more than once", small_zips)
 
 
 @pytest.mark.parametrize("tensors", [False, True])
-def test_pictures_that_do_not_decode_are_named(small, tensors):
-    (small / "train_map.txt").unlink()
+def test_pictures_that_do_not_decode_are_named(small_zips, tensors):
+    (small_zips / "train_map.txt").unlink()
     good = jpeg(1)
     broken = {"cut.jpg": good[:-20], "empty.jpg": b"", "text.jpg": b"hello", "png.jpg": jpeg(1, form="PNG")[:60]}
     for name, data in broken.items():
-        write_zip(small / "train.zip", {"train/a/0.jpg": good, f"train/a/{name}": data})
-        images = ZipImages(small, "train", tensors=tensors)
+        write_zip(small_zips / "train.zip", {"train/a/0.jpg": good, f"train/a/{name}": data})
+        images = ZipImages(small_zips, "train", tensors=tensors)
         images[0]
         with pytest.raises(InputError, match=rf"train.zip: train/a/{name} does not decode as an image") as error:
             images[1]
@@ -363,29 +274,31 @@ def test_pictures_that_do_not_decode_are_named(small, tensors):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_flipped_bytes_of_an_image_are_found(small, method):
+def test_flipped_bytes_of_an_image_are_found(small_zips, method):
     """Most flipped bytes of a JPEG decode all the same, as another picture: the checksum finds them."""
-    (small / "train_map.txt").unlink()
+    (small_zips / "train_map.txt").unlink()
     image = jpeg(1, quality=95)
-    write_zip(small / "train.zip", {"train/a/0.jpg": image}, method)
-    data = bytearray((small / "train.zip").read_bytes())
+    write_zip(small_zips / "train.zip", {"train/a/0.jpg": image}, method)
+    data = bytearray((small_zips / "train.zip").read_bytes())
     data[40 + len(image) // 2] ^= 1
-    (small / "train.zip").write_bytes(data)
-    refused(r"train.zip: train/a/0.jpg is damaged", small)
+    (small_zips / "train.zip").write_bytes(data)
+    refused(r"train.zip: train/a/0.jpg is damaged", small_zips)
 
 
-def test_an_archive_that_changes_while_it_is_read(small):
-    data = ZipImages(small, "train")
+def test_an_archive_that_changes_while_it_is_read(small_zips):
+    data = ZipImages(small_zips, "train")
     data[0]
-    whole = (small / "train.zip").read_bytes()
-    with open(small / "train.zip", "r+b") as file:  # in place: touching the pages that are gone would be fatal
+    whole = (small_zips / "train.zip").read_bytes()
+    with open(small_zips / "train.zip", "r+b") as file:  # in place: touching the pages that are gone would be fatal
         file.truncate(100)
     with pytest.raises(InputError, match=r"train.zip: the archive has changed while it was in use"):
         data[3]
-    (small / "train.zip").write_bytes(whole)
-    copy = pickle.loads(pickle.dumps(ZipImages(small, "train")))  # a loading process that starts after the archive was replaced
-    write_zip(small / "new.zip", {"train/a/0.jpg": jpeg(9)})
-    os.replace(small / "new.zip", small / "train.zip")
+    (small_zips / "train.zip").write_bytes(whole)
+    copy = pickle.loads(
+        pickle.dumps(ZipImages(small_zips, "train"))
+    )  # a loading process that starts after the archive was replaced
+    write_zip(small_zips / "new.zip", {"train/a/0.jpg": jpeg(9)})
+    os.replace(small_zips / "new.zip", small_zips / "train.zip")
     with pytest.raises(InputError, match="has changed while it was in use"):
         copy[0]
 
@@ -393,31 +306,31 @@ def test_an_archive_that_changes_while_it_is_read(small):
 # ------------------------------------------------------------------------------------------------------------ the index
 
 
-def test_the_index_is_reused_and_renewed(small, monkeypatch):
-    index = small / ".train.zip.index"
-    first = ZipImages(small, "train")
-    assert index.exists() and not list(small.glob("*.tmp-*"))
+def test_the_index_is_reused_and_renewed(small_zips, monkeypatch):
+    index = small_zips / ".train.zip.index"
+    first = ZipImages(small_zips, "train")
+    assert index.exists() and not list(small_zips.glob("*.tmp-*"))
     monkeypatch.setattr(zip_index, "build", None)  # opening again builds nothing
-    assert ZipImages(small, "train").labels.tolist() == first.labels.tolist() == [0, 0, 1, 1]
+    assert ZipImages(small_zips, "train").labels.tolist() == first.labels.tolist() == [0, 0, 1, 1]
     monkeypatch.undo()
-    (small / "train_map.txt").write_text("a/0.jpg\t1\na/1.jpg\t1\nb/0.jpg\t0\nb/1.jpg\t0\n")
-    assert ZipImages(small, "train").classes == ["b", "a"]
-    (small / "train_map.txt").unlink()
-    assert ZipImages(small, "train").classes == ["a", "b"]
-    write_zip(small / "train.zip", {"train/c/0.jpg": jpeg(1)})
-    assert ZipImages(small, "train").classes == ["c"]
+    (small_zips / "train_map.txt").write_text("a/0.jpg\t1\na/1.jpg\t1\nb/0.jpg\t0\nb/1.jpg\t0\n")
+    assert ZipImages(small_zips, "train").classes == ["b", "a"]
+    (small_zips / "train_map.txt").unlink()
+    assert ZipImages(small_zips, "train").classes == ["a", "b"]
+    write_zip(small_zips / "train.zip", {"train/c/0.jpg": jpeg(1)})
+    assert ZipImages(small_zips, "train").classes == ["c"]
 
 
-def test_flat_validation_follows_a_changed_training_map(small):
-    assert ZipImages(small, "val").classes == ["a", "b"]
-    (small / "train_map.txt").write_text("a/0.jpg\t1\na/1.jpg\t1\nb/0.jpg\t0\nb/1.jpg\t0\n")
-    assert ZipImages(small, "val").classes == ["b", "a"]
+def test_flat_validation_follows_a_changed_training_map(small_zips):
+    assert ZipImages(small_zips, "val").classes == ["a", "b"]
+    (small_zips / "train_map.txt").write_text("a/0.jpg\t1\na/1.jpg\t1\nb/0.jpg\t0\nb/1.jpg\t0\n")
+    assert ZipImages(small_zips, "val").classes == ["b", "a"]
 
 
-def test_an_index_left_by_a_crash_is_made_again(small):
+def test_an_index_left_by_a_crash_is_made_again(small_zips):
     """Cut short, emptied, foreign, of another version, or with a changed byte anywhere: rebuilt without a word."""
-    index = small / ".train.zip.index"
-    ZipImages(small, "train")
+    index = small_zips / ".train.zip.index"
+    ZipImages(small_zips, "train")
     good = index.read_bytes()
     bad = [
         b"",
@@ -433,19 +346,19 @@ def test_an_index_left_by_a_crash_is_made_again(small):
     bad += [good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :] for place in range(good.index(b"\n") + 1, len(good))]
     for content in bad:
         index.write_bytes(content)
-        assert ZipImages(small, "train").labels.tolist() == [0, 0, 1, 1]
+        assert ZipImages(small_zips, "train").labels.tolist() == [0, 0, 1, 1]
         assert index.read_bytes() == good
-    (small / ".train.zip.index.tmp-1").write_bytes(good[:50])  # what a killed process may leave
-    assert len(ZipImages(small, "train")) == 4
+    (small_zips / ".train.zip.index.tmp-1").write_bytes(good[:50])  # what a killed process may leave
+    assert len(ZipImages(small_zips, "train")) == 4
 
 
-def test_a_folder_that_cannot_be_written(small, monkeypatch):
+def test_a_folder_that_cannot_be_written(small_zips, monkeypatch):
     def fails(*_):
         raise PermissionError("read-only")
 
     monkeypatch.setattr(zip_index, "_write_index", fails)
-    data = pickle.loads(pickle.dumps(ZipImages(small, "train")))
-    assert not list(small.glob(".*")) and data[3][1] == 1
+    data = pickle.loads(pickle.dumps(ZipImages(small_zips, "train")))
+    assert not list(small_zips.glob(".*")) and data[3][1] == 1
 
 
 def raw_zip(path, count, name, data, extra=b"", shift=0):
@@ -509,289 +422,10 @@ def test_opening_a_million_entries(tmp_path):
         assert float(took) < seconds and float(grew) < megabytes, result.stdout
 
 
-def test_warming(small, monkeypatch):
-    assert zip_dataset.warm(small / "train.zip", small / "val.zip", show=False) is None
+def test_warming(small_zips, monkeypatch):
+    assert zip_dataset.warm(small_zips / "train.zip", small_zips / "val.zip", show=False) is None
     monkeypatch.setattr(zip_dataset, "available_memory", lambda: 1000)
-    line = zip_dataset.warm(small / "train.zip", show=False)
+    line = zip_dataset.warm(small_zips / "train.zip", show=False)
     assert line.startswith("warning: the archives take 0.0 GB, the free memory is 0.0 GB") and "\n" not in line
     monkeypatch.undo()
     assert 1 << 20 < zip_dataset.available_memory() < 1 << 50
-
-
-# ----------------------------------------------------------------------------------------------------------- prepare.py
-
-
-def test_prepare_writes_plain_archives_and_maps(parity, zips):
-    for split, count in (("train", 1400), ("val", 397)):
-        with zipfile.ZipFile(zips / f"{split}.zip") as file:
-            assert file.testzip() is None and len(file.infolist()) == count
-            names = sorted(str(path.relative_to(parity)) for path in (parity / split).rglob("*.png"))
-            assert file.namelist() == names
-            assert {info.compress_type for info in file.infolist()} == {zipfile.ZIP_STORED}
-            assert all(file.read(name) == (parity / name).read_bytes() for name in names[::50])
-        lines = (zips / f"{split}_map.txt").read_text().splitlines()
-        assert lines == [f"{name.removeprefix(split + '/')}\t{int('/odd/' in name)}" for name in names]
-
-
-def test_prepare_again_keeps_everything_and_overwrite_gives_the_same_bytes(parity, zips, tmp_path):
-    for name in ("train.zip", "val.zip"):
-        shutil.copy(zips / name, tmp_path)
-    (tmp_path / "train_map.txt").write_text("mine/1.png\t0\n")
-    printed = prepare(parity, "--output", tmp_path)
-    assert printed.count("is there already and kept") == 3 and (tmp_path / "train_map.txt").read_text() == "mine/1.png\t0\n"
-    (tmp_path / "train.zip").write_bytes(b"old")
-    prepare(parity, "--output", tmp_path, "--overwrite")
-    for name in ("train.zip", "val.zip", "train_map.txt", "val_map.txt"):
-        assert (tmp_path / name).read_bytes() == (zips / name).read_bytes()
-
-
-def test_the_four_commands_on_the_digits(parity, tmp_path):
-    """As the README says them, in the folder itself."""
-    root = tmp_path / "digits"
-    shutil.copytree(parity, root)
-    prepare(root)
-    maps = [(root / f"{split}_map.txt").read_text() for split in ("train", "val")]
-    for split in ("train", "val"):
-        (root / f"{split}_map.txt").unlink()
-    prepare(root, "--maps-only")
-    assert [(root / f"{split}_map.txt").read_text() for split in ("train", "val")] == maps
-    assert "no problem found" in prepare(root, "--check")
-    shutil.rmtree(root / "train")
-    shutil.rmtree(root / "val")
-    assert len(ZipImages(root, "train")) == 1400 and len(ZipImages(root, "val")) == 397
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """A folder large enough to be killed while it is being read: 2,000 links to 100 images."""
-    folder = tmp_path_factory.mktemp("data") / "many"
-    for split, count in (("train", 2000), ("val", 20)):
-        for name in "ab":
-            (folder / split / name).mkdir(parents=True)
-        for i in range(count):
-            path = folder / split / "ab"[i % 2] / f"{i:05d}.jpg"
-            if i < 100:
-                path.write_bytes(jpeg(i, size=(400, 300), quality=95))
-            else:
-                os.link(folder / "train" / "ab"[i % 2] / f"{i % 100:05d}.jpg", path)
-    return folder
-
-
-@pytest.mark.parametrize("words", [[], ["--quality", "50"]])
-def test_killed_prepare_leaves_no_half_archive_and_goes_on(many, tmp_path, words):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    prepare(many, "--output", whole, *words)
-    part = broken / ("train.zip.q50.part" if words else "train.zip.part")
-    command = [sys.executable, PREPARE, "--root", many, "--output", broken, "--workers", 1, *words]
-    for round_ in range(2):
-        child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        size = (whole / "train.zip").stat().st_size * (round_ + 1) // 4
-        deadline = time.time() + 60
-        while not part.exists() or part.stat().st_size < size:
-            assert child.poll() is None and time.time() < deadline, "too late: it had finished"
-            time.sleep(0.001)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        assert sorted(path.name for path in broken.iterdir()) == [".prepare.lock", part.name]
-    with open(part, "ab") as file:
-        file.write(b"PK\3\4" + bytes(40))  # and the beginning of an entry
-    printed = prepare(many, "--output", broken, *words)
-    done = int(re.search(r"going on after ([\d,]+) of 2,000", printed)[1].replace(",", ""))
-    assert done > 500
-    for name in ("train.zip", "val.zip", "train_map.txt", "val_map.txt"):
-        assert (broken / name).read_bytes() == (whole / name).read_bytes()
-    assert not list(broken.glob("*part*"))
-
-
-def test_damage_of_a_part_is_found(zips, parity, tmp_path):
-    good = (zips / "train.zip").read_bytes()
-    with zipfile.ZipFile(zips / "train.zip") as file:
-        ends = [info.header_offset for info in file.infolist()]
-    for damaged in (good[: ends[700]] + bytes(5000), good[: ends[500] + 45] + b"!" + good[ends[500] + 46 : ends[900]], b"", good):
-        (tmp_path / "train.zip.part").write_bytes(damaged)
-        prepare(parity, "--output", tmp_path)
-        assert (tmp_path / "train.zip").read_bytes() == good
-        (tmp_path / "train.zip").unlink()
-
-
-def test_two_at_once(parity, tmp_path):
-    with open(tmp_path / ".prepare.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # what a running prepare.py holds
-        for words in (["--root", parity, "--output", tmp_path], ["--root", tmp_path, "--maps-only"]):
-            complains(run(PREPARE, *words), "another prepare.py is at work here")
-    prepare(parity, "--output", tmp_path)
-
-
-def test_re_encoding(odd, tmp_path):
-    """Shrunk to the size asked and smaller; images that are small enough keep their bytes; the order of entries stays."""
-    prepare(odd, "--output", tmp_path / "s", "--shorter-side", "20")
-    data, folder = ZipImages(tmp_path / "s", "train"), ImageFolder(odd / "train")
-    assert {image.size for image, _ in data} == {(27, 20)} and data.labels.tolist() == folder.targets
-    difference = np.asarray(data[0][0].resize((40, 30)), float) - np.asarray(folder[0][0])
-    assert abs(difference).mean() < 10
-    small = tmp_path / "few"
-    for split in ("train", "val"):
-        (small / split / "a").mkdir(parents=True)
-        (small / split / "a/1.jpg").write_bytes(jpeg(1, size=(200, 80)))
-        (small / split / "a/2.jpg").write_bytes(jpeg(2, "CMYK", size=(80, 60)))
-    prepare(small, "--output", tmp_path / "max", "--max-side", 100)
-    data = ZipImages(tmp_path / "max", "train")
-    assert data[0][0].size == (100, 40) and bytes(data.read(1)) == (small / "train/a/2.jpg").read_bytes()
-    (small / "train/a/2.jpg").write_bytes(jpeg(2)[:300])
-    words = ["--output", tmp_path / "bad", "--quality", "50", "--workers", 1]
-    complains(run(PREPARE, "--root", small, *words), "a/2.jpg: does not decode as an image")
-    assert not (tmp_path / "bad/train.zip").exists()
-    (small / "train/a/2.jpg").write_bytes(jpeg(2))
-    assert "going on after 1 of 2" in prepare(small, "--output", tmp_path / "bad", "--quality", 50)
-
-
-def tar_of(files):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
-WNIDS = ["n01440764", "n01443537", "n01484850"]
-
-
-@pytest.fixture
-def official(tmp_path):
-    """The official download in small: a tar of tars, flat validation images, and a kit that numbers classes in its own way."""
-    from scipy.io import savemat
-
-    root = tmp_path / "official"
-    root.mkdir()
-    inner = {
-        f"{wnid}.tar": tar_of({f"{wnid}_{n}.JPEG": jpeg(10 * k + n) for n in (11, 2)})
-        for k, wnid in reversed(list(enumerate(WNIDS)))
-    }
-    (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(inner))
-    val = {f"ILSVRC2012_val_{n:08d}.JPEG": jpeg(100 + n) for n in (3, 1, 2, 4)}
-    (root / "ILSVRC2012_img_val.tar").write_bytes(tar_of(val))
-    types = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O"), ("num_train_images", "O")]
-    rows = [(1, WNIDS[2], 0, 2), (2, WNIDS[0], 0, 2), (3, WNIDS[1], 0, 3), (4, "n00001740", 3, 0)]
-    meta = io.BytesIO()
-    savemat(meta, {"synsets": np.array(rows, dtype=types).reshape(-1, 1)})
-    kit = {"data/meta.mat": meta.getvalue(), "data/ILSVRC2012_validation_ground_truth.txt": b"2\n1\n3\n1\n"}
-    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
-        for name, data in kit.items():
-            info = tarfile.TarInfo(f"ILSVRC2012_devkit_t12/{name}")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return root
-
-
-VAL_WNIDS = {1: WNIDS[0], 2: WNIDS[2], 3: WNIDS[1], 4: WNIDS[2]}
-
-
-def test_official_tars(official):
-    prepare(official)
-    data = ZipImages(official, "train")
-    assert data.classes == WNIDS and data.labels.tolist() == [0, 0, 1, 1, 2, 2] and data.notes == []
-    assert [data.name(i) for i in (0, 1)] == [f"train/{WNIDS[0]}/{WNIDS[0]}_11.JPEG", f"train/{WNIDS[0]}/{WNIDS[0]}_2.JPEG"]
-    assert bytes(data.read(3)) == jpeg(12)
-    val = ZipImages(official, "val")
-    assert val.classes == WNIDS and val.labels.tolist() == [0, 1, 2, 2]
-    assert [bytes(val.read(i)) for i in range(4)] == [jpeg(100 + n) for n in (1, 3, 2, 4)]
-    assert val.name(0) == f"val/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"
-
-
-def test_flat_validation_archive_with_the_kit(official):
-    """A flat val.zip made by hand gets its labels from the kit; a flat folder val/ too."""
-    prepare(official)
-    for name in ("val.zip", "val_map.txt"):
-        (official / name).unlink()
-    images = {f"ILSVRC2012_val_{n:08d}.JPEG": jpeg(100 + n) for n in range(1, 5)}
-    write_zip(official / "val.zip", {f"val/{name}": data for name, data in images.items()})
-    prepare(official, "--maps-only")
-    assert (official / "val_map.txt").read_text().splitlines()[1] == "ILSVRC2012_val_00000002.JPEG\t2"
-    data = ZipImages(official, "val")
-    assert data.classes == WNIDS and data.labels.tolist() == [0, 1, 2, 2] and bytes(data.read(1)) == jpeg(103)
-    (official / "val.zip").unlink()
-    (official / "val").mkdir()
-    for name, content in images.items():
-        (official / "val" / name).write_bytes(content)
-    prepare(official)
-    assert ZipImages(official, "val").name(0) == f"val/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"
-
-
-def test_official_tars_that_are_damaged(official):
-    tar = official / "ILSVRC2012_img_train.tar"
-    whole = tar.read_bytes()
-    tar.write_bytes(whole[:9000])
-    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated or no tar")
-    tar.write_bytes(b"")
-    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated or no tar")
-    tar.write_bytes(whole)
-    kit = official / "ILSVRC2012_devkit_t12.tar.gz"
-    kit.write_bytes(kit.read_bytes()[:200])
-    complains(run(PREPARE, "--root", official), "ILSVRC2012_devkit_t12.tar.gz: damaged")
-    kit.unlink()
-    complains(run(PREPARE, "--root", official), "put ILSVRC2012_devkit_t12.tar.gz there")
-    assert not (official / "train.zip").exists()
-
-
-def test_check_names_each_broken_image(small, tmp_path):
-    good = jpeg(1)
-    write_zip(
-        small / "train.zip", {"train/a/0.jpg": good, "train/a/1.jpg": good[:-30], "train/b/2.jpg": b"x", "train/b/3.jpg": good}
-    )
-    write_zip(small / "val.zip", {"val/a/0.jpg": good, "val/b/1.jpg": good})
-    data = bytearray((small / "train.zip").read_bytes())
-    data[data.rindex(good) + 300] ^= 1  # the last image's own bytes: it may decode, but not as what was archived
-    (small / "train.zip").write_bytes(data)
-    result = run(PREPARE, "--root", small, "--check", "--workers", 2)
-    assert result.returncode == 1 and result.stderr.count("Traceback") == 0
-    broken = [line for line in result.stdout.splitlines() if line.startswith("broken: ")]
-    assert [re.search(r"train.zip: (\S+) \(", line)[1] for line in broken] == ["a/1.jpg", "b/2.jpg", "b/3.jpg"]
-    assert "checksum" in broken[2] and "4 images in 2 classes, 3 broken" in result.stdout and "3 problems found" in result.stdout
-
-
-def test_check_knows_imagenet(official):
-    """Missing and foreign classes, wrong counts, other classes in validation, and a mean file size unlike the original's."""
-    prepare(official)
-    result = run(PREPARE, "--root", official, "--check", "--workers", 1)
-    assert result.returncode == 1
-    for piece in (
-        "train: 997 of ImageNet-1K's 1,000 classes are missing: n01491361",
-        "train: 6 images; ImageNet-1K has 1,281,167",
-        "train: 1 classes have another number of images than in ImageNet-1K: n01443537 2 (not 3)",
-        "n01440764 1 (not 50)",
-        "hint: ",
-        "looks re-encoded",
-    ):
-        assert piece in result.stdout, result.stdout
-    folder = official / "folder"
-    for split in ("train", "val"):
-        (folder / split / "n99999999").mkdir(parents=True)
-        (folder / split / "n99999999/1.JPEG").write_bytes(jpeg(1))
-    result = run(PREPARE, "--root", folder, "--check", "--workers", 1)
-    assert "1 classes are not of ImageNet-1K: n99999999" in result.stdout
-
-
-def test_prepare_on_bad_input(small, tmp_path):
-    complains(run(PREPARE, "--root", tmp_path / "nowhere"), "no such folder")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    complains(run(PREPARE, "--root", empty), "no folder train/ and no ILSVRC2012_img_train.tar")
-    complains(run(PREPARE, "--root", empty, "--maps-only"), "no train.zip and no val.zip")
-    complains(run(PREPARE, "--root", empty, "--check"), "no train.zip and no folder train/")
-    (empty / "train").mkdir()
-    (empty / "train/x.txt").write_text("")
-    complains(run(PREPARE, "--root", empty), "train: no images")
-    (empty / "train.zip").write_bytes((small / "train.zip").read_bytes()[:500])
-    complains(run(PREPARE, "--root", empty, "--maps-only"), "train.zip: truncated or damaged")
-    write_zip(empty / "train.zip", {"1.jpg": jpeg(1)})
-    complains(run(PREPARE, "--root", empty, "--maps-only"), "lie in no class folders")
-    write_zip(empty / "train.zip", {"a/../../1.jpg": jpeg(1)})
-    complains(run(PREPARE, "--root", empty, "--maps-only"), "not a path inside the archive")
-    assert not (empty / "train_map.txt").exists()
-    (small / "val_map.txt").unlink()
-    complains(run(PREPARE, "--root", small, "--maps-only"), "put ILSVRC2012_devkit_t12.tar.gz there")
-    for words in (["--quality", "0"], ["--maps-only", "--check"], ["--maps-only", "--quality", "50"], ["--shorter-side", "0"]):
-        result = run(PREPARE, "--root", small, *words)
-        assert result.returncode == 2 and "Traceback" not in result.stderr

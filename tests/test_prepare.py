@@ -1,0 +1,298 @@
+"""data/imagenet/prepare.py: archives and maps made, resumed and checked by the real commands."""
+
+import fcntl
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder
+
+from archives import jpeg, write_zip
+from conftest import PREPARE, complains, prepare, run
+from zip_dataset import ZipImages
+
+
+def test_prepare_writes_plain_archives_and_maps(parity, zips):
+    for split, count in (("train", 1400), ("val", 397)):
+        with zipfile.ZipFile(zips / f"{split}.zip") as file:
+            assert file.testzip() is None and len(file.infolist()) == count
+            names = sorted(str(path.relative_to(parity)) for path in (parity / split).rglob("*.png"))
+            assert file.namelist() == names
+            assert {info.compress_type for info in file.infolist()} == {zipfile.ZIP_STORED}
+            assert all(file.read(name) == (parity / name).read_bytes() for name in names[::50])
+        lines = (zips / f"{split}_map.txt").read_text().splitlines()
+        assert lines == [f"{name.removeprefix(split + '/')}\t{int('/odd/' in name)}" for name in names]
+
+
+def test_prepare_again_keeps_everything_and_overwrite_gives_the_same_bytes(parity, zips, tmp_path):
+    for name in ("train.zip", "val.zip"):
+        shutil.copy(zips / name, tmp_path)
+    (tmp_path / "train_map.txt").write_text("mine/1.png\t0\n")
+    printed = prepare(parity, "--output", tmp_path)
+    assert printed.count("is there already and kept") == 3 and (tmp_path / "train_map.txt").read_text() == "mine/1.png\t0\n"
+    (tmp_path / "train.zip").write_bytes(b"old")
+    prepare(parity, "--output", tmp_path, "--overwrite")
+    for name in ("train.zip", "val.zip", "train_map.txt", "val_map.txt"):
+        assert (tmp_path / name).read_bytes() == (zips / name).read_bytes()
+
+
+def test_the_four_commands_on_the_digits(parity, tmp_path):
+    """As the README says them, in the folder itself."""
+    root = tmp_path / "digits"
+    shutil.copytree(parity, root)
+    prepare(root)
+    maps = [(root / f"{split}_map.txt").read_text() for split in ("train", "val")]
+    for split in ("train", "val"):
+        (root / f"{split}_map.txt").unlink()
+    prepare(root, "--maps-only")
+    assert [(root / f"{split}_map.txt").read_text() for split in ("train", "val")] == maps
+    assert "no problem found" in prepare(root, "--check")
+    shutil.rmtree(root / "train")
+    shutil.rmtree(root / "val")
+    assert len(ZipImages(root, "train")) == 1400 and len(ZipImages(root, "val")) == 397
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder large enough to be killed while it is being read: 2,000 links to 100 images."""
+    folder = tmp_path_factory.mktemp("data") / "many"
+    for split, count in (("train", 2000), ("val", 20)):
+        for name in "ab":
+            (folder / split / name).mkdir(parents=True)
+        for i in range(count):
+            path = folder / split / "ab"[i % 2] / f"{i:05d}.jpg"
+            if i < 100:
+                path.write_bytes(jpeg(i, size=(400, 300), quality=95))
+            else:
+                os.link(folder / "train" / "ab"[i % 2] / f"{i % 100:05d}.jpg", path)
+    return folder
+
+
+@pytest.mark.parametrize("words", [[], ["--quality", "50"]])
+def test_killed_prepare_leaves_no_half_archive_and_goes_on(many, tmp_path, words):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    prepare(many, "--output", whole, *words)
+    part = broken / ("train.zip.q50.part" if words else "train.zip.part")
+    command = [sys.executable, PREPARE, "--root", many, "--output", broken, "--workers", 1, *words]
+    for round_ in range(2):
+        child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        size = (whole / "train.zip").stat().st_size * (round_ + 1) // 4
+        deadline = time.time() + 60
+        while not part.exists() or part.stat().st_size < size:
+            assert child.poll() is None and time.time() < deadline, "too late: it had finished"
+            time.sleep(0.001)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        assert sorted(path.name for path in broken.iterdir()) == [".prepare.lock", part.name]
+    with open(part, "ab") as file:
+        file.write(b"PK\3\4" + bytes(40))  # and the beginning of an entry
+    printed = prepare(many, "--output", broken, *words)
+    done = int(re.search(r"going on after ([\d,]+) of 2,000", printed)[1].replace(",", ""))
+    assert done > 500
+    for name in ("train.zip", "val.zip", "train_map.txt", "val_map.txt"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(broken.glob("*part*"))
+
+
+def test_damage_of_a_part_is_found(zips, parity, tmp_path):
+    good = (zips / "train.zip").read_bytes()
+    with zipfile.ZipFile(zips / "train.zip") as file:
+        ends = [info.header_offset for info in file.infolist()]
+    for damaged in (good[: ends[700]] + bytes(5000), good[: ends[500] + 45] + b"!" + good[ends[500] + 46 : ends[900]], b"", good):
+        (tmp_path / "train.zip.part").write_bytes(damaged)
+        prepare(parity, "--output", tmp_path)
+        assert (tmp_path / "train.zip").read_bytes() == good
+        (tmp_path / "train.zip").unlink()
+
+
+def test_two_at_once(parity, tmp_path):
+    with open(tmp_path / ".prepare.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # what a running prepare.py holds
+        for words in (["--root", parity, "--output", tmp_path], ["--root", tmp_path, "--maps-only"]):
+            complains(run(PREPARE, *words), "another prepare.py is at work here")
+    prepare(parity, "--output", tmp_path)
+
+
+def test_re_encoding(odd, tmp_path):
+    """Shrunk to the size asked and smaller; images that are small_zips enough keep their bytes; the order of entries stays."""
+    prepare(odd, "--output", tmp_path / "s", "--shorter-side", "20")
+    data, folder = ZipImages(tmp_path / "s", "train"), ImageFolder(odd / "train")
+    assert {image.size for image, _ in data} == {(27, 20)} and data.labels.tolist() == folder.targets
+    difference = np.asarray(data[0][0].resize((40, 30)), float) - np.asarray(folder[0][0])
+    assert abs(difference).mean() < 10
+    small_zips = tmp_path / "few"
+    for split in ("train", "val"):
+        (small_zips / split / "a").mkdir(parents=True)
+        (small_zips / split / "a/1.jpg").write_bytes(jpeg(1, size=(200, 80)))
+        (small_zips / split / "a/2.jpg").write_bytes(jpeg(2, "CMYK", size=(80, 60)))
+    prepare(small_zips, "--output", tmp_path / "max", "--max-side", 100)
+    data = ZipImages(tmp_path / "max", "train")
+    assert data[0][0].size == (100, 40) and bytes(data.read(1)) == (small_zips / "train/a/2.jpg").read_bytes()
+    (small_zips / "train/a/2.jpg").write_bytes(jpeg(2)[:300])
+    words = ["--output", tmp_path / "bad", "--quality", "50", "--workers", 1]
+    complains(run(PREPARE, "--root", small_zips, *words), "a/2.jpg: does not decode as an image")
+    assert not (tmp_path / "bad/train.zip").exists()
+    (small_zips / "train/a/2.jpg").write_bytes(jpeg(2))
+    assert "going on after 1 of 2" in prepare(small_zips, "--output", tmp_path / "bad", "--quality", 50)
+
+
+def tar_of(files):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+WNIDS = ["n01440764", "n01443537", "n01484850"]
+
+
+@pytest.fixture
+def official(tmp_path):
+    """The official download in small: a tar of tars, flat validation images, and a kit that numbers classes in its own way."""
+    from scipy.io import savemat
+
+    root = tmp_path / "official"
+    root.mkdir()
+    inner = {
+        f"{wnid}.tar": tar_of({f"{wnid}_{n}.JPEG": jpeg(10 * k + n) for n in (11, 2)})
+        for k, wnid in reversed(list(enumerate(WNIDS)))
+    }
+    (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(inner))
+    val = {f"ILSVRC2012_val_{n:08d}.JPEG": jpeg(100 + n) for n in (3, 1, 2, 4)}
+    (root / "ILSVRC2012_img_val.tar").write_bytes(tar_of(val))
+    types = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O"), ("num_train_images", "O")]
+    rows = [(1, WNIDS[2], 0, 2), (2, WNIDS[0], 0, 2), (3, WNIDS[1], 0, 3), (4, "n00001740", 3, 0)]
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(rows, dtype=types).reshape(-1, 1)})
+    kit = {"data/meta.mat": meta.getvalue(), "data/ILSVRC2012_validation_ground_truth.txt": b"2\n1\n3\n1\n"}
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+        for name, data in kit.items():
+            info = tarfile.TarInfo(f"ILSVRC2012_devkit_t12/{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return root
+
+
+VAL_WNIDS = {1: WNIDS[0], 2: WNIDS[2], 3: WNIDS[1], 4: WNIDS[2]}
+
+
+def test_official_tars(official):
+    prepare(official)
+    data = ZipImages(official, "train")
+    assert data.classes == WNIDS and data.labels.tolist() == [0, 0, 1, 1, 2, 2] and data.notes == []
+    assert [data.name(i) for i in (0, 1)] == [f"train/{WNIDS[0]}/{WNIDS[0]}_11.JPEG", f"train/{WNIDS[0]}/{WNIDS[0]}_2.JPEG"]
+    assert bytes(data.read(3)) == jpeg(12)
+    val = ZipImages(official, "val")
+    assert val.classes == WNIDS and val.labels.tolist() == [0, 1, 2, 2]
+    assert [bytes(val.read(i)) for i in range(4)] == [jpeg(100 + n) for n in (1, 3, 2, 4)]
+    assert val.name(0) == f"val/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"
+
+
+def test_flat_validation_archive_with_the_kit(official):
+    """A flat val.zip made by hand gets its labels from the kit; a flat folder val/ too."""
+    prepare(official)
+    for name in ("val.zip", "val_map.txt"):
+        (official / name).unlink()
+    images = {f"ILSVRC2012_val_{n:08d}.JPEG": jpeg(100 + n) for n in range(1, 5)}
+    write_zip(official / "val.zip", {f"val/{name}": data for name, data in images.items()})
+    prepare(official, "--maps-only")
+    assert (official / "val_map.txt").read_text().splitlines()[1] == "ILSVRC2012_val_00000002.JPEG\t2"
+    data = ZipImages(official, "val")
+    assert data.classes == WNIDS and data.labels.tolist() == [0, 1, 2, 2] and bytes(data.read(1)) == jpeg(103)
+    (official / "val.zip").unlink()
+    (official / "val").mkdir()
+    for name, content in images.items():
+        (official / "val" / name).write_bytes(content)
+    prepare(official)
+    assert ZipImages(official, "val").name(0) == f"val/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"
+
+
+def test_official_tars_that_are_damaged(official):
+    tar = official / "ILSVRC2012_img_train.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:9000])
+    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated or no tar")
+    tar.write_bytes(b"")
+    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated or no tar")
+    tar.write_bytes(whole)
+    kit = official / "ILSVRC2012_devkit_t12.tar.gz"
+    kit.write_bytes(kit.read_bytes()[:200])
+    complains(run(PREPARE, "--root", official), "ILSVRC2012_devkit_t12.tar.gz: damaged")
+    kit.unlink()
+    complains(run(PREPARE, "--root", official), "put ILSVRC2012_devkit_t12.tar.gz there")
+    assert not (official / "train.zip").exists()
+
+
+def test_check_names_each_broken_image(small_zips, tmp_path):
+    good = jpeg(1)
+    write_zip(
+        small_zips / "train.zip",
+        {"train/a/0.jpg": good, "train/a/1.jpg": good[:-30], "train/b/2.jpg": b"x", "train/b/3.jpg": good},
+    )
+    write_zip(small_zips / "val.zip", {"val/a/0.jpg": good, "val/b/1.jpg": good})
+    data = bytearray((small_zips / "train.zip").read_bytes())
+    data[data.rindex(good) + 300] ^= 1  # the last image's own bytes: it may decode, but not as what was archived
+    (small_zips / "train.zip").write_bytes(data)
+    result = run(PREPARE, "--root", small_zips, "--check", "--workers", 2)
+    assert result.returncode == 1 and result.stderr.count("Traceback") == 0
+    broken = [line for line in result.stdout.splitlines() if line.startswith("broken: ")]
+    assert [re.search(r"train.zip: (\S+) \(", line)[1] for line in broken] == ["a/1.jpg", "b/2.jpg", "b/3.jpg"]
+    assert "checksum" in broken[2] and "4 images in 2 classes, 3 broken" in result.stdout and "3 problems found" in result.stdout
+
+
+def test_check_knows_imagenet(official):
+    """Missing and foreign classes, wrong counts, other classes in validation, and a mean file size unlike the original's."""
+    prepare(official)
+    result = run(PREPARE, "--root", official, "--check", "--workers", 1)
+    assert result.returncode == 1
+    for piece in (
+        "train: 997 of ImageNet-1K's 1,000 classes are missing: n01491361",
+        "train: 6 images; ImageNet-1K has 1,281,167",
+        "train: 1 classes have another number of images than in ImageNet-1K: n01443537 2 (not 3)",
+        "n01440764 1 (not 50)",
+        "hint: ",
+        "looks re-encoded",
+    ):
+        assert piece in result.stdout, result.stdout
+    folder = official / "folder"
+    for split in ("train", "val"):
+        (folder / split / "n99999999").mkdir(parents=True)
+        (folder / split / "n99999999/1.JPEG").write_bytes(jpeg(1))
+    result = run(PREPARE, "--root", folder, "--check", "--workers", 1)
+    assert "1 classes are not of ImageNet-1K: n99999999" in result.stdout
+
+
+def test_prepare_on_bad_input(small_zips, tmp_path):
+    complains(run(PREPARE, "--root", tmp_path / "nowhere"), "no such folder")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    complains(run(PREPARE, "--root", empty), "no folder train/ and no ILSVRC2012_img_train.tar")
+    complains(run(PREPARE, "--root", empty, "--maps-only"), "no train.zip and no val.zip")
+    complains(run(PREPARE, "--root", empty, "--check"), "no train.zip and no folder train/")
+    (empty / "train").mkdir()
+    (empty / "train/x.txt").write_text("")
+    complains(run(PREPARE, "--root", empty), "train: no images")
+    (empty / "train.zip").write_bytes((small_zips / "train.zip").read_bytes()[:500])
+    complains(run(PREPARE, "--root", empty, "--maps-only"), "train.zip: truncated or damaged")
+    write_zip(empty / "train.zip", {"1.jpg": jpeg(1)})
+    complains(run(PREPARE, "--root", empty, "--maps-only"), "lie in no class folders")
+    write_zip(empty / "train.zip", {"a/../../1.jpg": jpeg(1)})
+    complains(run(PREPARE, "--root", empty, "--maps-only"), "not a path inside the archive")
+    assert not (empty / "train_map.txt").exists()
+    (small_zips / "val_map.txt").unlink()
+    complains(run(PREPARE, "--root", small_zips, "--maps-only"), "put ILSVRC2012_devkit_t12.tar.gz there")
+    for words in (["--quality", "0"], ["--maps-only", "--check"], ["--maps-only", "--quality", "50"], ["--shorter-side", "0"]):
+        result = run(PREPARE, "--root", small_zips, *words)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
