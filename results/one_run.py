@@ -1,6 +1,6 @@
 """One run of an experiment: train through Conv/common_resnet, measure, write the JSON file. reproduce.py calls it.
 
-python results/one_run.py EXPERIMENT METHOD SEED [DATA_PATH]
+python results/one_run.py EXPERIMENT METHOD SEED DATA_NAME [DATA_PATH]
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from reproduce import TOP, WORK, write
 CONV = TOP / "Conv/common_resnet"
 
 
-def main(name: str, method: str, seed: str, data_path: str | None = None) -> None:
+def main(name: str, method: str, seed: str, data_name: str, data_path: str | None = None) -> None:
     experiment = EXPERIMENTS[name]
     folder = WORK / name / f"{method.replace(' ', '-')}-seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,8 @@ def main(name: str, method: str, seed: str, data_path: str | None = None) -> Non
     metrics = measure(folder / "checkpoint.pth", experiment.transfer)
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     metrics |= {key: last[f"val_{key}"] for key in ("many", "medium", "low") if f"val_{key}" in last}
-    write(name, method, int(seed), f"python train.py {options}", metrics, last["seconds"], round(time.time() - start, 1))
+    measuring = round(time.time() - start, 1)
+    write(name, method, int(seed), data_name, f"python train.py {options}", metrics, last["seconds"], measuring)
 
 
 if __name__ == "__main__":

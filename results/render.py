@@ -34,10 +34,13 @@ INTRODUCTION = """\
 Rendered by `python results/reproduce.py --render` from the JSON files in [`runs/`](runs); the claims and their tests are in
 [`claims.json`](claims.json). A cell gives the mean difference over seeds and its 95 % interval (Student's t, paired by seed: the
 same initial weights and data order). **Supported**: the interval is above zero; **contradicted**: below; else it cannot be told
-from these runs. The test data chose nothing: epochs, rates and strengths were fixed beforehand; the p of logit normalisation is
-chosen on a fifth of the test images and scored on the others.
+from these runs. "At least" and "at most" are tested as more and less. The test data chose nothing: epochs, rates and strengths
+were fixed beforehand; the p of logit normalisation is chosen on a fifth of the test images and scored on the others.
 """
 CAUTION = """\
+Of twenty such intervals one excludes zero by chance. Where the training accuracy nears 100 % (fashion-coarse) MaxSup and LS are
+nearly the same loss, for they differ only where the prediction is wrong.
+
 Small networks, minutes of training, small images: where these runs and the papers disagree, the papers' ImageNet results are not
 refuted, and where they agree, not confirmed. None of these experiments is one of the papers', so no figure of theirs stands
 beside ours here; the [main README](../README.md) has them.
@@ -112,7 +115,7 @@ def judge_all(metrics: dict) -> list[tuple[dict, dict, dict[str, dict]]]:
 def page(runs: dict, verdicts: list) -> str:
     parts = [INTRODUCTION, table_of_claims(verdicts, ""), CAUTION]
     for name, methods in runs.items():
-        parts += [f"## {name}: {EXPERIMENTS[name].title}", "", table_of_runs(name, methods), ""]
+        parts += [f"## {name}: {short(data_of(methods))}, {EXPERIMENTS[name].title}", "", table_of_runs(name, methods), ""]
     return "\n".join([*parts, planned()])
 
 
@@ -147,8 +150,22 @@ def table_of_runs(name: str, methods: dict) -> str:
     some = next(iter(next(iter(methods.values())).values()))
     lines = means(metrics_of({name: methods})[name], [key for key in COLUMNS if some["metrics"].get(key) is not None])
     minutes = sum(run["training_seconds"] for seeds in methods.values() for run in seeds.values()) / 60
-    lines += ["", f"`{some['command']}`, and so on; {minutes:.0f} minutes of training in all, on {some['hardware']}."]
+    lines += ["", f"Data: {some['data']}. Model: {some['model']}. `{some['command']}`, and so on."]
+    lines += [f"{minutes:.0f} minutes of training in all; {some['hardware']}, torch {some['versions']['torch']}."]
     return "\n".join(lines) + "\n"
+
+
+def data_of(methods: dict) -> str:
+    """The data of an experiment, of which its runs may have only one."""
+    names = {run["data"] for seeds in methods.values() for run in seeds.values()}
+    if len(names) > 1:
+        raise ValueError(f"one experiment was run on different data: {', '.join(sorted(names))}")
+    return names.pop()
+
+
+def short(data: str) -> str:
+    """Its name without what is said of it in brackets."""
+    return data.split(" (")[0]
 
 
 def means(methods: dict[str, dict[int, dict]], shown: Sequence[str]) -> list[str]:

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10, folder or ZIP form; none: torchvision downloads it"
     )
+    parser.add_argument("--cifar10-name", default="CIFAR-10", metavar="NAME", help="what the pages call it (%(default)s)")
     parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="ImageNet, for the planned experiments")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, a core each (%(default)s)")
     args = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
     if args.jobs < 1:
         sys.exit(f"error: --jobs {args.jobs}: from 1 on")
     if args.list:
-        return show()
+        return show(args.jobs)
     if not args.experiments and not args.render:
         parser.error("name an experiment, or give --list or --render")
     for name in args.experiments:
@@ -60,22 +61,23 @@ def main() -> None:
         elif name == "digits-parity":
             run_digits(EXPERIMENTS[name], args.jobs)
         else:
-            run(name, EXPERIMENTS[name], args.cifar10 if name.startswith("cifar10") else None, args.jobs)
+            cifar10 = name.startswith("cifar10")
+            data_name = args.cifar10_name if cifar10 else EXPERIMENTS[name].data
+            run(name, EXPERIMENTS[name], data_name, args.cifar10 if cifar10 else None, args.jobs)
     from render import render
 
     render()
 
 
-def show() -> None:
-    print(f"{'experiment':22} {'runs done':>10} {'minutes left':>13}   what")
+def show(jobs: int) -> None:
+    print(f"{'experiment':22} {'runs done':>10} {f'minutes left, {jobs} at once':>24}   what")
     for name, experiment in EXPERIMENTS.items():
         total = len(experiment.methods) * experiment.seeds
         done = sum(path(name, method, seed).exists() for method in experiment.methods for seed in range(experiment.seeds))
-        left = (total - done) * experiment.minutes
-        print(
-            f"{name:22} {f'{done} / {total}':>10} {left:13.0f}   {experiment.title}; {experiment.seeds} seeds of "
-            f"{', '.join(experiment.methods)}\n{'':50}{experiment.options or f'Deit/: see {Path(digits_parity.__file__).name}'}"
-        )
+        left = (total - done) * experiment.minutes / jobs
+        what = f"{experiment.data}, {experiment.title}; {experiment.seeds} seeds of {', '.join(experiment.methods)}"
+        print(f"{name:22} {f'{done} / {total}':>10} {left:24.0f}   {what}")
+        print(f"{'':61}{experiment.options or 'see results/digits_parity.py'}")
     print("\nplanned, with --data-path ImageNet:")
     for name, plan in planned().items():
         print(f"{name:22} {plan['experiment']}")
@@ -97,7 +99,7 @@ def path(name: str, method: str, seed: int) -> Path:
     return RUNS / name / f"{method.replace(' ', '-')}-seed{seed}.json"
 
 
-def run(name: str, experiment: Experiment, data_path: Path | None, jobs: int) -> None:
+def run(name: str, experiment: Experiment, data_name: str, data_path: Path | None, jobs: int) -> None:
     """Train and measure what is missing, `jobs` runs at once; each leaves its JSON file only when it is whole."""
     missing = [
         (method, seed)
@@ -111,7 +113,7 @@ def run(name: str, experiment: Experiment, data_path: Path | None, jobs: int) ->
             while missing or going:
                 while missing and len(going) < jobs:
                     method, seed = missing.pop(0)
-                    words = [name, method, str(seed)] + ([str(data_path.resolve())] if data_path else [])
+                    words = [name, method, str(seed), data_name] + ([str(data_path.resolve())] if data_path else [])
                     threads = max(1, (os.cpu_count() or 1) // jobs)
                     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
                     going[subprocess.Popen([sys.executable, TOP / "results/one_run.py", *words], env=environment)] = (
@@ -141,16 +143,20 @@ def run_digits(experiment: Experiment, jobs: int) -> None:
             metrics = {key: value for key, value in row.items() if key not in ("seed", "seconds")}
             options = f"{summary['recipe']} {' '.join(digits_parity.LOSSES[method])} --seed {row['seed']}"
             command = f"python Deit/main.py --data-path data/digits/parity {options}"
-            write("digits-parity", method, row["seed"], command, metrics, row["seconds"])
+            write("digits-parity", method, row["seed"], experiment.data, command, metrics, row["seconds"])
 
 
-def write(name: str, method: str, seed: int, command: str, metrics: dict, seconds: float, measuring: float | None = None) -> None:
+def write(
+    name: str, method: str, seed: int, data: str, command: str, metrics: dict, seconds: float, measuring: float | None = None
+) -> None:
     """Write a run's JSON file, whole or not at all."""
     import torch
 
     content = {
         "experiment": name,
         "method": method,
+        "data": data,
+        "model": EXPERIMENTS[name].model,
         "seed": seed,
         "command": command,
         "metrics": metrics,
