@@ -223,7 +223,7 @@ def markdown(measured: dict[str, list[dict]]) -> str:
     ]
     for claim, test, found in render.judge_all({"digits-parity": runs}):
         for verdict in found.values():
-            lines.append(f"- {claim['claim']}: {render.cell(test, verdict)}, {render.what(test)}.")
+            lines.append(f"- {render.sentence(claim, test)}: {render.cell(test, verdict)}, {render.what(test)}.")
     return "\n".join(lines) + "\n"
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import cifar10_first
 import tables
 from experiments import EXPERIMENTS
-from verdicts import judge
+from verdicts import VERDICTS, judge
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "results"
+NEAR = 97  # % of training images right
 # metric: heading, decimals
 COLUMNS = {
     "train_top1": ("train top-1 %", 2),
@@ -38,8 +39,8 @@ from these runs. "At least" and "at most" are tested as more and less. The test 
 were fixed beforehand; the p of logit normalisation is chosen on a fifth of the test images and scored on the others.
 """
 CAUTION = """\
-Of twenty such intervals one excludes zero by chance. Where the training accuracy nears 100 % (fashion-coarse) MaxSup and LS are
-nearly the same loss, for they differ only where the prediction is wrong.
+Of twenty such intervals one excludes zero by chance. MaxSup and LS differ only where the prediction is wrong: where the training
+accuracy nears 100 %{near} they are nearly the same loss.
 
 Small networks, minutes of training, small images: where these runs and the papers disagree, the papers' ImageNet results are not
 refuted, and where they agree, not confirmed. None of these experiments is one of the papers', so no figure of theirs stands
@@ -78,7 +79,7 @@ def rendered() -> dict[Path, str]:
 
 def block(name: str, verdicts: list) -> str:
     if name == "results/runs":
-        return table_of_claims(verdicts, "results/")
+        return table_of_verdicts(verdicts)
     if not (TOP / name).exists():
         return "Not measured yet.\n"
     content = json.loads((TOP / name).read_text())
@@ -113,20 +114,41 @@ def judge_all(metrics: dict) -> list[tuple[dict, dict, dict[str, dict]]]:
 
 
 def page(runs: dict, verdicts: list) -> str:
-    parts = [INTRODUCTION, table_of_claims(verdicts, ""), CAUTION]
+    near = [name for name, methods in metrics_of(runs).items() if min(train_top1(methods)) > NEAR]
+    caution = CAUTION.format(near=f" (over {NEAR} %: {', '.join(near)})" if near else "")
+    parts = [INTRODUCTION, table_of_claims(verdicts), caution]
     for name, methods in runs.items():
         parts += [f"## {name}: {short(data_of(methods))}, {EXPERIMENTS[name].title}", "", table_of_runs(name, methods), ""]
     return "\n".join([*parts, planned()])
 
 
-def table_of_claims(verdicts: list, prefix: str) -> str:
+def train_top1(methods: dict[str, dict[int, dict]]) -> list[float]:
+    return [metrics["train_top1"] for seeds in methods.values() for metrics in seeds.values()]
+
+
+def table_of_claims(verdicts: list) -> str:
     names = [name for name in EXPERIMENTS if any(name in found for *_, found in verdicts)]
-    links = [f"[{name}]({prefix}runs/{name})" for name in names]
+    links = [f"[{name}](runs/{name})" for name in names]
     lines = [f"| | claim | measured as | {' | '.join(links)} |", f"|---|---|---|{'---|' * len(names)}"]
     for claim, test, found in verdicts:
-        cells = [cell(test, found[name]) if name in found else "not measured" for name in names]
-        lines.append(f"| {claim['id']} | {claim['claim']} ({claim['source']}) | {what(test)} | {' | '.join(cells)} |")
+        cells = [cell(test, found[name]) if name in found else "" for name in names]
+        lines.append(f"| {claim['id']} | {sentence(claim, test)} ({claim['source']}) | {what(test)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def table_of_verdicts(verdicts: list) -> str:
+    """The same in short, for the main README: how often each claim was supported, contradicted, or could not be told."""
+    lines = [f"| | claim | measured as | {' | '.join(VERDICTS)} |", "|---|---|---|---|---|---|"]
+    for claim, test, found in verdicts:
+        by = [[name for name, verdict in found.items() if verdict["verdict"] == word] for word in VERDICTS]
+        cells = [", ".join(names) for names in by]
+        lines.append(f"| {claim['id']} | {sentence(claim, test)} ({claim['source']}) | {what(test)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def sentence(claim: dict, test: dict) -> str:
+    """The claim, or the part of it that the test is about."""
+    return test.get("part", claim["claim"])
 
 
 def what(test: dict) -> str:

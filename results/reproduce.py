@@ -107,6 +107,9 @@ def run(name: str, experiment: Experiment, data_name: str, data_path: Path | Non
         for method in experiment.methods
         if not path(name, method, seed).exists()
     ]
+    others = {json.loads(file.read_text())["data"] for file in (RUNS / name).glob("*.json")} - {data_name}
+    if missing and others:
+        sys.exit(f"error: {RUNS / name} holds runs on {others.pop()}: move them away, or give --cifar10-name that name")
     going: dict[subprocess.Popen, tuple[str, int]] = {}
     with tqdm(total=len(missing), desc=name, unit="run", dynamic_ncols=True) as bar:
         try:
@@ -116,10 +119,8 @@ def run(name: str, experiment: Experiment, data_name: str, data_path: Path | Non
                     words = [name, method, str(seed), data_name] + ([str(data_path.resolve())] if data_path else [])
                     threads = max(1, (os.cpu_count() or 1) // jobs)
                     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-                    going[subprocess.Popen([sys.executable, TOP / "results/one_run.py", *words], env=environment)] = (
-                        method,
-                        seed,
-                    )
+                    process = subprocess.Popen([sys.executable, TOP / "results/one_run.py", *words], env=environment)
+                    going[process] = method, seed
                 time.sleep(0.2)
                 for process in [process for process in going if process.poll() is not None]:
                     method, seed = going.pop(process)
