@@ -91,7 +91,7 @@ def main() -> None:
         for name, median in medians.items():
             rows.append([model_name, name, median, images / median, list(medians.values())[1] / median])
     where += f", torchvision {torchvision.__version__}"
-    tables.report("python benchmarks/cifar.py --data-path FOLDER", where, columns, rows, args.json)
+    tables.report(where, columns, rows, args.json)
 
 
 class TorchvisionStyle(Dataset):

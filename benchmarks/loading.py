@@ -124,7 +124,7 @@ def report(folder: ImageFolder, times: dict, memory: dict, args) -> None:
             (total, private), (doubled, _) = memory[name]
             cells = [total, private, doubled]
         rows.append([name, 1 / middle, base / middle, *cells])
-    tables.report("python benchmarks/loading.py --data FOLDER", where, columns, rows, args.json)
+    tables.report(where, columns, rows, args.json)
 
 
 class BytesInMemory(Dataset):

@@ -61,7 +61,7 @@ def main() -> None:
         speed = {who: len(logits["ours"]) / statistics.median(seconds) for who, seconds in times.items()}
         difference = (logits["ours"] - logits["timm"]).abs().max().item()
         rows.append([name, len(logits["ours"]), speed["timm"], speed["ours"], speed["ours"] / speed["timm"], difference])
-    tables.report("python benchmarks/logits.py --data FOLDER", where, columns, rows, args.json)
+    tables.report(where, columns, rows, args.json)
 
 
 def ours(model: torch.nn.Module, args, device: str) -> torch.Tensor:

@@ -55,7 +55,7 @@ def main() -> None:
             peak, base = memory[name], max(memory["cross-entropy"], 1)
             rows.append([shape, name, 1e3 * times[name], times[name] / times["cross-entropy"], peak / 2**20, peak / base])
     where = f"forward + backward, float32; {tables.environment(args.device, args.threads)}"
-    tables.report("python benchmarks/loss.py", where, columns, rows, args.json)
+    tables.report(where, columns, rows, args.json)
 
 
 def step(loss, logits: torch.Tensor, targets: torch.Tensor) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     where = f"the same files by both loaders, written as raw pixels at full size; {tables.environment()}"
     rows += [row for row in kept if row[0] not in titles]
     rows.sort(key=lambda row: row[1], reverse=True)
-    tables.report("python results/ffcv_agreement.py", where, COLUMNS, rows, path)
+    tables.report(where, COLUMNS, rows, path)
     from render import render
 
     render()

@@ -8,6 +8,8 @@ import json
 import os
 import platform
 import re
+import shlex
+import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
@@ -20,13 +22,24 @@ def add_option(parser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON, as results/tables/ holds it")
 
 
-def report(command: str, environment: str, columns: list[tuple[str, str]], rows: list[list], path: Path | None) -> None:
+def report(environment: str, columns: list[tuple[str, str]], rows: list[list], path: Path | None) -> None:
     """Print a table, and write it to `path` if there is one."""
-    table = {"command": command, "environment": environment, "columns": columns, "rows": rows}
+    table = {"command": command(), "environment": environment, "columns": columns, "rows": rows}
     print(markdown(table), flush=True)
     if path:
         write(path, json.dumps(table, indent=1) + "\n")
         print(f"table: {path}")
+
+
+def command() -> str:
+    """The command line of this process, with FOLDER for where its images lie on this machine."""
+    script, words = Path(sys.argv[0]), sys.argv[1:]
+    for option in ("--data", "--data-path", "--checkpoint"):
+        if option in words[:-1]:
+            words[words.index(option) + 1] = "FILE" if option == "--checkpoint" else "FOLDER"
+    if "--json" in words[:-1]:
+        del words[words.index("--json") : words.index("--json") + 2]
+    return shlex.join(["python", f"{script.resolve().parent.name}/{script.name}", *words])
 
 
 def markdown(table: dict) -> str:
