@@ -77,7 +77,7 @@ def test_reproduce_lists_and_refuses():
 
 TINY = """
 OPTIONS = "--data digits --model resnet8 --width 8 --batch-size 64 --epochs 2 --num-workers 0"
-EXPERIMENTS["tiny"] = Experiment("digits", OPTIONS, {"CE": "--loss ce", "LS 0.2": "--loss ls --alpha 0.2"}, 2, 0.1)
+EXPERIMENTS["tiny"] = Experiment("digits", "ten classes", "ResNet-8", OPTIONS, {"CE": "--loss ce", "LS 0.2": "--loss ls --alpha 0.2"}, 2, 0.1)
 """
 
 
@@ -92,7 +92,7 @@ def test_a_killed_reproduction_goes_on(tmp_path):
         file.write(TINY)
     command = [sys.executable, tmp_path / "results/reproduce.py", "tiny", "--jobs", 2]
     runs, work = tmp_path / "results/runs/tiny", tmp_path / "output/results/tiny"
-    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([str(word) for word in command])
     deadline = time.time() + 200
     while not list(work.glob("*/log.jsonl")):
         assert process.poll() is None and time.time() < deadline
@@ -108,7 +108,7 @@ def test_a_killed_reproduction_goes_on(tmp_path):
         ) == 2
     content = json.loads((runs / "LS-0.2-seed1.json").read_text())
     assert content["training_seconds"] > 0 and content["measuring_seconds"] > 0 and content["metrics"]["top1"] > 10
-    assert "## tiny: digits" in (tmp_path / "results/README.md").read_text()
+    assert "## tiny: digits, ten classes" in (tmp_path / "results/README.md").read_text()
 
 
 def test_the_pages_are_what_the_json_files_say():
