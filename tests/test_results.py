@@ -76,8 +76,9 @@ def test_reproduce_lists_and_refuses():
 
 
 TINY = """
-OPTIONS = "--data digits --model resnet8 --width 8 --batch-size 64 --epochs 2 --num-workers 0"
-EXPERIMENTS["tiny"] = Experiment("digits", "ten classes", "ResNet-8", OPTIONS, {"CE": "--loss ce", "LS 0.2": "--loss ls --alpha 0.2"}, 2, 0.1)
+WORDS = "--data digits --model resnet8 --width 8 --batch-size 64 --epochs 2 --num-workers 0"
+METHODS = {"CE": "--loss ce", "LS 0.2": "--loss ls --alpha 0.2"}
+EXPERIMENTS["tiny"] = Experiment("digits", "ten classes", "ResNet-8", WORDS, METHODS, 2, 0.1)
 """
 
 
