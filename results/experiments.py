@@ -59,6 +59,10 @@ EXPERIMENTS = {
     "fashion-fine": _fashion("ten classes", "--epochs 6", SWEEP, 3, 2.5),
     "cifar10-coarse": _cifar10("3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", METHODS, 5, 2.5, True),
     "cifar10-fine": _cifar10("ten classes", "--epochs 5", SWEEP, 3, 2.5),
-    "fashion-longtail-50": _fashion("long-tailed, imbalance 50", "--epochs 12 --imbalance-ratio 50", LONG_TAIL, 3, 2.5),
-    "fashion-longtail-100": _fashion("long-tailed, imbalance 100", "--epochs 12 --imbalance-ratio 100", LONG_TAIL, 3, 2.5),
+    "fashion-longtail-50": _fashion(
+        "long-tailed, imbalance 50 (120 to 6,000 images a class)", "--epochs 12 --imbalance-ratio 50", LONG_TAIL, 3, 2.5
+    ),
+    "fashion-longtail-100": _fashion(
+        "long-tailed, imbalance 100 (60 to 6,000 images a class)", "--epochs 12 --imbalance-ratio 100", LONG_TAIL, 3, 2.5
+    ),
 }

@@ -14,6 +14,7 @@ sys.path.insert(0, str(TOP / "viz"))
 sys.path.insert(0, str(TOP / "Conv/common_resnet"))
 
 import checkpoint
+from longtail import long_tailed
 from maxsup_loss import label_smoothing_terms
 from metrics import classification, feature_variation
 from networks import classifier, create_model
@@ -32,8 +33,9 @@ def measure(path: Path, with_transfer: bool) -> dict[str, float | None]:
     """Metrics of checkpoint.pth on its own data, in evaluation mode, without augmentation.
 
     top1, top5 (%), nll (nats), brier, ece, aurc (of MSP), all on the test images; train_top1. d_within and r2 of the penultimate
-    features on both. aurc_split_msp and aurc_normalised: MSP and s_p on the same four fifths of the test images, p chosen on the
-    others, means over 10 splits. transfer: top-1 (%) on the test images of the data set's own classes, from frozen features.
+    features on both. Training images are those that were trained on. aurc_split_msp and aurc_normalised: MSP and s_p on the same
+    four fifths of the test images, p chosen on the others, means over 10 splits. transfer: top-1 (%) on the test images of the
+    data set's own classes, from frozen features.
     """
     state = checkpoint.load(path)
     args = Namespace(**state["args"], device="cpu") if "device" not in state["args"] else Namespace(**state["args"])
@@ -48,6 +50,10 @@ def measure(path: Path, with_transfer: bool) -> dict[str, float | None]:
         if args.superclasses:
             table, _, coarse = group(args.data, data.classes, args.superclasses)
             data.relabel(table, coarse)
+        if split == "train" and args.imbalance_ratio != 1:  # only what was trained on
+            rows = long_tailed(data.labels, len(data.classes), args.imbalance_ratio)
+            data.keep(rows)
+            names[split] = [names[split][row] for row in rows.tolist()]
         logits, features[split] = outputs(model, data)
         variation = feature_variation(features[split], data.labels)
         found |= {f"{key}_{split}": variation[key] for key in ("d_within", "r2")}

@@ -40,7 +40,8 @@ were fixed beforehand; the p of logit normalisation is chosen on a fifth of the 
 """
 CAUTION = """\
 Of twenty such intervals one excludes zero by chance. MaxSup and LS differ only where the prediction is wrong: where the training
-accuracy nears 100 %{near} they are nearly the same loss.
+accuracy nears 100 %{near} they are nearly the same loss. Many-shot classes have over 100 training images, medium-shot ones 20 to
+100; no class here has fewer.
 
 Small networks, minutes of training, small images: where these runs and the papers disagree, the papers' ImageNet results are not
 refuted, and where they agree, not confirmed. None of these experiments is one of the papers', so no figure of theirs stands

@@ -68,6 +68,31 @@ print("FOUND" + json.dumps(measure(Path({str(tmp_path / "checkpoint.pth")!r}), T
     assert found["error_enhancement"] < 0 < found["regularisation"] and found["maxsup_enhancement"] == 0
 
 
+def test_training_metrics_are_of_the_images_that_were_trained_on(tmp_path):
+    """A long-tailed run: accuracy on its own training images, as the trainer's open_data makes them."""
+    words = "--model resnet8 --num-workers 0 --device cpu --epochs 1 --imbalance-ratio 20 --output_dir".split()
+    result = run(ROOT / "Conv/common_resnet/train.py", *words, tmp_path)
+    assert result.returncode == 0, result.stderr
+    command = f"""
+import sys; sys.path.insert(0, {str(ROOT / "results")!r})
+from argparse import Namespace; from pathlib import Path
+import measure; from sources import open_data
+path = Path({str(tmp_path / "checkpoint.pth")!r})
+state = measure.checkpoint.load(path)
+args = Namespace(**{{**state["args"], "device": "cpu"}})
+model = measure.create_model(state["args"], 10)
+model.load_state_dict(state["model"])
+train, _ = open_data(args)
+logits, _ = measure.outputs(model.eval(), train)
+right = (logits.argmax(1) == train.labels).double().mean().item()
+print("FOUND", len(train), 100 * right, measure.measure(path, False)["train_top1"])
+"""
+    result = run(sys.executable, "-c", command)
+    assert result.returncode == 0, result.stderr
+    images, expected, found = result.stdout.split("FOUND")[1].split()
+    assert int(images) < 600 and float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
 def test_reproduce_lists_and_refuses():
     listed = run(ROOT / "results/reproduce.py", "--list").stdout
     assert all(name in listed for name in EXPERIMENTS)
