@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import cifar10_first
 import tables
 from experiments import EXPERIMENTS
 from verdicts import VERDICTS, judge
@@ -83,8 +82,7 @@ def block(name: str, verdicts: list) -> str:
         return table_of_verdicts(verdicts)
     if not (TOP / name).exists():
         return "Not measured yet.\n"
-    content = json.loads((TOP / name).read_text())
-    return cifar10_first.markdown(content) if name == "results/cifar10_first.json" else tables.markdown(content)
+    return tables.markdown(json.loads((TOP / name).read_text()))
 
 
 def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
