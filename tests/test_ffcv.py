@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from conftest import complains, run
-from ffcv_images import FfcvImages
+from ffcv_images import open_ffcv
 from ffcv_modules import CPU, WRITE, errors, ffcv_file, loaders, pixels_of, settings, write_imagenet
 from image_sets import open_images
 from inference import transform
@@ -153,25 +153,27 @@ def test_both_orders_of_device_give_pillows_pixels(ffcv_files, few):
         assert torch.cat([labels for _, labels in batches]).tolist() == expected_labels
 
 
-def test_crops_are_cut_and_scaled_as_ffcv_does_it(full_size):
-    """JPEG and raw images of many sizes through FFCV's own decoder and ours, to the bit; and mirrored."""
+def ffcvs_own(path, side, crop_ratio):
+    """All images (N, side, side, 3) uint8 of a .ffcv file through FFCV's own loader and decoder."""
     from ffcv.fields.decoders import CenterCropRGBImageDecoder
     from ffcv.loader import Loader
     from ffcv.transforms import ToTensor
 
-    path = full_size
-    theirs = Loader(
-        str(path), 40, 1, drop_last=False, pipelines={"image": [CenterCropRGBImageDecoder((24, 24), 0.875), ToTensor()]}
-    )
-    expected = next(iter(theirs))[0].clone()
-    file = ffcv_file.read(path, "")
+    pipelines = {"image": [CenterCropRGBImageDecoder((side, side), crop_ratio), ToTensor()]}
+    return next(iter(Loader(str(path), 40, 1, drop_last=False, pipelines=pipelines)))[0].clone()
+
+
+def test_crops_are_cut_and_scaled_as_ffcv_does_it(full_size):
+    """JPEG and raw images of many sizes through FFCV's own decoder and ours, to the bit; and mirrored."""
+    expected = ffcvs_own(full_size, 24, 0.875)
+    file = ffcv_file.read(full_size, "")
     flips = np.arange(40) % 3 == 0
 
     def crops(images, epoch):
         loaders.centre_crops(images, 0.875)
         images["flip"] = flips
 
-    ours = loaders.Images(path, file.records, crops, 40, 1, CPU, on_device=True)
+    ours = loaders.Images(full_size, file.records, crops, 40, 1, CPU, on_device=True)
     batch = next(iter(ours.epoch(0, 24)))[0]
     mean, std = torch.tensor(loaders.MEAN).view(3, 1, 1), torch.tensor(loaders.STD).view(3, 1, 1)
     found = ((batch * std + mean) * 255).round().byte().permute(0, 2, 3, 1)
@@ -180,18 +182,70 @@ def test_crops_are_cut_and_scaled_as_ffcv_does_it(full_size):
 
 
 @pytest.mark.parametrize("crop_ratio, side", [(1, 16), (0.875, 16), (0.875, 48)])
-def test_viz_shows_folders_as_ffcv_shows_its_files(photographs, tmp_path, crop_ratio, side):
-    """viz's `area` against FFCV's own decoder, shrinking and enlarging the same raw pixels: off by one where rounding differs."""
-    path = tmp_path / "raw.ffcv"
-    result = run(WRITE, "--data", photographs, "--output", path, "--max-resolution", 0, "--compress-probability", 0)
+def test_viz_shows_images_as_ffcv_does(photographs, full_size, tmp_path, crop_ratio, side):
+    """viz's `area` against FFCV's own decoder, shrinking and enlarging: off by one where rounding differs.
+
+    From the folder for raw pixels; from the file for its JPEG data too, which FFCV decodes a little otherwise than Pillow.
+    """
+    raw = tmp_path / "raw.ffcv"
+    result = run(WRITE, "--data", photographs, "--output", raw, "--max-resolution", 0, "--compress-probability", 0)
     assert result.returncode == 0, result.stderr
-    theirs = torch.cat([images for images, _ in FfcvImages(path).batches(range(40), side, crop_ratio, 40, 1)]).int()
-    images = open_images(photographs, "val")
-    images.transform = transform({"input_size": side, "crop_ratio": crop_ratio, "interpolation": "area"})
-    ours = torch.stack([images[index][0] for index in range(40)]).int()
-    assert (ours - theirs).abs().max() <= 1 and theirs.float().std() > 30
-    images.transform = transform({"input_size": side, "crop_ratio": crop_ratio, "interpolation": "bilinear"})
-    assert (torch.stack([images[index][0] for index in range(40)]).int() - theirs).abs().max() > 10  # the filter matters
+
+    def largest_difference(images, path, interpolation="area"):
+        images.transform = transform({"input_size": side, "crop_ratio": crop_ratio, "interpolation": interpolation})
+        ours = torch.stack([images[index][0] for index in range(40)]).int().permute(0, 2, 3, 1)
+        theirs = ffcvs_own(path, side, crop_ratio).int()
+        assert theirs.float().std() > 30
+        return (ours - theirs).abs().max()
+
+    assert largest_difference(open_images(photographs, "val"), raw) <= 1
+    assert largest_difference(open_ffcv(raw), raw) <= 1
+    assert largest_difference(open_ffcv(full_size), full_size) <= 1
+    assert largest_difference(open_images(photographs, "val"), raw, "bilinear") > 10  # the filter matters
+
+
+def test_viz_reads_damaged_files_safely(full_size, tmp_path):
+    """Whatever a file's rows and pieces say, one line: FFCV's own loader would follow pointers out of the file."""
+    content, path = full_size.read_bytes(), tmp_path / "x.ffcv"
+    file = ffcv_file.read(full_size, "")
+    jpeg, raw = (int(np.flatnonzero(file.records["f0"]["mode"] == mode)[0]) for mode in (ffcv_file.JPEG, ffcv_file.RAW))
+    rows = content.index(file.records.tobytes())
+    table = int.from_bytes(content[16:24], "little")
+
+    def damaged(index, field, value):
+        records = file.records.copy()
+        records["f0"][field][index] = value
+        return content[:rows] + records.tobytes() + content[rows + file.records.nbytes :]
+
+    def scrambled():
+        start = int(file.records["f0"]["data_ptr"][jpeg])
+        return content[: start + 700] + bytes(40) + content[start + 740 :]
+
+    for case, index in (
+        (damaged(jpeg, "width", 60_000), jpeg),
+        (damaged(jpeg, "mode", ffcv_file.RAW), jpeg),
+        (damaged(jpeg, "mode", 7), jpeg),
+        (damaged(raw, "mode", ffcv_file.JPEG), raw),
+        (damaged(raw, "height", 1), raw),
+        (scrambled(), jpeg),
+    ):
+        path.write_bytes(case)
+        images = open_ffcv(path)
+        with pytest.raises(ValueError, match=f"image {index:08d} is damaged .*; write the file again"):
+            images[index]
+    huge = (1 << 63).to_bytes(8, "little")
+    for case in (
+        damaged(raw, "data_ptr", 1 << 62),
+        damaged(raw, "data_ptr", 1),
+        content[: table + 8] + huge * 2 + content[table + 24 :],
+        content[:table],
+        content[:5000],
+        content[:8] + huge + content[16:],
+        b"",
+    ):
+        path.write_bytes(case)
+        with pytest.raises(ValueError, match="x.ffcv: damaged, or not an FFCV file of images and labels"):
+            open_ffcv(path)
 
 
 def test_random_crops_have_torchvisions_distribution():

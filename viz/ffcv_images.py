@@ -1,70 +1,79 @@
-"""Images from an FFCV file (.beton, .ffcv), where FFCV is installed: the validation file of Conv/ffcv or of ffcv-imagenet."""
+"""Images from an FFCV file (.beton, .ffcv), where FFCV is installed: the validation file of Conv/ffcv or of ffcv-imagenet.
 
+FFCV reads the tables and decodes the JPEG data; its loader is not used, since its compiled code follows a damaged file's
+pointers anywhere.
+"""
+
+import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
+from PIL import Image
 
 from errors import InputError
+from image_sets import Images
 
 ENDINGS = (".beton", ".ffcv")
+JPEG, RAW = 0, 1
 
 
-class FfcvImages:
-    """What an FFCV file with the fields image and label holds.
+def open_ffcv(path: Path) -> Images:
+    """What an FFCV file with the fields `image` and `label` holds, in its order.
 
-    Class names are those of the JSON file that Conv/ffcv leaves beside it; files from elsewhere have none.
+    Class names are those of the JSON file that Conv/ffcv leaves beside it; files from elsewhere have none. Raises InputError.
+    """
+    try:
+        from ffcv.reader import Reader
+    except ImportError:
+        raise InputError(f"{path}: FFCV is not installed (see Conv/ffcv/install.sh); an image folder or ZIP archive needs none")
+    if not path.is_file():
+        raise InputError(f"{path}: no such FFCV file; --data-path names another")
+    try:
+        reader = Reader(str(path))
+        fields = {name: reader.metadata[f"f{number}"] for number, name in enumerate(reader.field_names)}
+        labels, reading = fields["label"].astype(np.int64).reshape(-1), FromFfcv(path, fields["image"], reader.alloc_table)
+        if len(labels) != reader.num_samples or labels.min(initial=0) < 0:
+            raise ValueError("its labels are not as many as it says, or below 0")
+    except Exception as error:  # a damaged file can fail in any way
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path}: damaged, or not an FFCV file of images and labels ({reason})")
+    names = [f"{index:08d}" for index in range(len(labels))]
+    return Images(path, names, labels, _class_names(path, int(labels.max(initial=0))), reading)
+
+
+class FromFfcv:
+    """FFCV's own pixels of each image; the file is opened anew for each, so that nothing is shared between processes.
+
+    `images` (N,): mode, width, height and data_ptr; `table`: FFCV's ptr and size of all pieces of data. Raises ValueError.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, images: np.ndarray, table: np.ndarray):
+        self.path, self.images, table = path, images, np.sort(table, order="ptr")
+        place = np.searchsorted(table["ptr"], images["data_ptr"]).clip(max=len(table) - 1)
+        start, self.sizes = table["ptr"][place], table["size"][place]
+        end = np.uint64(path.stat().st_size)
+        if not ((start == images["data_ptr"]) & (start <= end) & (self.sizes <= end - np.minimum(start, end))).all():
+            raise ValueError("its images do not lie inside it")
+
+    def __call__(self, index: int, name: str) -> Image.Image:
+        from ffcv.libffcv import imdecode
+
+        mode, width, height, start = (int(self.images[index][key]) for key in ("mode", "width", "height", "data_ptr"))
         try:
-            from ffcv.reader import Reader
-        except ImportError:
-            raise InputError(
-                f"{path}: FFCV is not installed (see Conv/ffcv/install.sh); an image folder or ZIP archive needs none"
-            )
-        if not path.is_file():
-            raise InputError(f"{path}: no such FFCV file; --data-path names another")
-        try:
-            reader = Reader(str(path))
-            labels, ends = reader.metadata["f1"], reader.metadata["f0"]["data_ptr"]
-            if not len(labels) or ends.max() >= path.stat().st_size:  # FFCV would read there all the same
-                raise ValueError("its images do not lie inside it")
-        except Exception as error:  # a damaged file can fail in any way
-            raise InputError(f"{path}: damaged, or not an FFCV file of images and labels ({str(error).splitlines()[0][:120]})")
-        self.labels = np.array(labels, dtype=np.int64).reshape(-1)
-        self.where, self.classes, self.notes = path, _class_names(path, int(self.labels.max())), []
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def name(self, index: int) -> str:
-        return f"{index:08d}"
-
-    def batches(self, rows: range, size: int, crop_ratio: float, batch_size: int, workers: int) -> Iterator[tuple]:
-        """Images (B, 3, size, size) uint8 and labels (B,), cut and scaled by FFCV (area averaging), in the file's order."""
-        from ffcv.fields.basics import IntDecoder
-        from ffcv.fields.decoders import CenterCropRGBImageDecoder
-        from ffcv.loader import Loader, OrderOption
-        from ffcv.transforms import ToTensor
-
-        loader = Loader(
-            str(self.where),
-            batch_size,
-            max(workers, 1),
-            order=OrderOption.SEQUENTIAL,
-            indices=np.array(rows),
-            drop_last=False,
-            pipelines={
-                "image": [CenterCropRGBImageDecoder((size, size), crop_ratio), ToTensor()],
-                "label": [IntDecoder(), ToTensor()],
-            },
-        )
-        labels = torch.from_numpy(self.labels[rows.start : rows.stop])  # not the file's: they may follow another class order
-        for (images, _), part in zip(loader, labels.split(batch_size)):
-            yield images.permute(0, 3, 1, 2), part
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                data = np.frombuffer(file.read(int(self.sizes[index])), np.uint8)
+            if mode == RAW:
+                return Image.fromarray(data.reshape(height, width, 3))
+            if mode != JPEG or Image.open(io.BytesIO(data)).size != (width, height):
+                raise ValueError("not of the kind or size that its row states")
+            pixels = np.zeros((height, width, 3), np.uint8)
+            if imdecode(data, pixels, height, width, height, width):
+                raise ValueError("not whole JPEG data")
+        except Exception as error:  # a damaged picture can fail in any way
+            raise InputError(f"{self.path}: image {name} is damaged ({str(error).splitlines()[0][:120]}); write the file again")
+        return Image.fromarray(pixels)
 
 
 def _class_names(path: Path, highest: int) -> list[str] | None:

@@ -21,7 +21,7 @@ from architectures import logits_and_features
 from area import AreaCentre
 from checkpoints import INTERPOLATIONS, Checkpoint, load_checkpoint
 from errors import InputError
-from ffcv_images import ENDINGS, FfcvImages
+from ffcv_images import ENDINGS, open_ffcv
 from image_sets import Images, group_classes, match_classes, open_images
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -74,7 +74,7 @@ def loading(args) -> dict:
     return {name: getattr(args, name) for name in ("batch_size", "num_workers", "device", "amp")}
 
 
-def find_images(checkpoint: Checkpoint, path: Path | None, split: str, data: str | None = None) -> Images | FfcvImages:
+def find_images(checkpoint: Checkpoint, path: Path | None, split: str, data: str | None = None) -> Images:
     """A split of the images given, or of those the checkpoint was trained on, with the checkpoint's labels. Raises InputError."""
     facts = checkpoint.facts
     if path is None and data is None:
@@ -83,7 +83,7 @@ def find_images(checkpoint: Checkpoint, path: Path | None, split: str, data: str
         path = Path(facts["data_path"]) if isinstance(facts.get("data_path"), str) else None
         if path is None and data is None:
             raise InputError(f"{checkpoint.path}: does not say where its images are; --data-path or --data does")
-    images = FfcvImages(path) if path and path.suffix in ENDINGS else open_images(path, split, data)
+    images = open_ffcv(path) if path and path.suffix in ENDINGS else open_images(path, split, data)
     classes = checkpoint.classes
     if facts.get("superclasses") and images.classes and not set(images.classes) <= set(classes or []):
         group_classes(images, facts["superclasses"], checkpoint.path)
@@ -112,7 +112,7 @@ def normalise(images: Tensor, facts: dict) -> Tensor:
 @torch.inference_mode()
 def run(
     model: nn.Module,
-    images: Images | FfcvImages,
+    images: Images,
     facts: dict,
     title: str,
     batch_size: int = 128,
@@ -139,9 +139,9 @@ def run(
         start += len(labels)
 
 
-def _batches(images, rows: range, facts: dict, batch_size: int, workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    if isinstance(images, FfcvImages):
-        return images.batches(rows, facts["input_size"], facts["crop_ratio"], batch_size, workers)
+def _batches(
+    images: Images, rows: range, facts: dict, batch_size: int, workers: int, pin: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     images.transform = transform(facts)
     options = {}
     if workers and processes.count() > 1:
