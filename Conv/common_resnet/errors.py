@@ -1,6 +1,8 @@
 """The one kind of error that is the user's to mend: printed as a single line, without a traceback."""
 
+import os
 import sys
+import time
 from typing import NoReturn
 
 
@@ -9,7 +11,12 @@ class InputError(ValueError):
 
 
 def stop(error: InputError) -> NoReturn:
-    """Print the error as one line on stderr and exit with status 1."""
+    """Print the error as one line on stderr and exit with status 1.
+
+    Where the first process of a machine finds it too, torchrun ends the others before they repeat it.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(3)
     # From a loading process it comes with that one's traceback; the message is the last line of it. One write, newline and
     # all: the lines of several processes must not run into each other.
     sys.stderr.write(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}\n")
