@@ -32,9 +32,9 @@ def open_ffcv(path: Path) -> Images:
     try:
         reader = Reader(str(path))
         fields = {name: reader.metadata[f"f{number}"] for number, name in enumerate(reader.field_names)}
-        labels, reading = fields["label"].astype(np.int64).reshape(-1), FromFfcv(path, fields["image"], reader.alloc_table)
-        if len(labels) != reader.num_samples or labels.min(initial=0) < 0:
-            raise ValueError("its labels are not as many as it says, or below 0")
+        labels, reading = fields["label"], FromFfcv(path, fields["image"], reader.alloc_table)
+        if labels.dtype != np.int64 or len(labels) != reader.num_samples or labels.min(initial=0) < 0:
+            raise ValueError("its labels are fewer than it says, or not whole numbers from 0 on")
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: damaged, or not an FFCV file of images and labels ({reason})")
