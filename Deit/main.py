@@ -99,7 +99,8 @@ def train(args) -> None:
         del state
     say_setup(model, train_loader, len(val_set), start_epoch, args)
     wrapped = wrap(model, args)
-    log = Log(output, start_epoch, args.tensorboard)
+    goes_on = resume is not None and resume.resolve() == (output / checkpoint.NAME).resolve()
+    log = Log(output, start_epoch if goes_on else 0, args.tensorboard)
 
     scheduler.step(start_epoch)
     started = time.time()
@@ -327,14 +328,20 @@ def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, args) -
 
 
 class Log:
-    """log.jsonl, a JSON object an epoch, cut back to the epochs that a resumed run keeps; and TensorBoard where asked."""
+    """log.jsonl, a JSON object an epoch, cut back to the epochs that a resumed run keeps; and TensorBoard where asked.
+
+    Of a run that is replaced the checkpoint goes too: --resume auto must not find it before the new one's first.
+    """
 
     def __init__(self, output: Path, kept_epochs: int, tensorboard: bool):
         self.path, self.board = output / "log.jsonl", None
         if not distributed.is_main():
             return
         kept = self.path.read_text().splitlines(keepends=True)[:kept_epochs] if self.path.exists() else []
-        self.path.write_text("".join(kept))
+        temporary = self.path.with_name("log.jsonl.tmp")
+        temporary.write_text("".join(kept))
+        kept_epochs or (output / checkpoint.NAME).unlink(missing_ok=True)
+        os.replace(temporary, self.path)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter

@@ -1,6 +1,7 @@
 """Conv/common_resnet: its commands as a user gives them, killed, resumed, in two processes, on bad input."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -10,9 +11,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from conftest import complains, run
+from conftest import ROOT, complains, run
 from superclasses import GROUPINGS
-from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, assert_same, kill_all, load, log, torchrun
+from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PLAIN, assert_same, kill_all, load, log, torchrun
 
 # -------------------------------------------------------------------------------------------------- the commands
 
@@ -53,6 +54,9 @@ def test_weights_from_elsewhere(digits_run, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["clean"]["top1"] == log(digits_run)[-1]["val_top1"], result.stderr
     complains(run(CONV_EVALUATE, *words, "--model", "resnet14"), "foreign.th", "layer1.1.conv1.weight is missing")
     complains(run(CONV_EVALUATE, "--checkpoint", tmp_path / "foreign.th"), "does not say what it is", "--model")
+    weights |= {f"module.linear.{kind}": torch.cat([weights[f"module.linear.{kind}"]] * 2) for kind in ("weight", "bias")}
+    torch.save(weights, tmp_path / "foreign.th")  # which of its 20 classes the digits are would be a guess
+    complains(run(CONV_EVALUATE, *words, "--model", "resnet8"), "digits: 10 classes, the model has 20")
 
 
 @pytest.mark.parametrize(("processes", "loss"), [(1, "ols"), (2, "zipf")])
@@ -97,6 +101,26 @@ def test_killed_and_resumed_ends_bit_identical(processes, loss, tmp_path):
     assert [line["train_loss"] for line in log(broken)] == [line["train_loss"] for line in log(whole)]
 
 
+def test_a_resumed_run_follows_the_command_line(tmp_path):
+    """Half of the batch and of the rate for the last 2 of 4 epochs: the cosine goes on by epochs, not by the steps counted."""
+    words = [*CONV_QUICK, "--warmup-epochs", 0, "--output_dir", tmp_path, "--resume", "auto"]
+    assert run(CONV_TRAIN, *words, "--epochs", 2, "--batch-size", 100, "--lr", 0.1).returncode == 0
+    result = run(CONV_TRAIN, *words, "--epochs", 4, "--batch-size", 50, "--lr", 0.05)
+    assert "warning: lr was 0.1" in result.stdout and "warning: batch_size was 100" in result.stdout, result.stderr
+    assert [line["lr"] for line in log(tmp_path)] == pytest.approx([0.05, 0, 0.025 * (1 + math.cos(0.75 * math.pi)), 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("script", ["Conv/common_resnet/train.py", "Deit/main.py"])
+def test_a_replaced_run_is_gone(script, few, tmp_path):
+    """--overwrite, and an end in the first epoch: --resume auto must not go on with the run before."""
+    words = [*CONV_QUICK] if "Conv" in script else [*PLAIN, "--data-path", few, "--opt", "sgd", "--unscale-lr"]
+    words += ["--warmup-epochs", 0, "--output_dir", tmp_path, "--epochs"]
+    assert run(ROOT / script, *words, 1).returncode == 0
+    complains(run(ROOT / script, *words, 3, "--overwrite", "--lr", "1e9"), "the last checkpoint is good")
+    assert not (tmp_path / "checkpoint.pth").exists() and log(tmp_path) == []
+    assert "starting fresh" in run(ROOT / script, *words, 1, "--resume", "auto").stdout and len(log(tmp_path)) == 1
+
+
 def test_two_processes_equal_one(tmp_path):
     """28 steps with batch norm over all processes; the rate is small because training enlarges float32's rounding."""
     words = [*CONV_QUICK, "--epochs", 2, "--batch-size", 100, "--sync-bn", "--lr", 1e-3]
@@ -127,6 +151,8 @@ for step in range(3):
         torch.optim.SGD(model.parameters(), 0.1).step()
 pairs = zip(whole.state_dict().values(), part.state_dict().values())
 difference = max((a - b).abs().max().item() for a, b in pairs)
+with torch.autocast("cpu", torch.bfloat16):
+    assert shared.module.float()(images[rows].float()).isfinite().all()
 open({folder!r} + f"/{{dist.get_rank()}}.txt", "w").write(str(difference))
 dist.destroy_process_group()
 """
@@ -209,6 +235,10 @@ def test_options_that_mean_nothing(tmp_path, digits_run):
     refused("--loss ce --alpha 0.3", "--alpha 0.3", "cross-entropy")
     refused("--epochs 3 --warmup-epochs 3", "--warmup-epochs 3")
     refused("--cutout 9", "--cutout 9", "8 pixels")
+    refused("--cutout 9 --data cub --data-path nowhere", "small images, not for cub")
+    refused("--sched step", "--decay-epochs has to name epochs before 30")
+    refused("--sched step --decay-epochs 30", "--decay-epochs has to name epochs before 30")
+    refused("--decay-epochs 3", "for --sched step, not cosine")
     refused("--init imagenet", "weights for large images")
     refused("--init nowhere.pth", "nowhere.pth: no such checkpoint")
     refused("--superclasses nowhere.json", "nowhere.json", "No such file")
@@ -233,6 +263,7 @@ def test_options_that_mean_nothing(tmp_path, digits_run):
     refused(own + "--corruptions", "from 32x32 on", script="evaluate.py")
     refused(own + "--data cifar10 --data-path x", "x: no such", script="evaluate.py")
     refused(own + "--batch-size 0", "--batch-size 0", script="evaluate.py")
+    refused(own + "--data imagenet", "--data imagenet needs --data-path", script="evaluate.py")
 
     state = load(digits_run)
     odd = {

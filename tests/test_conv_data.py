@@ -174,6 +174,8 @@ def test_published_corruptions(cifar_like, tmp_path):
     assert len(every) == 75 and found["corrupted"]["top1"] == pytest.approx(sum(every) / 75)
     assert len(re.findall(r"^\w+ +error", result.stdout, re.M)) == 16
 
+    np.save(tmp_path / "labels.npy", np.tile(labels.numpy() // 2, 5))  # as of another data set
+    complains(run(CONV_EVALUATE, *words), "labels from 0 to 4, the model has 10 classes")
     np.save(tmp_path / "snow.npy", five[:10])
     complains(run(CONV_EVALUATE, *words), "snow.npy", "(150, 32, 32, 3)")
     (tmp_path / "fog.npy").write_bytes(b"x")

@@ -1,5 +1,6 @@
 """Conv/common_resnet, part by part: models, small images in memory, long tails, groupings, data from everywhere."""
 
+import argparse
 import gzip
 import shutil
 import zipfile
@@ -10,9 +11,12 @@ import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 
+import distributed
 import pixels
 from cifar_resnet import Block, CifarResNet
 from errors import InputError
+from image_sets import open_images
+from large_images import Folder, LargeImages
 from longtail import by_shots, long_tailed
 from networks import create_model, model_facts
 from order import epoch_order
@@ -39,6 +43,26 @@ def test_a_block_that_adds_nothing_is_its_shortcut():
     x = torch.randn(2, 4, 6, 6)
     y = block(x)
     assert torch.equal(y[:, 2:6], x[:, :, ::2, ::2].relu()) and y[:, :2].abs().sum() + y[:, 6:].abs().sum() == 0
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setenv("RANK", "99")
+    monkeypatch.setenv("LOCAL_RANK", "99")
+    with pytest.raises(InputError, match="process 100 of this machine finds .* as many processes as it has GPUs"):
+        distributed.start("cuda")
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_large_images_flip_where_asked(tmp_path, flip):
+    """Dark on the left and bright on the right, so that a flipped crop tells itself."""
+    (tmp_path / "a").mkdir()
+    ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (60, 1))
+    Image.fromarray(ramp).save(tmp_path / "a/0.png")
+    args = argparse.Namespace(device="cpu", num_workers=0, flip=flip)
+    images = LargeImages(Folder(tmp_path), 24, 1.0, [0.0] * 3, [1.0] * 3, args)
+    crops = [crop for epoch in range(30) for crop, _ in images.training_batches(1, 0, epoch)]
+    flipped = [bool(crop[..., 0].mean() > crop[..., -1].mean()) for crop in crops]
+    assert len(flipped) == 30 and (5 < sum(flipped) < 25 if flip else not any(flipped))
 
 
 def test_small_images_keep_their_resolution_at_the_entrance():
@@ -166,6 +190,21 @@ def test_the_same_digits_from_everywhere(ten, tmp_path):
     assert sums(ten) == sums(tmp_path / "plain") == (built_in, classes) and len(built_in) == 397
     assert sums(tmp_path / "mapped") == (built_in, shuffled)
     assert sums(tmp_path / "mapped", "train")[0] == sums(None, "train")[0]
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_class_may_have_the_splits_name(ten, tmp_path, mapped):
+    """CIFAR-100 has a class "train"."""
+    shutil.copytree(ten / "val", tmp_path / "folder/train")
+    (tmp_path / "folder/train/7").rename(tmp_path / "folder/train/train")
+    classes = [*"01234568", "9", "train"]
+    zipped(tmp_path / "folder", tmp_path / "zips", "train", classes if mapped else None)
+    images, labels, names = pixels.read("digits", tmp_path / "zips", "train", 8)
+    expected = pixels.read("digits", tmp_path / "folder", "train", 8)
+    assert names == classes and torch.equal(labels, expected[1]) and torch.equal(images, expected[0])
+    if mapped:
+        found = open_images(tmp_path / "zips", "train")
+        assert found.classes == classes and found.labels.tolist() == labels.tolist()
 
 
 def test_idx_files(tmp_path):

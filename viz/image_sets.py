@@ -215,9 +215,11 @@ def _read_map(path: Path, split: str) -> dict[str, int]:
         if line and not (tab and label.isdecimal() and len(label) < 8 and name):
             raise InputError(f"{path}, line {number}: {line[:60]!r} is not a path, a tab, and a label of 0 or more")
         if line:
-            labels[name.removeprefix(f"{split}/")] = int(label)
+            labels[name] = int(label)
     if not labels:
         raise InputError(f"{path}: is empty")
+    if all(name.startswith(f"{split}/") for name in labels):  # not a class of that name, as CIFAR-100's train
+        return {name.removeprefix(f"{split}/"): label for name, label in labels.items()}
     return labels
 
 

@@ -8,13 +8,20 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from errors import InputError
+
 
 def start(device_type: str) -> None:
     """Join the process group if torchrun (or SLURM through run_with_submitit.py) started this process."""
     if "RANK" not in os.environ:
         return
     if device_type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= devices:
+            raise InputError(
+                f"process {local + 1} of this machine finds {devices} GPU(s): start as many processes as it has GPUs"
+            )
+        torch.cuda.set_device(local)
     # The others wait while one process of a node reads the archives into memory, which takes long from a slow disk.
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
 

@@ -23,7 +23,7 @@ from longtail import by_shots
 from networks import create_model, model_facts
 from options import RANGES
 from small_images import SmallImages
-from sources import IMAGENET, SMALL, SOURCES, open_split
+from sources import IMAGENET, SMALL, SOURCES, need_path, open_split
 from superclasses import group
 
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of DistributedDataParallel, Lightning and torch.compile
@@ -121,7 +121,7 @@ def _read_own(state: dict, args) -> tuple[dict, list[str], dict]:
     check_facts(was, args.checkpoint)
     for key in ("num_classes", "input_size", "crop_ratio", "mean", "std", "superclasses"):
         setattr(args, key, was[key])
-    if args.data is None and args.data_path is None and was.get("data_path"):
+    if args.data in (None, was["data"]) and args.data_path is None and was.get("data_path"):
         args.data_path = Path(was["data_path"])
     args.data = args.data or was["data"]
     args.training_images = was["training_images"] if was.get("imbalance_ratio", 1) != 1 else None
@@ -174,6 +174,7 @@ def check_places(args) -> None:
 
 
 def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args) -> None:
+    need_path(args)
     data = open_split(args, args.split)
     if args.superclasses:
         table, _, names = group(args.data, data.classes, args.superclasses)
@@ -183,7 +184,7 @@ def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args)
         raise InputError(f"{args.data_path or args.data}: has classes that {args.checkpoint} was not trained on: {foreign}")
     if classes is not None and data.classes != classes:
         data.relabel([classes.index(name) for name in data.classes], classes)
-    if len(data.classes) > args.num_classes:
+    if len(data.classes) != args.num_classes:  # known by their number alone
         raise InputError(f"{args.data_path or args.data}: {len(data.classes)} classes, the model has {args.num_classes}")
     if args.corruptions is not None and (args.data not in SMALL or (not args.corruptions and args.input_size < 32)):
         raise InputError(
@@ -217,8 +218,8 @@ def corrupted(model: torch.nn.Module, data: SmallImages, args) -> dict:
     source = "imagecorruptions-imaug, at ImageNet-C's strengths" if made else str(folder)
     found: dict[str, list[dict]] = {}
     for name, severity, images, labels in batches:
-        if labels.max() >= args.num_classes or labels.min() < 0:
-            raise InputError(f"{folder}: labels up to {labels.max()}, the model has {args.num_classes} classes")
+        if labels.max() + 1 != args.num_classes or labels.min() < 0:
+            raise InputError(f"{folder}: labels from {labels.min()} to {labels.max()}, the model has {args.num_classes} classes")
         corrupted_data = SmallImages(images, labels, data.classes, args.mean, args.std, args.device)
         found.setdefault(name, []).append(evaluate(model, corrupted_data, args.num_classes, args)[0])
         if severity == corruptions.SEVERITIES[-1]:

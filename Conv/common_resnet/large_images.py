@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
@@ -50,7 +50,8 @@ class LargeImages:
     def training_batches(self, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of each global batch of an epoch, augmented; see epoch_order."""
         if self.loader is None:
-            transform = transforms.Compose([transforms.RandomResizedCrop(self.size), transforms.RandomHorizontalFlip()])
+            flip = [transforms.RandomHorizontalFlip()] if self.args.flip else []
+            transform = transforms.Compose([transforms.RandomResizedCrop(self.size), *flip])
             self.order = SeededOrder(len(self), batch, seed)
             self.loader = self._loader(Seeded(self.folder, transform), batch_sampler=self.order)
         self.order.epoch = epoch
@@ -131,5 +132,5 @@ def load_rgb(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # a damaged image can fail in many ways
         raise InputError(f"{path}: does not decode as an image ({error}); replace or remove the file")

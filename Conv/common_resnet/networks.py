@@ -95,15 +95,18 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         count = x.numel() // x.shape[1] * distributed.world_size()
-        mean = _SumOverProcesses.apply(x.sum((0, 2, 3))) / count
-        centred = x - mean.view(1, -1, 1, 1)
+        wide = x.to(
+            torch.promote_types(x.dtype, torch.float32)
+        )  # sums of bfloat16 numbers under autocast would be poor statistics
+        mean = _SumOverProcesses.apply(wide.sum((0, 2, 3))) / count
+        centred = wide - mean.view(1, -1, 1, 1)
         variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
 def sync_batch_norm(model: nn.Module, device: str) -> nn.Module:

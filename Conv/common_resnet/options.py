@@ -9,7 +9,7 @@ import torch
 
 from errors import InputError
 from maxsup_loss import LOSS_NAMES
-from sources import SMALL, SOURCES
+from sources import SMALL, SOURCES, need_path
 
 # What a data set's own recipe fills in where the command line is silent.
 OF_DATA = (
@@ -85,7 +85,9 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--momentum", type=float, default=0.9, help="momentum")
     group.add_argument("--weight-decay", type=float, help="weight decay, none on norms and biases")
     group.add_argument("--sched", choices=("cosine", "step"), help="course of the rate, a step at a time")
-    group.add_argument("--decay-epochs", type=int, nargs="+", help="where the rate drops, for step")
+    group.add_argument(
+        "--decay-epochs", type=int, nargs="+", help="where the rate drops, for step; none: the data set's, in proportion"
+    )
     group.add_argument("--decay-rate", type=float, default=0.1, help="factor of a drop")
     group.add_argument("--warmup-epochs", type=int, help="epochs in which the rate rises linearly")
 
@@ -105,11 +107,12 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
-    source, given = SOURCES[args.data], args.warmup_epochs
+    source, given, marks = SOURCES[args.data], args.warmup_epochs, args.decay_epochs
     for name in OF_DATA:
         if getattr(args, name) is None:
             setattr(args, name, getattr(source, name))
-    args.decay_epochs = list(args.decay_epochs)
+    if marks is None:  # in proportion, where --epochs is another number
+        args.decay_epochs = [max(1, round(mark * args.epochs / source.epochs)) for mark in source.decay_epochs]
     args.warmup_epochs = min(source.warmup_epochs, args.epochs // 4) if given is None else given
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
@@ -123,14 +126,19 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--width {args.width}: even, for the shortcuts pad half the channels on either side")
     if args.loss == "ce" and args.alpha is not None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if marks and args.sched != "step":
+        raise InputError(f"--decay-epochs: for --sched step, not {args.sched}")
+    if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):
+        raise InputError(f"--sched step: --decay-epochs has to name epochs before {args.epochs} where the rate drops")
     if args.warmup_epochs >= args.epochs:
         raise InputError(f"--warmup-epochs {args.warmup_epochs}: fewer than --epochs {args.epochs}, or the rate never falls")
     if args.data in SMALL:
         if args.input_size not in (None, source.size):
             raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; the option is for large images")
         args.crop_ratio = 1.0
-    elif args.data_path is None:
-        raise InputError(f"--data {args.data} needs --data-path, a folder with train/ and val/; see data/{args.data}/README.md")
+    need_path(args)
+    if args.data not in SMALL and (args.cutout or args.padding):
+        raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
     args.input_size = args.input_size or source.size
     if not 8 <= args.input_size <= 4096:
         raise InputError(f"--input-size {args.input_size}: goes from 8 to 4096")

@@ -49,7 +49,10 @@ def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
 
 
 def _digits(split: str) -> Pixels:
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("--data digits comes with scikit-learn, which is not installed: pip install scikit-learn")
 
     digits = load_digits()
     images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))
@@ -128,7 +131,9 @@ def _archive(path: Path, split: str, size: int) -> Pixels:
     try:
         with zipfile.ZipFile(place) as archive:
             entries = [entry for entry in archive.namelist() if _is_image(entry.split("/")[-1]) and "__MACOSX" not in entry]
-            names = [entry.removeprefix(f"{split}/") for entry in entries]
+            if not entries:
+                raise InputError(f"{place}: no images in it")
+            names = _without_split(entries, split)
             of_map = _read_map(path, split)
             of_names = [name.split("/")[0] if "/" in name else None for name in names]
             if of_map is None and None in of_names:
@@ -137,7 +142,9 @@ def _archive(path: Path, split: str, size: int) -> Pixels:
                 )
             if of_map is None:
                 classes = sorted(set(of_names))
-                if {split, "", ".", ".."} & {part for name in names for part in name.split("/")} or len(classes) < 2:
+                odd = {"", ".", ".."} & {part for name in names for part in name.split("/")}
+                deep = any(name.startswith(f"{split}/") and name.count("/") > 1 for name in names)  # not in all, or twice
+                if odd or deep or len(classes) < 2:
                     raise InputError(f"{place}: entries are {split}/<class>/<image>, of two classes or more; not {entries[:1]}")
                 labels = [classes.index(name) for name in of_names]
             else:
@@ -153,20 +160,25 @@ def _archive(path: Path, split: str, size: int) -> Pixels:
         raise InputError(f"{place}: damaged, or not an archive that can be read ({str(error)[:120]})")
 
 
+def _without_split(names: list[str], split: str) -> list[str]:
+    """File names without the folder `split` that all of them lie in; a class may have its name, as CIFAR-100's train has."""
+    return [name.removeprefix(f"{split}/") for name in names] if all(name.startswith(f"{split}/") for name in names) else names
+
+
 def _read_map(path: Path, split: str) -> dict[str, int] | None:
     """<file> -> label from the lines `<file> TAB <label>` of a map, the split's name before the file left out."""
     place = path / f"{split}_map.txt"
     if not place.is_file():
         return None
-    labels = {}
+    labels: dict[str, int] = {}
     for number, line in enumerate(place.read_text("utf-8-sig", errors="replace").splitlines(), 1):
         name, tab, label = line.partition("\t")
         label = label.strip()
         if not tab or not (label.isascii() and label.isdigit() and len(label) < 8):
             raise InputError(f"{place}, line {number}: not '<file> TAB <label>'")
-        if labels.setdefault(name.removeprefix(f"{split}/"), int(label)) != int(label):
+        if labels.setdefault(name, int(label)) != int(label):
             raise InputError(f"{place}, line {number}: a second label for {name}")
-    return labels
+    return dict(zip(_without_split(list(labels), split), labels.values()))
 
 
 def _classes_of_map(path: Path, split: str) -> list[str]:

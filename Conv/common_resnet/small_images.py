@@ -62,7 +62,7 @@ class SmallImages:
         height, width = self.images.shape[1:3]
 
         def draw(high: int) -> Tensor:  # for the global batch, on the CPU: the same on any device and number of processes
-            return share(torch.randint(high, (batch,), generator=random)).to(self.device)
+            return share(torch.randint(high, (batch,), generator=random)).to(self.device, non_blocking=True)
 
         spots = 2 * self.padding + 1
         rows = draw(spots).unsqueeze(1) + torch.arange(height, device=self.device)

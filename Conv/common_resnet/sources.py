@@ -81,6 +81,12 @@ def open_data(args) -> tuple[SmallImages | LargeImages, SmallImages | LargeImage
     return train, val
 
 
+def need_path(args) -> None:
+    """Raise InputError where large images have no --data-path: they are neither built in nor downloaded."""
+    if args.data not in SMALL and args.data_path is None:
+        raise InputError(f"--data {args.data} needs --data-path, a folder with train/ and val/; see data/{args.data}/README.md")
+
+
 def open_split(args, split: str) -> SmallImages | LargeImages:
     """One split of --data with its own classes, "train" or "val"."""
     if args.data not in SMALL:

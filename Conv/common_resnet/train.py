@@ -76,11 +76,12 @@ def train(args, facts: dict) -> None:
 
     start_epoch = 0
     if state:
-        start_epoch = restore(state, resume, model, ema, parts, classes, args)
+        start_epoch = restore(state, resume, model, ema, parts, classes, steps, args)
         del state
     say_setup(model, train_data, val_data, start_epoch, args)
     wrapped = wrap(model, args)
-    log = Log(output, start_epoch)
+    goes_on = resume is not None and resume.resolve() == (output / checkpoint.NAME).resolve()
+    log = Log(output, start_epoch if goes_on else 0)
 
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
@@ -94,7 +95,7 @@ def train(args, facts: dict) -> None:
             if args.imbalance_ratio != 1:
                 line |= {f"val_{key}": value for key, value in by_shots(right, images, training_images).items()}
             if ema is not None:
-                distributed.share_buffers(ema)
+                distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
                 line |= {f"ema_{key}": value for key, value in evaluate(ema.module, val_data, len(classes), args)[0].items()}
         check_weights(model, line, epoch)
         if distributed.is_main():
@@ -158,7 +159,7 @@ def start_from(init: str, model: nn.Module, args) -> None:
         try:
             with distributed.local_main_first():
                 weights = torchvision.models.get_model_weights(args.model)["IMAGENET1K_V1"].get_state_dict(check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise InputError(f"--init imagenet: cannot be downloaded ({error}); give a file")
     else:
         weights = checkpoint.load(Path(init))["model"]
@@ -209,7 +210,7 @@ def save(path: Path, model: nn.Module, ema, parts: dict, classes: list[str], fac
         raise InputError(f"{path}: the checkpoint cannot be written ({error.strerror}); the one before it is kept")
 
 
-def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, classes: list[str], args) -> int:
+def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, classes: list[str], steps: int, args) -> int:
     """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
     was = state.get("args", {})
     missing = [key for key in ("epoch", "classes", *parts) if key not in state]
@@ -236,18 +237,25 @@ def restore(state: dict, path: Path, model: nn.Module, ema, parts: dict, classes
         # The command line has the last word on rates and decay; of the optimiser, its memory is taken over.
         groups = parts["optimizer"].state_dict()["param_groups"]
         parts["optimizer"].load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-        parts["lr_scheduler"].load_state_dict(state["lr_scheduler"])
+        scheduler = parts["lr_scheduler"]
+        scheduler.load_state_dict(state["lr_scheduler"])
         ema is None or ema.n_averaged.fill_(state.get("ema_updates", 1))
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise InputError(f"{path}: its optimiser, rates or loss do not fit ({(str(error) or repr(error)).splitlines()[0]})")
-    for group, lr in zip(parts["optimizer"].param_groups, parts["lr_scheduler"].get_last_lr()):
+    scheduler.last_epoch = epoch * steps  # steps; another --batch-size or --holdout makes an epoch of other ones
+    scheduler.base_lrs = [args.lr for _ in scheduler.base_lrs]
+    scheduler._last_lr = [args.lr * rate(scheduler.last_epoch, steps, args) for _ in scheduler.base_lrs]
+    for group, lr in zip(parts["optimizer"].param_groups, scheduler.get_last_lr()):
         group["lr"] = lr
     say(f"resuming {path} after epoch {epoch} of {args.epochs}")
     return epoch
 
 
 class Log:
-    """log.jsonl, a JSON object an epoch, cut back to the epochs that a resumed run keeps; and how long those took."""
+    """log.jsonl, a JSON object an epoch, cut back to the epochs that a resumed run keeps; and how long those took.
+
+    Of a run that is replaced the checkpoint goes too: --resume auto must not find it before the new one's first.
+    """
 
     def __init__(self, output: Path, kept_epochs: int):
         self.path, self.seconds = output / "log.jsonl", 0.0
@@ -257,6 +265,7 @@ class Log:
                 self.seconds = float(json.loads(kept[-1])["seconds"]) if kept else 0.0
                 temporary = self.path.with_name("log.jsonl.tmp")
                 temporary.write_text("".join(kept))
+                kept_epochs or (output / checkpoint.NAME).unlink(missing_ok=True)
                 os.replace(temporary, self.path)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{self.path}: not a log of this trainer, or cannot be written ({error}); move it away")

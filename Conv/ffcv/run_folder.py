@@ -108,13 +108,19 @@ def flat(sections: dict[str, dict]) -> dict:
 
 
 class Log:
-    """log.jsonl, a JSON object an epoch, cut back to the epochs that a resumed run keeps."""
+    """log.jsonl, a JSON object an epoch, cut back to the epochs that a resumed run keeps.
+
+    Of a run that is replaced the checkpoint goes too: --resume auto must not find it before the new one's first.
+    """
 
     def __init__(self, output: Path, kept_epochs: int):
         self.path = output / "log.jsonl"
         if distributed.is_main():
             kept = self.path.read_text().splitlines(keepends=True)[:kept_epochs] if self.path.exists() else []
-            self.path.write_text("".join(kept))
+            temporary = self.path.with_name("log.jsonl.tmp")
+            temporary.write_text("".join(kept))
+            kept_epochs or (output / checkpoint.NAME).unlink(missing_ok=True)
+            os.replace(temporary, self.path)
 
     def write(self, line: dict) -> None:
         with open(self.path, "a") as file:

@@ -94,7 +94,8 @@ def train(config, command, device: torch.device) -> None:
     say_setup(model, batches, train_file, val_file, start_epoch, args, config)
     run_folder.write_params(output, config)
     wrapped = wrap(model, config)
-    log = run_folder.Log(output, start_epoch)
+    goes_on = resume is not None and resume.resolve() == (output / checkpoint.NAME).resolve()
+    log = run_folder.Log(output, start_epoch if goes_on else 0)
 
     started, epochs = time.time(), config.training.epochs
     for epoch in range(start_epoch, epochs):
