@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
@@ -42,18 +42,18 @@ class Images(Dataset):
         except FileNotFoundError as error:
             raise InputError(f"{root}: {str(error).splitlines()[0]}; {LAYOUT}")
         self.root, self.classes, self.transform = root, folder.classes, transform
-        self.paths = np.array([os.path.relpath(path, root).encode() for path, _ in folder.samples])
+        self.paths = np.array([os.fsencode(os.path.relpath(path, root)) for path, _ in folder.samples])
         self.labels = np.array(folder.targets, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int):
-        path = self.root / self.paths[index].decode()
+        path = self.root / os.fsdecode(self.paths[index])
         try:
             with Image.open(path) as image:
                 image = image.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except Exception as error:  # a damaged image can fail in many ways
             raise InputError(f"{path}: does not decode as an image ({error}); replace or remove the file")
         return self.transform(image) if self.transform else image, int(self.labels[index])
 

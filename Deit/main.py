@@ -33,7 +33,8 @@ from zip_dataset import ZipImages, warm
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
     alpha alpha_end epochs global_batch lr unscale_lr weight_decay sched warmup_epochs warmup_lr min_lr clip_grad seed amp
-    input_size mean std drop drop_path model_ema model_ema_decay no_aug color_jitter aa hflip scale repeated_aug
+    decay_epochs decay_rate momentum opt_eps opt_betas input_size mean std drop drop_path model_ema model_ema_decay
+    no_aug color_jitter aa hflip scale train_interpolation repeated_aug
     reprob remode recount mixup cutmix mixup_prob mixup_switch_prob mixup_mode
 """.split()
 
@@ -41,13 +42,11 @@ SETTINGS = """
 def main(args) -> None:
     fill_in(args)
     distributed.start(args.device)
-    try:
-        if args.eval:
-            evaluate_checkpoint(args)
-        else:
-            train(args)
-    finally:
-        distributed.stop()
+    if args.eval:
+        evaluate_checkpoint(args)
+    else:
+        train(args)
+    distributed.stop()
 
 
 def fill_in(args) -> None:
@@ -59,6 +58,8 @@ def fill_in(args) -> None:
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
     if args.num_workers is None:
         args.num_workers = min(10, os.cpu_count() or 1)
+    if args.loss == "ce" and args.alpha is not None:
+        raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
     if args.no_aug:
         args.mixup = args.cutmix = 0.0
     args.interpolation = "bicubic"
@@ -118,7 +119,7 @@ def train(args) -> None:
         check_weights(model, line, epoch)
         if distributed.is_main():
             passed = time.time() - started
-            line["seconds"] = round(passed, 3)
+            line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
             save(output / checkpoint.NAME, model, ema, parts, classes, epoch, args)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args)
@@ -187,6 +188,8 @@ def claim_output(args) -> Path:
         raise InputError(f"--output_dir {output}: cannot be written ({error.strerror})")
     own = output / checkpoint.NAME
     going_on = args.resume == "auto" or (args.resume and Path(args.resume).resolve() == own.resolve())
+    if going_on and args.overwrite:
+        raise InputError(f"--resume goes on with the run in {output}, --overwrite starts anew: give one of them")
     if own.exists() and not going_on and not args.overwrite:
         raise InputError(
             f"--output_dir {output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
@@ -334,20 +337,21 @@ class Log:
     """
 
     def __init__(self, output: Path, kept_epochs: int, tensorboard: bool):
-        self.path, self.board = output / "log.jsonl", None
+        self.path, self.seconds, self.board = output / "log.jsonl", 0.0, None
         if not distributed.is_main():
             return
-        kept = self.path.read_text().splitlines(keepends=True)[:kept_epochs] if self.path.exists() else []
-        temporary = self.path.with_name("log.jsonl.tmp")
-        temporary.write_text("".join(kept))
-        kept_epochs or (output / checkpoint.NAME).unlink(missing_ok=True)
-        os.replace(temporary, self.path)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise InputError("--tensorboard: not installed; pip install tensorboard")
             self.board = SummaryWriter(output, purge_step=kept_epochs + 1)
+        kept = kept_lines(self.path, kept_epochs)
+        self.seconds = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
+        temporary = self.path.with_name("log.jsonl.tmp")
+        temporary.write_text("".join(kept))
+        kept_epochs or (output / checkpoint.NAME).unlink(missing_ok=True)
+        os.replace(temporary, self.path)
 
     def write(self, line: dict) -> None:
         with open(self.path, "a") as file:
@@ -357,6 +361,19 @@ class Log:
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(key.replace("_", "/", 1), value, line["epoch"])
             self.board.flush()
+
+
+def kept_lines(path: Path, epochs: int) -> list[str]:
+    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and entry["epoch"] <= epochs:
+            kept.append(line)
+    return kept
 
 
 def say(text: str) -> None:

@@ -60,6 +60,8 @@ def submit() -> None:
     import options
 
     args, arguments = get_parser().parse_known_args()
+    if any(word.split("=")[0] in ("--overwrite", "--resume") for word in arguments):
+        sys.exit("error: --overwrite and --resume: a job goes on with the run in --output_dir, each time that it is requeued")
     arguments += ["--output_dir", str(args.output_dir), "--resume", "auto"]
     options.get_parser().parse_args(arguments)  # a mistyped option ends here, not in the job
     try:

@@ -157,14 +157,17 @@ def build(root: Path, split: str) -> tuple[list[str], list[str], np.ndarray]:
 
 
 def _without_prefix(folders: list[bytes], split: str, where: Path) -> list[bytes]:
-    """Folder paths without the `train/` or `val/` that `zip -r` puts before all of them; before some only is an error."""
+    """Folder paths without the `train/` or `val/` that `zip -r` puts before all of them; before some only is an error.
+
+    A class may have that name, as CIFAR-100's `train`: then no class folder lies in it.
+    """
     prefixed = [name == split.encode() or name.startswith(split.encode() + b"/") for name in folders]
-    if any(prefixed) and not all(prefixed):
+    if any(name.startswith(split.encode() + b"/") for name in folders) and not all(prefixed):
         odd = folders[prefixed.index(False)]
         raise InputError(
             f"{where}: some paths begin with {split}/ and others do not, such as those in {as_text(odd) or 'no folder'}"
         )
-    return [name[len(split) + 1 :] for name in folders] if any(prefixed) else folders
+    return [name[len(split) + 1 :] for name in folders] if all(prefixed) else folders
 
 
 def _class_ids(folders: list[bytes], folder: np.ndarray) -> tuple[list[bytes], np.ndarray]:

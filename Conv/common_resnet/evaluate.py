@@ -39,17 +39,15 @@ def main() -> None:
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.amp = "off"
     distributed.start(args.device)
+    facts, classes, weights = read(args)
     try:
-        facts, classes, weights = read(args)
-        try:
-            model = create_model(facts, args.num_classes)
-        except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-            raise InputError(f"{args.checkpoint}: describes no model that can be built ({str(error).splitlines()[0][:120]})")
-        checkpoint.load_weights(model, weights, args.checkpoint)
-        model = model.to(args.device, memory_format=torch.channels_last)
-        report(model, facts, classes, args)
-    finally:
-        distributed.stop()
+        model = create_model(facts, args.num_classes)
+    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise InputError(f"{args.checkpoint}: describes no model that can be built ({str(error).splitlines()[0][:120]})")
+    checkpoint.load_weights(model, weights, args.checkpoint)
+    model = model.to(args.device, memory_format=torch.channels_last)
+    report(model, facts, classes, args)
+    distributed.stop()
 
 
 def get_parser() -> argparse.ArgumentParser:

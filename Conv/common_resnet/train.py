@@ -38,10 +38,8 @@ def main(args) -> None:
     fill_in(args)
     facts = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     distributed.start(args.device)
-    try:
-        train(args, facts)
-    finally:
-        distributed.stop()
+    train(args, facts)
+    distributed.stop()
 
 
 def train(args, facts: dict) -> None:
@@ -130,6 +128,8 @@ def claim_output(args) -> Path:
         raise InputError(f"--output_dir {output}: cannot be written ({error.strerror})")
     own = output / checkpoint.NAME
     going_on = args.resume == "auto" or (args.resume and Path(args.resume).resolve() == own.resolve())
+    if going_on and args.overwrite:
+        raise InputError(f"--resume goes on with the run in {output}, --overwrite starts anew: give one of them")
     if own.exists() and not going_on and not args.overwrite:
         raise InputError(
             f"--output_dir {output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
@@ -261,7 +261,7 @@ class Log:
         self.path, self.seconds = output / "log.jsonl", 0.0
         if distributed.is_main():
             try:
-                kept = self.path.read_text().splitlines(keepends=True)[:kept_epochs] if self.path.exists() else []
+                kept = kept_lines(self.path, kept_epochs)
                 self.seconds = float(json.loads(kept[-1])["seconds"]) if kept else 0.0
                 temporary = self.path.with_name("log.jsonl.tmp")
                 temporary.write_text("".join(kept))
@@ -276,6 +276,19 @@ class Log:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); the last checkpoint is good")
+
+
+def kept_lines(path: Path, epochs: int) -> list[str]:
+    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and entry["epoch"] <= epochs:
+            kept.append(line)
+    return kept
 
 
 def say(text: str) -> None:

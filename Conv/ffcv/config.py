@@ -50,7 +50,7 @@ OPTIONS = {
     "lr.step_length": Option(int, 30, "epochs between steps", 1, 1e9),
     "lr.peak_epoch": Option(int, 2, "epoch in which the cyclic rate is highest", 0, 1e9),
     "loss.name": Option(str, "maxsup", ", ".join(LOSS_NAMES)),
-    "loss.alpha": Option(float, None, "strength in the first epoch; none: the loss's published one", 0, 1),
+    "loss.alpha": Option(float, None, "strength in the first epoch; none: the loss's published one", 0, 100),
     "loss.alpha_end": Option(float, None, "strength in the last epoch, reached linearly; none: constant", 0, 1),
     "training.epochs": Option(int, 90, "epochs to train", 1, 1e9),
     "training.batch_size": Option(int, 512, "images a process and step", 1, 1e9),
@@ -159,6 +159,13 @@ def parse(key: str, value: Any, where: str) -> Any:
 
 
 def check_together(flat: dict[str, Any]) -> None:
+    """Raise InputError for values that mean something alone but not with one another."""
+    name, alpha = flat["loss.name"], flat["loss.alpha"] or 0
+    if alpha > 1 and name != "focal":  # focal's is its gamma
+        raise InputError(f"loss.alpha={alpha:g}: goes from 0 to 1 for {name}")
+    if flat["lr.schedule"] == "cyclic" and flat["lr.peak_epoch"] >= flat["training.epochs"]:
+        last = flat["training.epochs"]
+        raise InputError(f"lr.peak_epoch={flat['lr.peak_epoch']}: before training.epochs={last}, or the rate never falls")
     low, high = flat["resolution.min_res"], flat["resolution.max_res"]
     if low > high:
         raise InputError(f"resolution.min_res={low} is larger than resolution.max_res={high}")

@@ -125,6 +125,7 @@ class Images:
             self.check_decoded(images)
         finally:
             iterator.terminate_event.set()
+            iterator.iter_ixes = iter(())  # otherwise it would decode the rest of the epoch first
             while iterator.is_alive():  # it may wait for room to say that it has ended
                 with contextlib.suppress(Empty):
                     iterator.output_queue.get(timeout=0.1)

@@ -28,6 +28,8 @@ def claim(output: Path, resume: str | None, overwrite: bool) -> Path:
         raise InputError(f"logging.folder={output}: cannot be written ({error.strerror})")
     own = output / checkpoint.NAME
     going_on = resume == "auto" or (resume and Path(resume).resolve() == own.resolve())
+    if going_on and overwrite:
+        raise InputError(f"--resume goes on with the run in {output}, --overwrite starts anew: give one of them")
     if own.exists() and not going_on and not overwrite:
         raise InputError(
             f"logging.folder={output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
@@ -114,9 +116,10 @@ class Log:
     """
 
     def __init__(self, output: Path, kept_epochs: int):
-        self.path = output / "log.jsonl"
+        self.path, self.seconds = output / "log.jsonl", 0.0
         if distributed.is_main():
-            kept = self.path.read_text().splitlines(keepends=True)[:kept_epochs] if self.path.exists() else []
+            kept = kept_lines(self.path, kept_epochs)
+            self.seconds = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
             temporary = self.path.with_name("log.jsonl.tmp")
             temporary.write_text("".join(kept))
             kept_epochs or (output / checkpoint.NAME).unlink(missing_ok=True)
@@ -125,3 +128,16 @@ class Log:
     def write(self, line: dict) -> None:
         with open(self.path, "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def kept_lines(path: Path, epochs: int) -> list[str]:
+    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and entry["epoch"] <= epochs:
+            kept.append(line)
+    return kept

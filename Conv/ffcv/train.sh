@@ -22,8 +22,9 @@ if ! [[ $gpus =~ ^[1-9][0-9]*$ ]]; then
 fi
 launch=("$python")
 if [ "$gpus" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone --nproc-per-node="$gpus"); fi
+case " $* " in *" --overwrite "*) going_on=() ;; *) going_on=(--resume auto) ;; esac
 for loss in ${LOSSES:-ce ls ols zipf logit-penalty maxsup}; do
     echo "== ${arch}_$loss"
     "${launch[@]}" "$folder/train_imagenet.py" --config "$folder/configs/${arch}_$loss.yaml" \
-        --logging.folder="$output/${arch}_$loss" --resume auto "$@"
+        --logging.folder="$output/${arch}_$loss" "${going_on[@]}" "$@"
 done

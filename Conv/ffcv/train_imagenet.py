@@ -41,13 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     config, command = configuration.read(argv)
     device = settle(config)
     distributed.start(device.type)
-    try:
-        if command.eval:
-            evaluate_checkpoint(config, command.resume, device)
-        else:
-            train(config, command, device)
-    finally:
-        distributed.stop()
+    if command.eval:
+        evaluate_checkpoint(config, command.resume, device)
+    else:
+        train(config, command, device)
+    distributed.stop()
 
 
 def settle(config) -> torch.device:
@@ -108,7 +106,7 @@ def train(config, command, device: torch.device) -> None:
         check_weights(model, line, epoch)
         if distributed.is_main():
             passed = time.time() - started
-            line["seconds"] = round(passed, 3)
+            line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
             run_folder.save(output, model, parts, classes, epoch, args, config)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (epochs - epoch - 1), epochs)
@@ -213,7 +211,8 @@ def resolution(epoch: int, ramp) -> int:
         return ramp.max_res
     if epoch <= ramp.start_ramp:
         return ramp.min_res
-    return round(float(np.interp(epoch, [ramp.start_ramp, ramp.end_ramp], [ramp.min_res, ramp.max_res])) / 32) * 32
+    side = round(float(np.interp(epoch, [ramp.start_ramp, ramp.end_ramp], [ramp.min_res, ramp.max_res])) / 32) * 32
+    return min(max(side, ramp.min_res), ramp.max_res)
 
 
 def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:

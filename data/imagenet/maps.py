@@ -52,10 +52,11 @@ def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
 
 def labels_of_map(path: Path) -> dict[str, int]:
     """Class folder -> label as a training map has them."""
-    labels = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    labels, lines = {}, path.read_text().splitlines()
+    prefix = "train/" if all(line.startswith("train/") for line in lines) else ""  # else it is a class, as one of CIFAR-100's
+    for number, line in enumerate(lines, 1):
         name, _, label = line.rpartition("\t")
-        parts = name.removeprefix("train/").split("/")
+        parts = name.removeprefix(prefix).split("/")
         if len(parts) < 2 or not label.isdigit():
             raise InputError(f"{path}, line {number}: not <class>/<file>, a tab, and a label; --overwrite writes it anew")
         labels[parts[0]] = int(label)
