@@ -59,12 +59,15 @@ def main() -> None:
         parser.error("--data needs --checkpoint and --title")
     WORK.mkdir(parents=True, exist_ok=True)
     path = TABLES / "ffcv_agreement.json"
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    where = f"the same files by both loaders, written as raw pixels at full size; {tables.environment()}"
+    table = json.loads(path.read_text()) if path.exists() else {"rows": [], "environment": where}
     said = {"model": args.model, "mean": args.mean, "std": args.std}
     rows = rows_of(args.title, args.checkpoint, args.data, **said) if args.data else digits()
     titles = {row[0] for row in rows}
-    where = f"the same files by both loaders, written as raw pixels at full size; {tables.environment()}"
-    rows += [row for row in kept if row[0] not in titles]
+    kept = [row for row in table["rows"] if row[0] not in titles]
+    if kept and table["environment"] != where:
+        sys.exit(f"error: {path} has rows of another machine or version, such as {kept[0][0]}: move it away, or measure all anew")
+    rows += kept
     rows.sort(key=lambda row: row[1], reverse=True)
     tables.report(where, COLUMNS, rows, path)
     from render import render

@@ -38,6 +38,9 @@ from these runs. "At least" and "at most" are tested as more and less. The test 
 were fixed beforehand; the p of logit normalisation is chosen on a fifth of the test images and scored on the others.
 """
 CAUTION = """\
+C10 follows from the formula: the error-enhancement part is there wherever a model errs, however it was trained, and MaxSup has no
+such part. What is measured is its size.
+
 Of twenty such intervals one excludes zero by chance. MaxSup and LS differ only where the prediction is wrong: where the training
 accuracy nears 100 %{near} they are nearly the same loss. Many-shot classes have over 100 training images, medium-shot ones 20 to
 100; no class here has fewer.

@@ -47,8 +47,9 @@ def main() -> None:
     unknown = [name for name in args.experiments if name not in EXPERIMENTS and name not in plans]
     if unknown:
         sys.exit(f"error: {unknown[0]}: no such experiment; there are {', '.join([*EXPERIMENTS, *plans])}")
-    if set(args.experiments) & plans.keys() and not (args.data_path and (args.data_path / "train").is_dir()):
-        sys.exit(f"error: --data-path {args.data_path}: {args.experiments[0]} needs ImageNet, a folder with train/ and val/")
+    large = [name for name in args.experiments if name in plans]
+    if large and not (args.data_path and (args.data_path / "train").is_dir()):
+        sys.exit(f"error: --data-path {args.data_path}: {large[0]} needs ImageNet, a folder with train/ and val/")
     if args.jobs < 1:
         sys.exit(f"error: --jobs {args.jobs}: from 1 on")
     if args.list:

@@ -164,6 +164,7 @@ def test_the_parts_of_label_smoothings_term_by_brute_force(sample):
     logits, labels = sample
     rows = samples(logits, labels, 0.01)
     z = logits.double()
+    assert torch.equal(samples(z, labels, 0.01).top, rows.top) and torch.equal(z, logits.double())  # float64 is left alone too
     for i in (0, 7, 123):
         target = z[i, labels[i]].item()
         below = sum(target - value for value in z[i].tolist() if value < target) / 7

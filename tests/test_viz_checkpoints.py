@@ -189,6 +189,23 @@ def test_features_are_what_the_classifier_reads():
             torch.testing.assert_close(logits, features @ head.weight.detach().T + head.bias.detach())
 
 
+def test_classifiers_that_are_blocks():
+    """timm's LeViT normalises before the layer, RepViT has two heads in one block; CrossViT has two models' side by side."""
+    for name in ("levit_128s", "repvit_m0_9"):
+        model = architectures.create("timm", name, 5).eval()
+        with torch.inference_mode():
+            logits, features = architectures.logits_and_features(model, torch.randn(2, 3, 224, 224))
+        weight = architectures.templates(model)
+        assert logits.shape == (2, 5) and weight.shape == (5, features.shape[1])
+        if name == "levit_128s":
+            again = features @ weight.float().T + architectures.classifier(model).bias
+            torch.testing.assert_close(logits, again, atol=1e-3, rtol=0)  # float32, in another order of summation
+        weights = {key: value.clone() for key, value in architectures.create("timm", name, 7).state_dict().items()}
+        assert recognise(weights, [("timm", name)])[0]["num_classes"] == 7
+    with pytest.raises(InputError, match="several classifiers side by side"):
+        architectures.classifier(architectures.create("timm", "crossvit_tiny_240", 5))
+
+
 def test_what_fits_nothing_is_told(small, tmp_path):
     weights, *_ = small
     odd = weights | {"layer1.0.conv1.weight": torch.zeros(63, 64, 3, 3)}

@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -15,9 +16,11 @@ import features
 import gradcam
 import transfer
 from checkpoints import load_checkpoint
+from conftest import ROOT
 from errors import InputError
 from logits import extract
 from metrics import feature_variation, variation_of_sums
+from training import torchrun
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,15 @@ def models(tmp_path_factory):
         content = {"model": model.state_dict(), "args": args, "classes": [str(digit) for digit in range(10)]}
         torch.save(content, folder / f"{name}.pth")
     return folder
+
+
+@pytest.fixture
+def folder_of_classes(tmp_path):
+    """Class folders without train/ and val/ above them."""
+    for digit in range(10):
+        (tmp_path / f"classes/{digit}").mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 20 * digit, np.uint8)).save(tmp_path / f"classes/{digit}/0.png")
+    return tmp_path / "classes"
 
 
 def call(script, monkeypatch, *words):
@@ -59,6 +71,57 @@ def test_table_1_and_figure_1(models, tmp_path, monkeypatch):
     }.items():
         with pytest.raises(InputError, match=match):
             call(features, monkeypatch, "--checkpoint", *paths, "--output", tmp_path, *words)
+
+
+POINTS = """
+import sys; sys.path.insert(0, {viz!r})
+import features, torch
+features.draw = lambda planes, path: torch.save(planes["one"]["points"], path)
+features.main()
+"""
+
+
+def test_processes_share_what_is_drawn(models, tmp_path):
+    """All points of the last classes, which the first process of three meets none of in an image folder; and more processes
+    than images."""
+    for split, count in (("train", 4), ("val", 2)):
+        for digit in range(10):
+            (tmp_path / f"images/{split}/{digit}").mkdir(parents=True)
+            for index in np.flatnonzero(load_digits().target == digit)[:count]:
+                pixel = np.round(load_digits().images[index] * 255 / 16).astype(np.uint8)
+                Image.fromarray(pixel).save(tmp_path / f"images/{split}/{digit}/{index}.png")
+    (tmp_path / "points.py").write_text(POINTS.format(viz=str(ROOT / "viz")))
+    words = ["--checkpoint", models / "one.pth", "--classes", 7, 8, 9, "--num-workers", 0, "--device", "cpu"]
+    drawn = []
+    for processes in (1, 3):
+        out = tmp_path / str(processes)
+        result = torchrun(processes, *words, "--data-path", tmp_path / "images", "--output", out, script=tmp_path / "points.py")
+        assert result.returncode == 0, result.stderr
+        drawn.append(torch.load(out / "projection", weights_only=True))
+    for split, count in (("train", 4), ("val", 2)):
+        assert [len(points) for points in drawn[0][split]] == [count] * 3
+        for one, three in zip(drawn[0][split], drawn[1][split]):
+            torch.testing.assert_close(one, three)
+
+
+def test_training_and_test_images_are_different_ones(models, folder_of_classes, monkeypatch, tmp_path):
+    words = ["--checkpoint", models / "one.pth", "--data-path", folder_of_classes, "--output", tmp_path]
+    for script in (features, transfer):
+        with pytest.raises(InputError, match="the same images for training and test"):
+            call(script, monkeypatch, *words)
+    with pytest.raises(InputError, match="digits has no part tset"):
+        call(
+            transfer,
+            monkeypatch,
+            "--checkpoint",
+            models / "one.pth",
+            "--data",
+            "digits",
+            "--output",
+            tmp_path,
+            "--test-split",
+            "tset",
+        )
 
 
 def test_sums_as_they_pass_against_all_pairs():

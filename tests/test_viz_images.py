@@ -152,6 +152,12 @@ def test_labels_are_never_guessed(folder):
         with pytest.raises(InputError, match=match):
             match_classes(open_images(folder, "val"), classes, outputs, "it")
     images = open_images(folder, "val")
+    images.classes = None
+    with pytest.raises(InputError, match="3 classes, but it has 4 outputs"):
+        match_classes(images, list("abcd"), 4, "it")
+    match_classes(images, list("abc"), 3, "it")
+    assert "no names and are taken as those of it" in images.notes[-1]
+    images = open_images(folder, "val")
     match_classes(images, ["cow", "dog", "bee", "ant"], 4, "it")
     assert images.labels[::3].tolist() == [3, 2, 0] and "3 of the 4 classes of it" in images.notes[-1]
 

@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from errors import InputError
+from reasons import reason
 
 LIBRARIES = ("timm", "torchvision", "cifar")
 
@@ -57,7 +58,7 @@ def _with_size(make, name: str, word: str, size: int | None, **options) -> nn.Mo
         except TypeError:  # models without position embeddings do not know the size
             pass
         except (AssertionError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} cannot have --input-size {size}: {str(error).splitlines()[0]}")
+            raise InputError(f"{name} cannot have --input-size {size}: {reason(error)}")
     return make(name, **options)
 
 
@@ -65,7 +66,12 @@ def classifier(model: nn.Module) -> nn.Module:
     """The last layer, which turns the penultimate features into logits."""
     if hasattr(model, "get_classifier"):
         head = model.get_classifier()
-        return head[0] if isinstance(head, tuple) else head  # distilled DeiTs have two
+        head = head[0] if isinstance(head, tuple) else head  # distilled DeiTs have two
+        if isinstance(head, nn.ModuleList):
+            raise InputError(f"{type(model).__name__}: it has several classifiers side by side, so no penultimate features")
+        if not hasattr(head, "weight"):  # a block: RepViT's holds two heads, the others normalise or have a layer before
+            head = [layer for layer in getattr(head, "head", head).modules() if isinstance(layer, nn.Linear)][-1]
+        return head
     layers = list(model.modules())
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     return (linear or [layer for layer in layers if isinstance(layer, nn.Conv2d)])[-1]

@@ -116,7 +116,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None)
     def slope(log_t: float) -> float:
         total = 0.0
         for rows, targets in chunks(logits, labels, index):
-            rows -= rows.gather(1, targets.unsqueeze(1))
+            rows = rows - rows.gather(1, targets.unsqueeze(1))  # they may be the caller's own
             total += ((rows * np.exp(-log_t)).softmax(1) * rows).sum().item()
         return total
 

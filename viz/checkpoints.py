@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import architectures
 from errors import InputError
+from reasons import reason
 from recognise import differences, recognise
 
 # Where weights lie in files of DeiT, timm, Lightning, He's CIFAR models and others; and their moving averages.
@@ -80,18 +81,17 @@ def read(path: Path) -> dict:
         try:
             return load_file(path)
         except Exception as error:
-            raise InputError(f"{path}: damaged, or not a safetensors file ({str(error).splitlines()[0][:120]})")
+            raise InputError(f"{path}: damaged, or not a safetensors file ({reason(error)})")
     try:
         # Old DeiT checkpoints hold the options of their command line as this one type, which only carries attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
-        reason = found.group(1) if found else "no pickle of tensors"
-        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
+        called = found.group(1) if found else "no pickle of tensors"
+        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({called}); nothing in it was run")
     except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
+        raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason(error)})")
     if not isinstance(state, dict):
         raise InputError(
             f"{path}: holds a {type(state).__name__}; a checkpoint is a dict of weights, or one that has them inside"
@@ -249,5 +249,5 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # libraries refuse sizes in any way
-        raise InputError(f"{path}: {name} does not run at {size} px: {str(error).splitlines()[0][:160]}; see --input-size")
+        raise InputError(f"{path}: {name} does not run at {size} px: {reason(error)}; see --input-size")
     return model

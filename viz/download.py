@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import errors
 from errors import InputError
+from reasons import reason
 
 WEIGHTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors", "*.bin", "*.th", "*.tar", "*params.json")
 TIMEOUT = 30  # seconds without an answer
@@ -92,8 +93,10 @@ def main() -> None:
     except InputError:
         raise
     except Exception as error:  # the hub's client has had several HTTP libraries below it, each with errors of its own
-        reason = str(getattr(error, "reason", "") or error or type(error).__name__).splitlines()[0][:160]
-        raise InputError(f"{release.repository}: not fetched ({reason}); the same command goes on where this one stopped")
+        said = getattr(error, "reason", None)
+        raise InputError(
+            f"{release.repository}: not fetched ({said or reason(error)}); the same command goes on where this one stopped"
+        )
     print(release.expected)
 
 

@@ -22,6 +22,7 @@ import style
 from architectures import templates
 from checkpoints import build_model
 from errors import InputError
+from image_sets import check_different
 from metrics import variation_of_sums
 from outputs import make_folder, write_text
 
@@ -62,15 +63,16 @@ def measure(path: Path, args) -> tuple[dict, dict | None]:
     """The table's row for a checkpoint, and what its panels show: {split: [(N, 2) a class]}, corners (3, 2), class names."""
     checkpoint = inference.load(path, args)
     model = build_model(checkpoint)
-    row, shown, corners, names = {"checkpoint": str(path)}, {}, None, None
+    row, shown, corners = {"checkpoint": str(path)}, {}, None
+    sets = {split: inference.find_images(checkpoint, args.data_path, split, args.data) for split in SPLITS}
+    check_different(*sets.values())
+    names = three_classes(sets["train"].classes, checkpoint.facts["num_classes"], args.classes)
+    wanted = [index for index, _ in names]
     for split, words in SPLITS.items():
-        images = inference.find_images(checkpoint, args.data_path, split, args.data)
-        if names is None:
-            names = three_classes(images.classes, checkpoint.facts["num_classes"], args.classes)
-        wanted = [index for index, _ in names]
+        images = sets[split]
         sums, counts, kept = class_sums(model, images, checkpoint.facts, f"{words} features of {path}", wanted, args)
         row |= {f"{key}_{split}": value for key, value in variation_of_sums(sums, counts).items()}
-        if len(wanted) == 3:
+        if len(wanted) == 3 and processes.rank() == 0:
             weights = templates(model)[wanted].cpu()
             points, corners = project(weights, kept)
             shown[split] = points
@@ -79,7 +81,7 @@ def measure(path: Path, args) -> tuple[dict, dict | None]:
 
 def class_sums(model, images, facts: dict, title: str, wanted: list[int], args) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Sums (K, D) float64 of the unit features of each class and counts (K,), over all processes; of `wanted` classes the first
-    POINTS unit features (n, D) that the first process met. Memory: O(K D), whatever the number of images."""
+    POINTS unit features (n, D), on the first process. Memory: O(K D), whatever the number of images."""
     sums, counts, kept = None, torch.zeros(facts["num_classes"], dtype=torch.float64), [[] for _ in wanted]
     for batch in inference.run(model, images, facts, title, **inference.loading(args)):
         unit = batch.features.double()
@@ -92,7 +94,8 @@ def class_sums(model, images, facts: dict, title: str, wanted: list[int], args) 
             if sum(map(len, rows)) < POINTS:
                 rows.append(unit[batch.labels == index].float())
     processes.add_up(sums, counts)
-    return sums, counts, [torch.cat(rows)[:POINTS] for rows in kept]
+    parts = processes.collect([torch.cat(rows)[:POINTS] for rows in kept])
+    return sums, counts, [torch.cat(rows)[:POINTS] for rows in zip(*parts)]
 
 
 def three_classes(classes: list[str] | None, outputs: int, wanted: list[str] | None) -> list[tuple[int, str]]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from errors import InputError
 from image_sets import Images
+from reasons import reason
 
 ENDINGS = (".beton", ".ffcv")
 JPEG, RAW = 0, 1
@@ -36,8 +37,7 @@ def open_ffcv(path: Path) -> Images:
         if labels.dtype != np.int64 or len(labels) != reader.num_samples or labels.min(initial=0) < 0:
             raise ValueError("its labels are fewer than it says, or not whole numbers from 0 on")
     except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path}: damaged, or not an FFCV file of images and labels ({reason})")
+        raise InputError(f"{path}: damaged, or not an FFCV file of images and labels ({reason(error)})")
     names = [f"{index:08d}" for index in range(len(labels))]
     return Images(path, names, labels, _class_names(path, int(labels.max(initial=0))), reading)
 
@@ -72,7 +72,7 @@ class FromFfcv:
             if imdecode(data, pixels, height, width, height, width):
                 raise ValueError("not whole JPEG data")
         except Exception as error:  # a damaged picture can fail in any way
-            raise InputError(f"{self.path}: image {name} is damaged ({str(error).splitlines()[0][:120]}); write the file again")
+            raise InputError(f"{self.path}: image {name} is damaged ({reason(error)}); write the file again")
         return Image.fromarray(pixels)
 
 

@@ -28,6 +28,7 @@ import style
 from checkpoints import Checkpoint, build_model
 from errors import InputError
 from logits_file import check_output
+from reasons import reason
 
 SHARPEST = 32  # px: images this small are shown pixel by pixel
 
@@ -65,7 +66,7 @@ def read_picture(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except Exception as error:  # a damaged picture can fail in any way
-        raise InputError(f"--images {path}: does not decode as an image ({str(error).splitlines()[0][:120]})")
+        raise InputError(f"--images {path}: does not decode as an image ({reason(error)})")
 
 
 def explain_all(checkpoint: Checkpoint, pictures: list[Image.Image], target: str | None, device: str, name: str) -> list[dict]:

@@ -10,6 +10,7 @@ import urllib.error
 import zipfile
 import zlib
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from errors import InputError
+from reasons import reason
 
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")
 LARGEST = 1 << 30  # bytes of one picture in an archive
@@ -56,8 +58,9 @@ class Images(Dataset):
             with source if isinstance(source, Image.Image) else Image.open(source) as image:
                 image = image.convert("RGB")
         except Exception as error:  # a damaged picture can fail in any way
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            raise InputError(f"{self.where}/{self.name(index)}: does not decode as an image ({reason}); replace or remove it")
+            raise InputError(
+                f"{self.where}/{self.name(index)}: does not decode as an image ({reason(error)}); replace or remove it"
+            )
         return self.transform(image) if self.transform else image, int(self.labels[index])
 
 
@@ -66,6 +69,8 @@ def open_images(path: Path | None, split: str, data: str | None = None) -> Image
 
     `path`: a folder holding {split}/<class>/<image> or {split}.zip, an archive, or a folder of class folders. Raises InputError.
     """
+    if data in NAMED and split not in ("train", "val", "test"):
+        raise InputError(f"{data} has no part {split}: train, val or test")
     if data == "digits":
         return _digits(split)
     archive = path / f"{split}.zip" if path else None
@@ -218,9 +223,11 @@ def _read_map(path: Path, split: str) -> dict[str, int]:
             labels[name] = int(label)
     if not labels:
         raise InputError(f"{path}: is empty")
-    if all(name.startswith(f"{split}/") for name in labels):  # not a class of that name, as CIFAR-100's train
-        return {name.removeprefix(f"{split}/"): label for name, label in labels.items()}
-    return labels
+    # Before all, or before a class folder: else it is a class of that name, as CIFAR-100's train.
+    every, inside = all(name.startswith(f"{split}/") for name in labels), f"{split}/*/*"
+    return {
+        name.removeprefix(f"{split}/") if every or fnmatchcase(name, inside) else name: label for name, label in labels.items()
+    }
 
 
 def _class_order(pairs: list[tuple[str, int]], where: Path) -> list[str]:
@@ -259,9 +266,7 @@ def _cifar(root: Path, split: str, data: str) -> Images:
         here = (root / kind.base_folder).is_dir()
         images = kind(root, train=split == "train", download=not here)
     except (OSError, RuntimeError, urllib.error.URLError) as error:
-        raise InputError(
-            f"{root / kind.base_folder}: {data} is neither there nor can it be fetched ({str(error).splitlines()[0]})"
-        )
+        raise InputError(f"{root / kind.base_folder}: {data} is neither there nor can it be fetched ({reason(error)})")
     return _in_memory(data, images.data, images.targets, images.classes)
 
 
@@ -282,7 +287,7 @@ def _fashion_mnist(root: Path | None, split: str) -> Images:
     try:
         images = torchvision.datasets.FashionMNIST(roots[0], train=split == "train", download=True)
     except (OSError, RuntimeError, urllib.error.URLError) as error:
-        raise InputError(f"{roots[0]}: fashion-mnist is neither there nor can it be fetched ({str(error).splitlines()[0]})")
+        raise InputError(f"{roots[0]}: fashion-mnist is neither there nor can it be fetched ({reason(error)})")
     return _in_memory("fashion-mnist", images.data.numpy(), images.targets, FASHION)
 
 
@@ -293,6 +298,12 @@ def _idx_file(path: Path) -> Path | None:
 def _unpacked(path: Path) -> bytes:
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         return file.read()
+
+
+def check_different(train: Images, test: Images) -> None:
+    """Raise InputError where both splits are the same images: a folder of class folders, an archive or a file without splits."""
+    if str(train.where) == str(test.where) and np.array_equal(train.names, test.names):
+        raise InputError(f"{train.where}: the same images for training and test; --data-path wants a folder that holds both")
 
 
 def match_classes(images: Images, classes: list[str] | None, outputs: int, owner: object) -> None:
@@ -306,10 +317,12 @@ def match_classes(images: Images, classes: list[str] | None, outputs: int, owner
         classes = list(imagenet)
     if images.classes is None or classes is None:
         count = len(images.classes) if images.classes else int(images.labels.max()) + 1
-        if count > outputs or (images.classes and count != outputs):
+        if count != outputs:
             raise InputError(
                 f"{images.where}: {count} classes, but {owner} has {outputs} outputs and no class names to tell them by"
             )
+        if images.classes is None:
+            images.notes.append(f"{images.where}: its labels have no names and are taken as those of {owner}")
         return
     foreign = sorted(set(images.classes) - set(classes))
     if foreign:

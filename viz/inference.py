@@ -62,6 +62,10 @@ def check_options(args) -> None:
     if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"--device {args.device}: cpu, or cuda on a machine with a GPU that PyTorch can use")
 
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if args.device == "cuda" and local >= torch.cuda.device_count():
+        raise InputError(f"process {local + 1} of this machine finds {torch.cuda.device_count()} GPU(s): start as many processes")
+
 
 def overrides(args) -> dict:
     """The options that load_checkpoint takes."""
@@ -121,6 +125,8 @@ def run(
     amp: str | None = None,
 ) -> Iterator[Batch]:
     """Show this process's share of the images to a model, in order. Raises InputError where logits are not finite."""
+    if len(images) < processes.count():
+        raise InputError(f"{images.where}: {len(images)} images for {processes.count()} processes; start fewer")
     rows = processes.share(len(images))
     place = processes.device(device)
     model = model.to(place, memory_format=torch.channels_last)

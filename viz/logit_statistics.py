@@ -47,7 +47,7 @@ def samples(logits: Tensor, labels: Tensor, threshold: float) -> Samples:
         mean = z.mean(1)
         near = (rows.abs() < threshold).double().mean(1)  # in the file's own type, as near_zero of metrics.py
         in_top5 = (rows.topk(min(5, rows.shape[1])).indices == column).any(1)
-        p = z.sub_(top.unsqueeze(1)).exp_()
+        p = (z - top.unsqueeze(1)).exp_()  # float64 rows are the caller's own
         total = p.sum(1)
         nll = total.log() + top - target.squeeze(1)
         p /= total.unsqueeze(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from errors import InputError
+from reasons import reason
 
 CHUNK = 1024  # rows looked at at a time, so that checking a large file needs no second copy of it
 
@@ -21,8 +22,7 @@ def load(path: Path) -> dict:
     except pickle.UnpicklingError:
         raise InputError(f"{path}: refused, it holds more than tensors and plain types; nothing in it was run")
     except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path}: damaged, or not a PyTorch file ({reason})")
+        raise InputError(f"{path}: damaged, or not a PyTorch file ({reason(error)})")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), torch.Tensor) for key in ("logits", "labels")):
         raise InputError(f"{path}: a logits file is a dict with the tensors 'logits' (N, K) and 'labels' (N,)")
     logits, labels = content["logits"].detach(), content["labels"].detach()
@@ -52,7 +52,7 @@ def save(content: dict, path: Path) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})")
+        raise InputError(f"{path}: cannot be written ({reason(error)})")
 
 
 def check_output(output: Path, checkpoint: Path, overwrite: bool) -> None:

@@ -54,6 +54,15 @@ def gather(rows: torch.Tensor, total: int) -> torch.Tensor | None:
     return torch.cat([part[:size] for part, size in zip(parts, sizes)])
 
 
+def collect(value: object) -> list:
+    """What every process has, in their order, on the first process; nothing on the others."""
+    if not dist.is_initialized():
+        return [value]
+    found = [None] * count() if rank() == 0 else None
+    dist.gather_object(value, found)
+    return found or []
+
+
 def add_up(*sums: torch.Tensor) -> None:
     """Add tensors up over the processes, in place."""
     for tensor in sums:

@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from errors import InputError
+
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000"]
 
 plt.rcParams.update(
@@ -56,5 +58,8 @@ def save_one(figure, path: Path) -> None:
 
 def _write(figure, target: Path) -> None:
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    figure.savefig(temporary, format=target.suffix[1:])
-    os.replace(temporary, target)
+    try:
+        figure.savefig(temporary, format=target.suffix[1:])
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})")

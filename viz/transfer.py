@@ -24,7 +24,7 @@ import inference
 from checkpoints import Checkpoint, build_model
 from errors import InputError
 from ffcv_images import ENDINGS
-from image_sets import open_images
+from image_sets import Images, check_different, open_images
 from outputs import make_folder, write_text
 
 STRENGTHS = [10.0**power for power in range(-5, 3)]  # C: the larger, the weaker the penalty
@@ -52,10 +52,12 @@ def main() -> None:
         raise InputError(f"--strengths {' '.join(map(str, args.strengths))}: numbers above 0")
     names = inference.model_names(args.checkpoint, args.names)
     make_folder(args.output)
+    sets = {split: open_split(split, args) for split in ("train", args.test_split)}
+    check_different(sets["train"], sets[args.test_split])
     table = {}
     for name, path in zip(names, args.checkpoint):
         checkpoint = inference.load(path, args)
-        train, test = (features_of(checkpoint, split, args) for split in ("train", args.test_split))
+        train, test = (features_of(checkpoint, split, images, args) for split, images in sets.items())
         table[name] = {"checkpoint": str(path)} | transfer(*train, *test, sorted(args.strengths), args.device)
         write_text(args.output / "transfer.json", json.dumps(table, indent=1) + "\n")
     write_text(args.output / "transfer.md", markdown(table))
@@ -63,13 +65,18 @@ def main() -> None:
     print(f"tables: {args.output}/")
 
 
-def features_of(checkpoint: Checkpoint, split: str, args) -> tuple[Tensor, list[str]]:
-    """Features (N, D) float32 and class names (N,) of the target data; its classes have nothing to do with the checkpoint's."""
+def open_split(split: str, args) -> Images:
+    """A part of the target data, whose classes have nothing to do with a checkpoint's. Raises InputError."""
     if args.data_path and args.data_path.suffix in ENDINGS:
         raise InputError(f"{args.data_path}: transfer wants an image folder or ZIP archives, with a training and a test part")
     images = open_images(args.data_path, split, args.data)
     if images.classes is None:
         raise InputError(f"{images.where}: its classes have no names; train_map.txt would give them")
+    return images
+
+
+def features_of(checkpoint: Checkpoint, split: str, images: Images, args) -> tuple[Tensor, list[str]]:
+    """Features (N, D) float32 and class names (N,) of a part of the target data."""
     found = None
     for batch in inference.run(
         build_model(checkpoint), images, checkpoint.facts, f"{split} features of {checkpoint.path}", **inference.loading(args)
