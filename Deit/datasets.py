@@ -199,6 +199,6 @@ def _loader(dataset: Dataset, batch_size: int, args, **options) -> DataLoader:
         # Not forked from this process: its communication threads may hold a lock that the copy would wait for for ever.
         workers = multiprocessing.get_context("forkserver")
         workers.set_forkserver_preload(["torch", "torchvision", "timm.data"])
-        options |= {"multiprocessing_context": workers, "persistent_workers": True}
+        options |= {"multiprocessing_context": workers, "persistent_workers": True, "worker_init_fn": distributed.start_worker}
     pin = args.pin_mem and args.device == "cuda"
     return DataLoader(dataset, batch_size, num_workers=args.num_workers, pin_memory=pin, **options)

@@ -1,10 +1,12 @@
 """Conv/common_resnet: its commands as a user gives them, killed, resumed, in two processes, on bad input."""
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +121,37 @@ def test_a_replaced_run_is_gone(script, few, tmp_path):
     complains(run(ROOT / script, *words, 3, "--overwrite", "--lr", "1e9"), "the last checkpoint is good")
     assert not (tmp_path / "checkpoint.pth").exists() and log(tmp_path) == []
     assert "starting fresh" in run(ROOT / script, *words, 1, "--resume", "auto").stdout and len(log(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("script", ["Conv/common_resnet/train.py", "Deit/main.py"])
+def test_loading_processes_end_with_a_killed_run(script, few, tmp_path):
+    """SIGKILL to the trainer alone, which can tell its workers nothing."""
+    words = ["--data", "cub", "--model", "resnet18"] if "Conv" in script else [*PLAIN]
+    words += ["--data-path", few, "--input-size", 32, "--epochs", 1000, "--batch-size", 16, "--device", "cpu", "--lr", 1e-6]
+    words += ["--num-workers" if "Conv" in script else "--num_workers", 2, "--output_dir", tmp_path]
+    command = [sys.executable, ROOT / script, *words]
+    child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time() + 120
+    while not (tmp_path / "log.jsonl").exists() or not log(tmp_path):
+        assert child.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    assert len(session(child.pid)) > 3  # it, the forkserver and at least two workers
+    child.kill()
+    child.wait()
+    while session(child.pid):
+        assert time.time() < deadline, session(child.pid)
+        time.sleep(0.1)
+
+
+def session(number: int) -> list[str]:
+    """The command lines of the processes of a session."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ProcessLookupError):
+            state = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(state[3]) == number and state[0] != "Z":
+                found.append((entry / "cmdline").read_text())
+    return found
 
 
 def test_two_processes_equal_one(tmp_path):

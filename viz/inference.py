@@ -3,7 +3,6 @@
 import argparse
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -153,13 +152,8 @@ def _batches(
     if workers and processes.count() > 1:
         # Not forked from this process: its communication threads may hold a lock that the copy would wait for for ever.
         options["multiprocessing_context"] = multiprocessing.get_context("forkserver")
-    options["worker_init_fn"] = leave_interrupts
+    options["worker_init_fn"] = processes.start_worker
     return DataLoader(Subset(images, rows), batch_size, num_workers=workers, pin_memory=pin, **options)
-
-
-def leave_interrupts(worker: int) -> None:
-    """Ctrl-C is the main process's business, which then ends the loading processes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def load(path: Path, args) -> Checkpoint:

@@ -1,6 +1,9 @@
 """The processes that torchrun started, each with its share of the images; one process without it."""
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -61,6 +64,20 @@ def collect(value: object) -> list:
     found = [None] * count() if rank() == 0 else None
     dist.gather_object(value, found)
     return found or []
+
+
+def start_worker(worker: int) -> None:
+    """First in a loading process: Ctrl-C is left to the main process, whose end, killed perhaps, is its end too.
+
+    Between the two stands the forkserver, which stays while it has workers: neither of them would notice.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def add_up(*sums: torch.Tensor) -> None:

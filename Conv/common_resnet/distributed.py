@@ -1,6 +1,9 @@
 """The processes of a run: torchrun's variables, one collective or two, and nothing where there is only one process."""
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -67,6 +70,20 @@ def local_main_first() -> Iterator[None]:
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def start_worker(worker: int) -> None:
+    """First in a loading process: Ctrl-C is left to the main process, whose end, killed perhaps, is its end too.
+
+    Between the two stands the forkserver, which stays while it has workers: neither of them would notice.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def share_buffers(model: torch.nn.Module) -> None:

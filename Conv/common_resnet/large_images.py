@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,18 +69,13 @@ class LargeImages:
             workers = multiprocessing.get_context("forkserver")
             workers.set_forkserver_preload(["torch", "torchvision"])
             options |= {"multiprocessing_context": workers, "persistent_workers": "batch_sampler" in options}
-        options["worker_init_fn"] = leave_interrupts
+        options["worker_init_fn"] = distributed.start_worker
         return DataLoader(dataset, num_workers=self.args.num_workers, pin_memory=self.args.device == "cuda", **options)
 
     def _on_device(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         for pixels, labels in loader:
             pixels = pixels.to(self.args.device, non_blocking=True).permute(0, 3, 1, 2).float()
             yield torch.addcmul(self.shift, pixels, self.scale), labels.to(self.args.device, non_blocking=True)
-
-
-def leave_interrupts(worker: int) -> None:
-    """Ctrl-C is the main process's business, which then ends the loading processes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class SeededOrder:
