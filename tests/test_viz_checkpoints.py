@@ -250,6 +250,7 @@ def test_a_trainers_facts_are_checked(small, tmp_path):
         "mean is nan": {"mean": "nan"},
         "crop_ratio is 2": {"crop_ratio": 2},
         "its weights do not fit resnet18: fc.weight is": {"num_classes": 6},
+        "none of its weights has the 9,999,999 rows of its num_classes": {"num_classes": 9_999_999},
         "superclasses are": {"superclasses": "animals"},
         "width is -1": {"library": "cifar", "model": "resnet20", "width": -1},
     }.items():

@@ -236,6 +236,9 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
     facts, path = checkpoint.facts, checkpoint.path
     size, name = facts["input_size"], facts["model"]
     variant = {key: facts[key] for key in VARIANTS if key in facts}
+    # Before memory is taken for what a file only claims.
+    if facts["num_classes"] > max((len(value) for value in checkpoint.weights.values() if value.ndim), default=0):
+        raise InputError(f"{path}: none of its weights has the {facts['num_classes']:,} rows of its num_classes")
     try:
         model = architectures.create(facts["library"], name, facts["num_classes"], checkpoint.trained_size, **variant)
         different = differences(checkpoint.weights, model)

@@ -115,7 +115,7 @@ def draw(sizes: list[int], alpha: float, beta: float, path: Path) -> None:
         image = axis.pcolormesh(edges, np.arange(len(ROWS) + 1), values, norm=colours, cmap="RdBu_r", rasterized=True)
         places, digits = ((0.2, 0.5, 0.9), 2) if loss == "logit-penalty" else ((0.5,), 3)
         for row, (right, logit, _) in enumerate(ROWS):
-            for place in [place for place in places if place > 1 / classes]:  # no MSP is under 1/K
+            for place in [place for place in places if place >= 1 / classes]:  # no MSP is under 1/K
                 value = gradient(loss, np.array([place]), right, logit, classes, alpha, beta)[0]
                 colour = "white" if abs(colours(value) - 0.5) > 0.38 else "black"
                 axis.text(place, row + 0.5, f"{value:+.{digits}g}", ha="center", va="center", size=9, color=colour)
