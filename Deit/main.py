@@ -4,6 +4,7 @@ The smallest real run, on 1,400 digits:  python ../data/digits/prepare.py && pyt
 The paper's, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /path/to/ImageNet
 """
 
+import contextlib
 import json
 import math
 import os
@@ -367,12 +368,9 @@ def kept_lines(path: Path, epochs: int) -> list[str]:
     """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
     kept = []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith("\n") and entry["epoch"] <= epochs:
-            kept.append(line)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
+                kept.append(line)
     return kept
 
 

@@ -107,6 +107,8 @@ def test_a_resumed_run_follows_the_command_line(tmp_path):
     """Half of the batch and of the rate for the last 2 of 4 epochs: the cosine goes on by epochs, not by the steps counted."""
     words = [*CONV_QUICK, "--warmup-epochs", 0, "--output_dir", tmp_path, "--resume", "auto"]
     assert run(CONV_TRAIN, *words, "--epochs", 2, "--batch-size", 100, "--lr", 0.1).returncode == 0
+    with open(tmp_path / "log.jsonl", "a") as file:  # as a kill between log and checkpoint leaves it, and in a line
+        file.write('{"epoch": 3, "lr": 7}\n{"epo')
     result = run(CONV_TRAIN, *words, "--epochs", 4, "--batch-size", 50, "--lr", 0.05)
     assert "warning: lr was 0.1" in result.stdout and "warning: batch_size was 100" in result.stdout, result.stderr
     assert [line["lr"] for line in log(tmp_path)] == pytest.approx([0.05, 0, 0.025 * (1 + math.cos(0.75 * math.pi)), 0], abs=1e-9)

@@ -95,9 +95,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         count = x.numel() // x.shape[1] * distributed.world_size()
-        wide = x.to(
-            torch.promote_types(x.dtype, torch.float32)
-        )  # sums of bfloat16 numbers under autocast would be poor statistics
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of bfloat16 numbers would be poor statistics
         mean = _SumOverProcesses.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
         variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count

@@ -4,6 +4,7 @@ python train.py --data digits --model resnet20 --loss maxsup
 torchrun --nproc_per_node=8 train.py --data imagenet --data-path P --model resnet50 --loss maxsup
 """
 
+import contextlib
 import json
 import math
 import os
@@ -282,12 +283,9 @@ def kept_lines(path: Path, epochs: int) -> list[str]:
     """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
     kept = []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith("\n") and entry["epoch"] <= epochs:
-            kept.append(line)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
+                kept.append(line)
     return kept
 
 

@@ -1,5 +1,6 @@
 """The folder of a run: claimed before anything is computed, with params.json, log.jsonl and the checkpoint in it."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -134,10 +135,7 @@ def kept_lines(path: Path, epochs: int) -> list[str]:
     """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
     kept = []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith("\n") and entry["epoch"] <= epochs:
-            kept.append(line)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
+                kept.append(line)
     return kept
