@@ -1,5 +1,7 @@
-"""Checkpoints: written whole or not at all, read without running what is in them."""
+"""Checkpoints: written whole or not at all, read without running what is in them; and the lines of the log that go with one."""
 
+import contextlib
+import json
 import os
 import pickle
 import re
@@ -72,3 +74,13 @@ def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise InputError(f"{path}: the weights are another model's: {'; '.join(differences[:3])}{more}")
     model.load_state_dict(weights)
+
+
+def kept_lines(path: Path, epochs: int) -> list[str]:
+    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
+                kept.append(line)
+    return kept

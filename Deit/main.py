@@ -4,7 +4,6 @@ The smallest real run, on 1,400 digits:  python ../data/digits/prepare.py && pyt
 The paper's, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /path/to/ImageNet
 """
 
-import contextlib
 import json
 import math
 import os
@@ -347,7 +346,7 @@ class Log:
             except ImportError:
                 raise InputError("--tensorboard: not installed; pip install tensorboard")
             self.board = SummaryWriter(output, purge_step=kept_epochs + 1)
-        kept = kept_lines(self.path, kept_epochs)
+        kept = checkpoint.kept_lines(self.path, kept_epochs)
         self.seconds = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
         temporary = self.path.with_name("log.jsonl.tmp")
         temporary.write_text("".join(kept))
@@ -362,16 +361,6 @@ class Log:
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(key.replace("_", "/", 1), value, line["epoch"])
             self.board.flush()
-
-
-def kept_lines(path: Path, epochs: int) -> list[str]:
-    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
-                kept.append(line)
-    return kept
 
 
 def say(text: str) -> None:

@@ -93,10 +93,8 @@ def main() -> None:
     except InputError:
         raise
     except Exception as error:  # the hub's client has had several HTTP libraries below it, each with errors of its own
-        said = getattr(error, "reason", None)
-        raise InputError(
-            f"{release.repository}: not fetched ({said or reason(error)}); the same command goes on where this one stopped"
-        )
+        why = reason(getattr(error, "reason", None) or error)
+        raise InputError(f"{release.repository}: not fetched ({why}); the same command goes on where this one stopped")
     print(release.expected)
 
 

@@ -4,7 +4,6 @@ python train.py --data digits --model resnet20 --loss maxsup
 torchrun --nproc_per_node=8 train.py --data imagenet --data-path P --model resnet50 --loss maxsup
 """
 
-import contextlib
 import json
 import math
 import os
@@ -262,7 +261,7 @@ class Log:
         self.path, self.seconds = output / "log.jsonl", 0.0
         if distributed.is_main():
             try:
-                kept = kept_lines(self.path, kept_epochs)
+                kept = checkpoint.kept_lines(self.path, kept_epochs)
                 self.seconds = float(json.loads(kept[-1])["seconds"]) if kept else 0.0
                 temporary = self.path.with_name("log.jsonl.tmp")
                 temporary.write_text("".join(kept))
@@ -277,16 +276,6 @@ class Log:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); the last checkpoint is good")
-
-
-def kept_lines(path: Path, epochs: int) -> list[str]:
-    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
-                kept.append(line)
-    return kept
 
 
 def say(text: str) -> None:
