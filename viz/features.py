@@ -139,7 +139,8 @@ def draw(planes: dict[str, dict], path: Path) -> None:
     legend = axes[0].legend(title="class", markerscale=2, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
     for handle in legend.legend_handles:
         handle.set_alpha(1)
-    figure.suptitle("Unit features on the plane through three class templates (crosses)")
+    line_break = "\n" if len(planes) == 1 else " "  # one column is narrower than the title
+    figure.suptitle(f"Unit features on the plane{line_break}through three class templates (crosses)")
     style.save(figure, path)
 
 
