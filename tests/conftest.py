@@ -1,5 +1,6 @@
 """Every subproject is a folder of plain scripts; tests import from them by path, and run commands as a user would."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -42,6 +43,14 @@ def complains(result: subprocess.CompletedProcess, *pieces: str) -> str:
     for piece in pieces:
         assert piece in lines[0], lines[0]
     return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def of_one_subproject(request):
+    """Run a test with the folder that its module names as SUBPROJECT on the path, as if there were no other."""
+    subproject = getattr(request.module, "SUBPROJECT", None)
+    with subproject.active() if subproject else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")
