@@ -6,20 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from conftest import ROOT
-from maxsup_loss import (
-    LOSS_NAMES,
-    FocalLoss,
-    LabelSmoothingLoss,
-    LogitPenaltyLoss,
-    MaxSupLoss,
-    OnlineLabelSmoothingLoss,
-    ZipfLabelSmoothingLoss,
-    _first_max,
-    label_smoothing_terms,
-    make_loss,
-    max_sup_loss,
+from subprojects import ROOT, Subproject
+
+maxsup_loss = Subproject("Deit").load("maxsup_loss")
+LOSS_NAMES, make_loss, max_sup_loss = maxsup_loss.LOSS_NAMES, maxsup_loss.make_loss, maxsup_loss.max_sup_loss
+FocalLoss, LabelSmoothingLoss, LogitPenaltyLoss = (
+    maxsup_loss.FocalLoss,
+    maxsup_loss.LabelSmoothingLoss,
+    maxsup_loss.LogitPenaltyLoss,
 )
+MaxSupLoss, OnlineLabelSmoothingLoss = maxsup_loss.MaxSupLoss, maxsup_loss.OnlineLabelSmoothingLoss
+ZipfLabelSmoothingLoss, label_smoothing_terms = maxsup_loss.ZipfLabelSmoothingLoss, maxsup_loss.label_smoothing_terms
 
 SHAPES = {"vector": (7,), "batch": (5, 7), "two classes": (6, 2), "image": (2, 4, 3, 5)}
 
@@ -163,7 +160,7 @@ def test_large_logits_take_the_first_maximum(shape, values):
     """From 512 classes on the maximum is looked for in blocks: value, index and gradient as by torch's own max."""
     logits = torch.randint(values, shape, generator=torch.Generator().manual_seed(0)).float() / values * 9
     logits[0], logits[1, -1], logits[2, -30] = 0, 50, 50
-    top, index = _first_max(logits, 1)
+    top, index = maxsup_loss._first_max(logits, 1)
     assert torch.equal(top, logits.amax(1, keepdim=True)) and torch.equal(index, logits.argmax(1, keepdim=True))
     logits.requires_grad_()
     targets = torch.arange(len(logits))
@@ -253,17 +250,17 @@ def test_terms_of_label_smoothing_add_up():
 
 
 def test_schedule_is_linear_over_epochs():
-    loss = make_loss("maxsup", 10, 0.1, 0.2)
-    alphas = []
-    for epoch in range(5):
-        loss.set_epoch(epoch, 5)
-        alphas.append(loss.alpha)
-    assert alphas == pytest.approx([0.1, 0.125, 0.15, 0.175, 0.2])
+    for loss in (make_loss("maxsup", 10), make_loss("maxsup", 10, 0.1, 0.2), make_loss("ls", 10, alpha_end=0.2)):
+        alphas = []
+        for epoch in range(5):
+            loss.set_epoch(epoch, 5)
+            alphas.append(loss.alpha)
+        assert alphas == pytest.approx([0.1, 0.125, 0.15, 0.175, 0.2])
+        loss.set_epoch(0, 1)
+        assert loss.alpha == 0.1
     constant = make_loss("maxsup", 10, 0.1)
     constant.set_epoch(3, 5)
     assert constant.alpha == 0.1
-    loss.set_epoch(0, 1)
-    assert loss.alpha == 0.1
 
 
 # ------------------------------------------------------------------------------------------------------- baselines
@@ -285,6 +282,20 @@ def test_label_smoothing_with_a_prior(shape, reduction):
     torch.testing.assert_close(LabelSmoothingLoss(0.1, prior, reduction=reduction)(logits, targets), expected)
     one_hot = F.one_hot(targets, k).movedim(-1, 1).double()
     torch.testing.assert_close(LabelSmoothingLoss(0.1, prior, reduction=reduction)(logits, one_hot), expected)
+
+
+@pytest.mark.parametrize("alpha", [-0.4, 1.2])
+@pytest.mark.parametrize("shape", [(30, 7), (3, 4, 5, 2)])
+def test_negative_label_smoothing(alpha, shape):
+    """Wei et al. 2022: the same soft target (1 - alpha) y + alpha / K with alpha below 0, which F.cross_entropy refuses."""
+    logits, targets = make(shape)
+    q = (1 - alpha) * F.one_hot(targets, shape[1]).movedim(-1, 1).double() + alpha / shape[1]
+    torch.testing.assert_close(LabelSmoothingLoss(alpha)(logits, targets), F.cross_entropy(logits, q))
+    kept = targets != 2
+    each = LabelSmoothingLoss(alpha, ignore_index=2, reduction="none")(logits, targets)
+    expected = F.cross_entropy(logits, q, reduction="none") * kept
+    torch.testing.assert_close(each, expected)
+    torch.testing.assert_close(LabelSmoothingLoss(alpha, ignore_index=2)(logits, targets), expected.sum() / kept.sum())
 
 
 def test_a_prior_must_be_a_distribution():
@@ -364,10 +375,10 @@ def test_focal_loss():
     targets = torch.randint(7, (50,))
     p = logits.softmax(1)[torch.arange(50), targets]
     for gamma in (0.5, 2.0):
-        expected = -((1 - p) ** gamma * p.log()).mean().float()
+        expected = -((1 - p) ** gamma * p.log()).mean()
         for given in (targets, F.one_hot(targets, 7).double()):
-            torch.testing.assert_close(FocalLoss(gamma)(logits, given).float(), expected, rtol=1e-6, atol=1e-7)  # in float32
-    torch.testing.assert_close(FocalLoss(0)(logits, targets), F.cross_entropy(logits, targets).float(), rtol=1e-6, atol=0)
+            torch.testing.assert_close(FocalLoss(gamma)(logits, given), expected)
+    torch.testing.assert_close(FocalLoss(0)(logits, targets), F.cross_entropy(logits, targets))
     certain = torch.tensor([[200.0, 0, 0], [-200.0, 0, 0]], requires_grad=True)
     FocalLoss(0.5)(certain, torch.tensor([0, 0])).backward()  # 1 - p is 0 in the first row, p in the second
     assert certain.grad.isfinite().all()
@@ -376,7 +387,57 @@ def test_focal_loss():
 def test_logit_penalty():
     logits, targets = make((20, 9))
     expected = F.cross_entropy(logits, targets) + 0.5 * 2e-3 * (logits**2).sum() / 20
-    torch.testing.assert_close(LogitPenaltyLoss()(logits, targets), expected, rtol=1e-6, atol=0)  # computed in float32
+    torch.testing.assert_close(LogitPenaltyLoss()(logits, targets), expected)
+
+
+@pytest.mark.parametrize("name", ["ce", "ls", "maxsup", "focal", "logit-penalty"])
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (3, 5, 6)], ids=["pixels", "tokens"])
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_dense_shapes_equal_a_list_of_their_samples(name, shape, soft):
+    """Pixels and tokens are samples: the loss is that of the (N, K) rows; those with the label 255 leave no trace."""
+    logits, targets = make(shape)
+    rows = logits.movedim(1, -1).reshape(-1, 5)
+    if soft:
+        targets = soft_targets(logits)
+        torch.testing.assert_close(
+            make_loss(name, 5)(logits, targets), make_loss(name, 5)(rows, targets.movedim(1, -1).reshape(-1, 5))
+        )
+        return
+    targets[0, 0] = 255
+    loss = make_loss(name, 5, ignore_index=255)(logits, targets)
+    kept = targets.flatten() != 255
+    torch.testing.assert_close(loss, make_loss(name, 5)(rows[kept], targets.flatten()[kept]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient.movedim(1, -1)[targets == 255] == 0).all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ols", "zipf"])
+def test_losses_for_images_alone_refuse_pixels(name):
+    with pytest.raises(ValueError, match="per image, not per pixel"):
+        make_loss(name, 5)(torch.randn(2, 5, 3, 4), torch.zeros(2, 3, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("moved", [False, True], ids=["as made", "moved with the model"])
+def test_every_loss_in_every_dtype(name, dtype, moved):
+    """Half precision against float64 on the same logits; float64 to float64's own precision, also for a second epoch of OLS."""
+    logits, targets = make((64, 5), dtype)
+    mixed = 0.3 * F.one_hot(targets, 5).double() + 0.7 * F.one_hot(targets.flip(0), 5).double()
+    loss, exact = make_loss(name, 5), make_loss(name, 5)
+    if moved:
+        loss = loss.to(dtype)
+    # A table of soft labels that is kept in half precision carries that rounding.
+    tolerance = 1e-6 if dtype == torch.float64 else 4 * torch.finfo(dtype).eps
+    for y in (targets, mixed):
+        for _ in range(2):
+            value, expected = loss(logits, y), exact(logits.double(), y)
+            torch.testing.assert_close(value.double(), expected.double(), rtol=tolerance, atol=0)
+            (gradient,) = torch.autograd.grad(value, logits)
+            assert gradient.dtype == dtype and gradient.isfinite().all()
+            for each in (loss, exact):
+                if name == "ols":
+                    each.renew()
 
 
 @pytest.mark.parametrize("name", LOSS_NAMES)
@@ -395,6 +456,10 @@ def test_unknown_losses_and_schedules_are_refused():
         make_loss("max-sup", 10)
     with pytest.raises(ValueError, match="schedule"):
         make_loss("ols", 10, alpha_end=0.2)
+    with pytest.raises(ValueError, match="no prior"):
+        make_loss("maxsup", 10, prior=torch.full((10,), 0.1))
+    with pytest.raises(ValueError, match="no strength"):
+        make_loss("ce", 10, alpha=0.1)
 
 
 def test_copies_are_identical():
