@@ -1,70 +1,65 @@
 # Sourced by the scripts that set themselves up: . environment.sh REQUIREMENTS...
 #
-# Afterwards $PYTHON is an interpreter that has what the files ask for: the environment that is active, if it has it all, and
-# else .venv in this checkout, made on the first call and reused. Progress goes to stderr.
+# Afterwards $PYTHON is an interpreter that has what the files ask for. That is the active environment if it has everything, and
+# otherwise .venv in this checkout, which the first call makes and later calls reuse. Progress goes to stderr.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 required=("$@")
 
-# lacking PYTHON: prints what of the required files that interpreter does not have; fails if it cannot run at all.
-lacking() {
-    "$1" - "${required[@]}" <<'EOF' 2>/dev/null
-import importlib.metadata, sys
-from pip._vendor.packaging.requirements import Requirement
+# suits PYTHON: whether that interpreter exists and is new enough. Python 3.10 was seen to fail: the tested NumPy and SciPy refuse it.
+suits() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
 
-if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-    sys.exit("another Python than 3.11 or 3.12")
-lacking = []
-for path in sys.argv[1:]:
-    for line in open(path):
-        line = line.split("#")[0].strip()
-        if not line or line.startswith("-"):
-            continue
-        requirement = Requirement(line)
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            lacking.append(line.replace(" ", ""))
-print(" ".join(lacking))
-EOF
+# lacking PYTHON: prints the first requirement that this interpreter's packages do not meet, and nothing if they meet all.
+lacking() {
+    if ! "$1" -m pip --version >/dev/null 2>&1; then
+        echo "pip"
+    else
+        # pip itself compares the versions; without an index it can only find what is installed.
+        PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' "$1" -m pip install --dry-run --no-index --quiet \
+            --disable-pip-version-check "${required[@]/#/--requirement=}" 2>&1 >/dev/null |
+            sed -n 's/.*No matching distribution found for //p; s/^ERROR: Could not open/could not open/p' | head -n 1
+    fi
 }
 
 set_up() {
-    local active missing base=
+    local active missing='' base=
     active=$(command -v python3 || command -v python || true)
-    if [ -n "$active" ] && missing=$(lacking "$active") && [ -z "$missing" ]; then
-        PYTHON=$active
-        return
+    if [ -n "$active" ] && suits "$active"; then
+        missing=$(lacking "$active")
+        if [ -z "$missing" ]; then
+            PYTHON=$active
+            return
+        fi
     fi
     if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        echo "the active environment lacks ${missing:-Python 3.11 or 3.12}; using $here/.venv instead" >&2
+        echo "the active environment lacks ${missing:-Python 3.11 or later}; using $here/.venv instead" >&2
     fi
     PYTHON=$here/.venv/bin/python
     # One set-up at a time: a second script waits here and then finds the environment made.
     exec 9>"$here/.venv.lock"
     if command -v flock >/dev/null; then flock 9; fi
-    if ! { [ -x "$PYTHON" ] && missing=$(lacking "$PYTHON") && [ -z "$missing" ]; }; then
-        if [ ! -x "$PYTHON" ]; then
-            for candidate in python3 python3.12 python3.11; do
-                if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
-                    base=$candidate
-                    break
-                fi
-            done
-            if [ -z "$base" ]; then
-                echo "error: no Python 3.11 or 3.12 found (python3, python3.12, python3.11); install one" >&2
-                exit 1
+    if ! suits "$PYTHON"; then
+        for candidate in python3 python3.13 python3.12 python3.11; do
+            if suits "$candidate"; then
+                base=$candidate
+                break
             fi
-            echo "making .venv with $("$base" --version) and installing into it, once (about 6 GB with PyTorch for GPUs)" >&2
-            "$base" -m venv "$here/.venv" || {
-                echo "error: $base -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2
-                exit 1
-            }
-        else
-            echo "bringing .venv up to date: it lacks $missing" >&2
+        done
+        if [ -z "$base" ]; then
+            echo "error: no Python 3.11 or later found (python3, python3.13, python3.12, python3.11); install one" >&2
+            exit 1
         fi
+        echo "making .venv with $("$base" --version) and installing into it, once (about 6 GB with PyTorch for GPUs)" >&2
+        "$base" -m venv "$here/.venv" || {
+            echo "error: $base -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2
+            exit 1
+        }
+    fi
+    missing=$(lacking "$PYTHON")
+    if [ -n "$missing" ]; then
+        echo "installing into .venv, which lacks $missing" >&2
         local options=(--disable-pip-version-check --quiet --progress-bar on)
         "$PYTHON" -m pip install "${options[@]}" -r "$here/requirements-tested.txt" "${required[@]/#/--requirement=}" >&2 || {
             echo "error: the installation failed; see above, then run the same command again" >&2
