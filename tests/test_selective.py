@@ -419,6 +419,41 @@ def test_few_images(tmp_path):
     assert "as few as 1 held-out samples with 0 errors" in summary["notes"][0]
 
 
+def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
+    """s_p is the same for every sample: no number of it is printed, drawn or written, and one line says why."""
+    logits, labels = sample(300, 2)
+    path = save(tmp_path / "a.pt", logits, labels)
+    words = ["selective.py", "--input", str(path), "--output", str(tmp_path / "out"), "--bootstrap", "20", "--repeats", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    selective.main()
+    out, err = capsys.readouterr()
+    assert err.count("normalised logits need three classes or more") == 1 == out.count("normalised logits need three classes")
+    row = json.loads((tmp_path / "out/summary.json").read_text())["models"]["a"]
+    assert row["chosen"] == [] and not {"normalised", "split_msp"} & row["scores"].keys() and "aurc_by_p" not in row
+    assert "| s_p" not in out and "s_p - MSP" not in out and "p is chosen" not in out
+    calibration = viz.load("calibration")
+    monkeypatch.setattr(sys, "argv", ["calibration.py", *words[1:3], "--output", str(tmp_path / "other"), "--repeats", "2"])
+    calibration.main()
+    out, err = capsys.readouterr()
+    assert err.count("normalised logits need three classes or more") == 1 and "| – | – | – |" in out
+
+
+def test_another_commands_files_are_not_replaced(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.pt", *sample())
+    commands = ("analysis", "selective", "calibration")
+    for owner in commands:
+        words = ["--input", str(path), "--output", str(tmp_path / owner)]
+        monkeypatch.setattr(sys, "argv", [owner, *words])
+        viz.load(owner).main()
+        before = (tmp_path / owner / "summary.json").read_bytes()
+        viz.load(owner).main()  # its own are replaced
+        for other in set(commands) - {owner}:
+            monkeypatch.setattr(sys, "argv", [other, *words])
+            with pytest.raises(InputError, match=f"holds the output of viz/{owner}.py; choose another --output"):
+                viz.load(other).main()
+        assert (tmp_path / owner / "summary.json").read_bytes() == before
+
+
 # ------------------------------------------------------------------------------------------------------- bad input
 
 

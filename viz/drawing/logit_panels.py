@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from drawing import style
-from metrics.classification import DENSITY_BINS, Samples
+from metrics.samples import DENSITY_BINS, Samples
 
 POINTS = 5000  # more dots than these hide one another and make the PDF heavy
 RIGHT, WRONG = style.COLOURS[0], style.COLOURS[4]
