@@ -12,16 +12,27 @@ import torch.nn.functional as F
 from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.classification import MulticlassCalibrationError
 
-import calibration
-import metrics
-import suppression
-from bootstrap import splits
-from calibration import BINS, COLDEST, HOTTEST, fit_temperature, measure
+import oracles
 from conftest import ROOT, complains, run
-from errors import InputError
-from maxsup_loss import LabelSmoothingLoss, LogitPenaltyLoss, MaxSupLoss
-from scores import normalised_scores
-from suppression import even_logits, gradient
+from subprojects import Subproject
+
+SUBPROJECT = viz = Subproject("viz")
+calibration, suppression = viz.load("calibration"), viz.load("suppression")
+splits = viz.load("metrics.resampling").splits
+BINS = viz.load("metrics.calibration_error").BINS
+temperatures = viz.load("metrics.temperature")
+COLDEST, HOTTEST, fit_temperature = temperatures.COLDEST, temperatures.HOTTEST, temperatures.fit_temperature
+InputError = viz.load("common.errors").InputError
+normalised_scores = viz.load("metrics.scores").normalised_scores
+even_logits, gradient = suppression.even_logits, suppression.gradient
+losses = Subproject("Deit").load("maxsup_loss")
+LabelSmoothingLoss, LogitPenaltyLoss, MaxSupLoss = losses.LabelSmoothingLoss, losses.LogitPenaltyLoss, losses.MaxSupLoss
+
+
+def measure(logits, labels, index, temperature, score):
+    """Figures, and AURC by each ranking, of some rows at a temperature; and the bins of the reliability diagram."""
+    found, bins = temperatures.at_temperature(logits, labels, index, temperature)
+    return found | calibration.rankings_at(logits, labels, index, temperature, score), bins
 
 
 def sample(n=2000, classes=6, temperature=1.0, seed=0):
@@ -85,9 +96,9 @@ def test_figures_against_other_libraries(temperature):
         classwise += (p[inside, k].sum() - (y[inside] == k).sum()).abs().item() / len(y) / 6
     assert ours["classwise_ece"] == pytest.approx(classwise, abs=1e-12)
     confidence, right = p.amax(1), p.argmax(1) == y
-    assert ours["aurc_msp"] == pytest.approx(metrics.aurc(confidence, right), abs=1e-12)
-    assert ours["aurc_max_logit"] == pytest.approx(metrics.aurc(z.amax(1), right), abs=1e-12)
-    assert ours["aurc_normalised"] == pytest.approx(metrics.aurc(normalised_scores(z, [2])["s_2"], right), abs=1e-12)
+    assert ours["aurc_msp"] == pytest.approx(oracles.aurc(confidence, right), abs=1e-12)
+    assert ours["aurc_max_logit"] == pytest.approx(oracles.aurc(z.amax(1), right), abs=1e-12)
+    assert ours["aurc_normalised"] == pytest.approx(oracles.aurc(normalised_scores(z, [2])["s_2"], right), abs=1e-12)
     which = np.digitize(confidence.numpy(), np.arange(1, BINS) / BINS, right=True)
     expected = [[(which == b).sum(), confidence[which == b].sum(), right[which == b].sum()] for b in range(BINS)]
     np.testing.assert_allclose(bins, np.array(expected), atol=1e-9)
@@ -98,7 +109,7 @@ def test_the_temperature_is_scored_on_what_did_not_choose_it():
     result = calibration.calibrate(logits, labels, 0.25, 3, seed=1, name="a")
     held_out = torch.from_numpy(splits(600, 0.25, 3, 1))
     before, after = [], []
-    for held, temperature in zip(held_out.T, result["temperatures"]):
+    for held, temperature in zip(held_out.T, result["temperatures"], strict=True):
         assert temperature == pytest.approx(fit_temperature(logits[held], labels[held]))
         z, y = logits[~held].double(), labels[~held]
         before.append(F.cross_entropy(z, y).item())
@@ -121,7 +132,7 @@ def test_what_a_temperature_does_to_the_ranking():
 
 def test_the_calibration_command(tmp_path):
     for name, temperature in {"ce": 2.0, "ls": 0.5}.items():
-        torch.save(dict(zip(("logits", "labels"), sample(400, temperature=temperature))), tmp_path / f"{name}.pt")
+        torch.save(dict(zip(("logits", "labels"), sample(400, temperature=temperature), strict=True)), tmp_path / f"{name}.pt")
     words = ["--input", tmp_path / "ce.pt", tmp_path / "ls.pt", "--names", "CE", "LS", "--output", tmp_path / "out"]
     result = run(ROOT / "viz/calibration.py", *words, "--repeats", 2)
     assert result.returncode == 0, result.stderr
@@ -188,10 +199,10 @@ def test_the_maps_against_the_gradient_of_the_losses(loss, right, classes):
         z.requires_grad_()
         target = torch.tensor([1 if right else 2])
         (added,) = torch.autograd.grad(criterion(z, target) - F.cross_entropy(z, target), z)
-        places = {"max": 1, "target": int(target), "other": 0}
-        ours = {logit: gradient(loss, np.array([msp]), right, logit, classes, alpha, beta)[0] for logit in places}
+        index = {"max": 1, "target": int(target), "other": 0}
+        ours = {logit: gradient(loss, np.array([msp]), right, logit, classes, alpha, beta)[0] for logit in index}
         # LogitPenaltyLoss squares in float32, everything else is float64.
-        expected = {logit: added[0, place].item() for logit, place in places.items()}
+        expected = {logit: added[0, which].item() for logit, which in index.items()}
         assert ours == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 

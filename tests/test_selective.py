@@ -15,15 +15,23 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import entropy
 from sklearn.metrics import roc_auc_score
 
-import metrics
-import selective
-from bootstrap import interval, resamples, splits
+import oracles
 from conftest import ROOT, complains, run
-from errors import InputError
-from rankings import MSP_BINS, given_msp, rank_images
-from risk_coverage import FIGURES, RISKS, curve, figures, rank, weigh
-from scores import POWERS, all_scores, normalised_scores, plain_scores
-from selective_figures import sliding
+from subprojects import Subproject
+
+SUBPROJECT = viz = Subproject("viz")
+selective, selection = viz.load("selective"), viz.load("metrics.selection")
+classification = viz.load("metrics.classification").classification
+InputError = viz.load("common.errors").InputError
+resampling, rankings = viz.load("metrics.resampling"), viz.load("metrics.rankings")
+interval, resamples, splits = resampling.interval, resampling.resamples, resampling.splits
+MSP_BINS, given_msp, rank_images = rankings.MSP_BINS, rankings.given_msp, rankings.rank_images
+risks, scoring = viz.load("metrics.risk_coverage"), viz.load("metrics.scores")
+FIGURES, RISKS, COVERAGES, curve, figures = risks.FIGURES, risks.RISKS, risks.COVERAGES, risks.curve, risks.figures
+rank, weigh = risks.rank, risks.weigh
+POWERS, all_scores, normalised_scores = scoring.POWERS, scoring.all_scores, scoring.normalised_scores
+plain_scores = scoring.plain_scores
+sliding = viz.load("drawing.max_logit").sliding
 
 SELECTIVE = ROOT / "viz/selective.py"
 
@@ -51,7 +59,9 @@ def by_brute_force(score, wrong):
     curves = np.array([[np.mean([wrong[i] for i in order[:k]]) for k in range(1, n + 1)] for order in orders])
     risk, order = curves.mean(0), orders[0]
     best = np.sort(wrong)
-    expected = {"error": np.mean(wrong), "aurc": risk.mean(), "risk_at_80%_coverage": risk[math.ceil(0.8 * n) - 1]}
+    expected = {"error": np.mean(wrong), "aurc": risk.mean()}
+    for percent in (20, 80):
+        expected[f"risk_at_{percent}%_coverage"] = risk[-(-percent * n // 100) - 1]
     expected["excess_aurc"] = risk.mean() - np.mean([best[:k].mean() for k in range(1, n + 1)])
     cuts = [k for k in range(1, n + 1) if k == n or score[order[k - 1]] > score[order[k]]]
     for level in RISKS:
@@ -181,7 +191,7 @@ def test_weights_repeat_samples(levels):
         alone = measured(score[repeated], wrong[repeated])
         assert {name: values[column] for name, values in ours.items()} == pytest.approx(alone, abs=1e-13)
         right = torch.from_numpy(~wrong[repeated])
-        assert ours["aurc"][column] == pytest.approx(metrics.aurc(torch.from_numpy(score[repeated]), right), abs=1e-13)
+        assert ours["aurc"][column] == pytest.approx(oracles.aurc(torch.from_numpy(score[repeated]), right), abs=1e-13)
         assert ours["auroc"][column] == pytest.approx(roc_auc_score(right, score[repeated]), abs=1e-13)
 
 
@@ -190,7 +200,7 @@ def test_harmonic_numbers_of_a_table_and_of_the_digamma_function(monkeypatch):
     score, wrong = numbers.random(3000), numbers.random(3000) < 0.2
     found = []
     for share in (0, 1000):
-        monkeypatch.setattr("risk_coverage.TABLE_SHARE", share)
+        monkeypatch.setattr(risks, "TABLE_SHARE", share)
         found.append(measured(score, wrong))
     assert found[0] == pytest.approx(found[1], rel=1e-9)
 
@@ -208,7 +218,7 @@ def test_figures_against_torch_uncertainty():
         metric.update(p, labels)
         return metric.compute().item()
 
-    risk = metrics.risk_coverage(confidence.double(), labels == 0)
+    risk = oracles.risk_coverage(confidence.double(), labels == 0)
     trapezoid = (n * ours["aurc"] - (risk[0] + risk[-1]).item() / 2) / (n - 1)
     assert value(theirs.AURC()) == pytest.approx(trapezoid, abs=1e-6)  # it computes in float32
     for level in RISKS:
@@ -227,7 +237,7 @@ def test_the_best_ranking_against_its_published_limit():
 def test_curve_is_the_expected_risk():
     numbers = np.random.default_rng(3)
     score, wrong = numbers.integers(0, 9, 120) / 8, numbers.random(120) < 0.3
-    expected = metrics.risk_coverage(torch.from_numpy(score), torch.from_numpy(~wrong)).numpy()
+    expected = oracles.risk_coverage(torch.from_numpy(score), torch.from_numpy(~wrong)).numpy()
     ours = curve(weigh(rank(score, wrong), np.ones((120, 2), np.int32)), np.arange(1, 121) / 120)
     np.testing.assert_allclose(ours, np.stack([expected, expected], 1), atol=1e-14)
 
@@ -237,7 +247,7 @@ def test_curve_is_the_expected_risk():
 
 def test_interval_of_an_error_rate_is_the_binomial_one():
     logits, labels = sample(2000)
-    summary = selective.analyse({"a": rank_images(logits, labels, "a")}, repeats=1, bootstrap=1000)
+    summary = selection.analyse({"a": rank_images(logits, labels, "a")}, repeats=1, bootstrap=1000)
     error = summary["models"]["a"]["scores"]["msp"]["error"]
     spread = 1.96 * math.sqrt(error["value"] * (1 - error["value"]) / 2000)
     low, high = error["interval"]
@@ -250,7 +260,7 @@ def test_equal_models_differ_by_nothing_and_pairs_share_their_images():
     worse, other_images = logits.clone(), labels.roll(1)
     worse[:100] = 0.0  # the same images, of which a quarter are not told apart
     models = {"a": (logits, labels), "b": (3 * logits, labels), "c": (worse, labels), "d": (logits, other_images)}
-    summary = selective.analyse({name: rank_images(*parts, name) for name, parts in models.items()}, repeats=3, bootstrap=200)
+    summary = selection.analyse({name: rank_images(*parts, name) for name, parts in models.items()}, repeats=3, bootstrap=200)
     pairs = {(pair["model"], pair["less"], pair["score"]): pair["figures"] for pair in summary["paired"]}
     assert {key[:2] for key in pairs} == {("b", "a"), ("c", "a"), ("c", "b")}
     assert sum("not of the same images" in note for note in summary["notes"]) == 3
@@ -275,23 +285,23 @@ def test_splits_and_resamples_by_seed():
 def test_p_is_chosen_on_held_out_images_and_scored_on_the_others():
     logits, labels = sample(600, 20, lift=3.0)
     model = rank_images(logits, labels, "a")
-    row = selective.analyse({"a": model}, 0.25, repeats=4, bootstrap=0, seed=3)["models"]["a"]
+    row = selection.analyse({"a": model}, 0.25, repeats=4, bootstrap=0, seed=3)["models"]["a"]
     scores, wrong = all_scores(logits, labels)
     held_out = torch.from_numpy(splits(600, 0.25, 4, 3))
     names = ["msp", *(f"s_{p}" for p in POWERS)]
     before, after = [], []
     for split, chosen in enumerate(row["chosen"]):
         held = held_out[:, split]
-        aurc = {name: metrics.aurc(scores[name][held], ~wrong[held]) for name in names}
+        aurc = {name: oracles.aurc(scores[name][held], ~wrong[held]) for name in names}
         assert chosen == min(names, key=aurc.get)
-        before.append(metrics.aurc(scores["msp"][~held], ~wrong[~held]))
-        after.append(metrics.aurc(scores[chosen][~held], ~wrong[~held]))
+        before.append(oracles.aurc(scores["msp"][~held], ~wrong[~held]))
+        after.append(oracles.aurc(scores[chosen][~held], ~wrong[~held]))
     assert row["held_out_images"] == 150
     assert row["scores"]["split_msp"]["aurc"]["value"] == pytest.approx(np.mean(before))
     assert row["scores"]["normalised"]["aurc"]["value"] == pytest.approx(np.mean(after))
     assert row["normalised_less_msp"]["aurc"]["value"] == pytest.approx(np.mean(after) - np.mean(before))
     for p in POWERS:
-        assert row["aurc_by_p"][p] == pytest.approx(metrics.aurc(scores[f"s_{p}"], ~wrong))
+        assert row["aurc_by_p"][p] == pytest.approx(oracles.aurc(scores[f"s_{p}"], ~wrong))
 
 
 def planted(n=1000, classes=20):
@@ -312,7 +322,7 @@ def planted(n=1000, classes=20):
 def test_planted_suppression_of_right_predictions_is_found_and_undone():
     ce, ls, labels, wrong = planted()
     models = {name: rank_images(logits, labels, name) for name, logits in {"CE": ce, "LS": ls}.items()}
-    summary = selective.analyse(models, repeats=3, bootstrap=100)
+    summary = selection.analyse(models, repeats=3, bootstrap=100)
     scores = {name: row["scores"] for name, row in summary["models"].items()}
     assert scores["CE"]["msp"]["error"]["value"] == 0.25 == scores["LS"]["msp"]["error"]["value"]
     # CE: the best ranking. LS: the worst, all errors first, whose AURC is the mean over n of min(1, 250 / n).
@@ -361,7 +371,7 @@ def test_the_command(tmp_path):
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert list(summary["models"]) == ["ls_0.0", "ls_0.1"]
     for name, lift in {"ls_0.0": 2.0, "ls_0.1": 1.5}.items():
-        expected = metrics.classification(*sample(lift=lift))
+        expected = classification(*sample(lift=lift))
         figures = summary["models"][name]["scores"]["msp"]
         assert figures["aurc"]["value"] == pytest.approx(expected["aurc"])
         assert figures["error"]["value"] == pytest.approx(1 - expected["top1"] / 100)
@@ -383,7 +393,7 @@ def test_nothing_to_rank(kind, tmp_path):
     logits[torch.arange(200), labels] += {"right": 100, "wrong": -100, "constant": 0}[kind]
     logits *= kind != "constant"
     models = {"a": rank_images(logits, labels, "a")}
-    summary = selective.analyse(models, repeats=2, bootstrap=20)
+    summary = selection.analyse(models, repeats=2, bootstrap=20)
     selective.write(summary, models, kind == "wrong", tmp_path)
     assert (tmp_path / "risk_coverage.png").stat().st_size > 10_000 and (tmp_path / "max_logit.pdf").exists()
     text = (tmp_path / "summary.md").read_text()
@@ -402,11 +412,46 @@ def test_nothing_to_rank(kind, tmp_path):
 
 def test_few_images(tmp_path):
     """Two images of one sample each: a resample may hold only one of them; nothing breaks, and the few are warned of."""
-    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
+    logits = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     models = {"a": rank_images(logits, torch.tensor([0, 1]), "a")}
-    summary = selective.analyse(models, fraction=0.5, repeats=2, bootstrap=20)
+    summary = selection.analyse(models, fraction=0.5, repeats=2, bootstrap=20)
     selective.write(summary, models, False, tmp_path)
     assert "as few as 1 held-out samples with 0 errors" in summary["notes"][0]
+
+
+def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
+    """s_p is the same for every sample: no number of it is printed, drawn or written, and one line says why."""
+    logits, labels = sample(300, 2)
+    path = save(tmp_path / "a.pt", logits, labels)
+    words = ["selective.py", "--input", str(path), "--output", str(tmp_path / "out"), "--bootstrap", "20", "--repeats", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    selective.main()
+    out, err = capsys.readouterr()
+    assert err.count("normalised logits need three classes or more") == 1 == out.count("normalised logits need three classes")
+    row = json.loads((tmp_path / "out/summary.json").read_text())["models"]["a"]
+    assert row["chosen"] == [] and not {"normalised", "split_msp"} & row["scores"].keys() and "aurc_by_p" not in row
+    assert "| s_p" not in out and "s_p - MSP" not in out and "p is chosen" not in out
+    calibration = viz.load("calibration")
+    monkeypatch.setattr(sys, "argv", ["calibration.py", *words[1:3], "--output", str(tmp_path / "other"), "--repeats", "2"])
+    calibration.main()
+    out, err = capsys.readouterr()
+    assert err.count("normalised logits need three classes or more") == 1 and "| – | – | – |" in out
+
+
+def test_another_commands_files_are_not_replaced(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.pt", *sample())
+    commands = ("analysis", "selective", "calibration")
+    for owner in commands:
+        words = ["--input", str(path), "--output", str(tmp_path / owner)]
+        monkeypatch.setattr(sys, "argv", [owner, *words])
+        viz.load(owner).main()
+        before = (tmp_path / owner / "summary.json").read_bytes()
+        viz.load(owner).main()  # its own are replaced
+        for other in set(commands) - {owner}:
+            monkeypatch.setattr(sys, "argv", [other, *words])
+            with pytest.raises(InputError, match=f"holds the output of viz/{owner}.py; choose another --output"):
+                viz.load(other).main()
+        assert (tmp_path / owner / "summary.json").read_bytes() == before
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

@@ -14,12 +14,21 @@ import torch
 from sklearn.metrics import brier_score_loss, log_loss, top_k_accuracy_score
 from torchmetrics.classification import MulticlassCalibrationError
 
-import logit_figures as figures
-from analysis import analyse
 from conftest import ROOT, complains, run
-from errors import InputError
-from logit_statistics import DENSITY_BINS, density, samples, summary
-from metrics import aurc, classification, confidences, feature_variation, near_zero, risk_coverage
+from oracles import risk_coverage
+from subprojects import Subproject
+
+SUBPROJECT = viz = Subproject("viz")
+analyse = viz.load("analysis").analyse
+figures = viz.load("drawing.logit_panels")
+InputError = viz.load("common.errors").InputError
+aurc = viz.load("metrics.risk_coverage").aurc
+classification = viz.load("metrics.classification").classification
+columns = viz.load("metrics.classification").columns
+feature_variation = viz.load("metrics.variation").feature_variation
+near_zero = viz.load("metrics.near_zero").near_zero
+sampled = viz.load("metrics.samples")
+DENSITY_BINS, density, samples, summary = sampled.DENSITY_BINS, sampled.density, sampled.samples, sampled.summary
 
 LOGITS, ANALYSIS = ROOT / "viz/logits.py", ROOT / "viz/analysis.py"
 
@@ -152,8 +161,8 @@ def test_feature_variation_against_all_pairs():
 def test_near_zero_and_confidence_by_hand():
     logits = torch.tensor([[0.005, -0.005, 1.0, 3.0], [0.01, 0.0, 0.0, 0.0]])
     assert near_zero(logits, 0.01).tolist() == [0.5, 0.75]
-    confidence, predicted = confidences(torch.tensor([[0.0, math.log(3)]]))
-    assert confidence.item() == pytest.approx(0.75, abs=1e-7) and predicted.item() == 1  # log 3 is rounded to float32
+    msp, right, *_ = columns(torch.tensor([[0.0, math.log(3)]]), torch.tensor([1])).T
+    assert msp.item() == pytest.approx(-0.25, abs=1e-7) and right.item() == 1  # log 3 is rounded to float32
 
 
 # --------------------------------------------------------------------------------- bad input: one line, no traceback
@@ -209,7 +218,7 @@ def test_a_large_input_is_drawn_as_a_stated_sample(tmp_path):
 
 
 def test_bad_logits_files(sample, tmp_path):
-    from logits_file import load
+    load = viz.load("common.logits_file").load
 
     logits, labels = sample
     nan = logits.clone()

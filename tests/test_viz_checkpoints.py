@@ -11,10 +11,13 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-import architectures
-from checkpoints import build_model, load_checkpoint
-from errors import InputError
-from recognise import recognise
+from subprojects import Subproject
+
+SUBPROJECT = viz = Subproject("viz")
+architectures = viz.load("checkpoints.models")
+build_model, load_checkpoint = viz.load("checkpoints.read").build_model, viz.load("checkpoints.read").load_checkpoint
+InputError = viz.load("common.errors").InputError
+recognise = viz.load("checkpoints.recognise").recognise
 
 
 @pytest.fixture(scope="module")

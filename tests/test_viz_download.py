@@ -7,9 +7,12 @@ import urllib.parse
 
 import pytest
 
-import download
 from conftest import ROOT, complains, run
-from errors import InputError
+from subprojects import Subproject
+
+SUBPROJECT = viz = Subproject("viz")
+download = viz.load("download")
+InputError = viz.load("common.errors").InputError
 
 BODY = bytes(range(256)) * 400
 HUB, GIT = "zhouyuxuanyx/MaxSup-Regularized-ResNet50", "ZhouYuxuanYX/Maximum-Suppression-Regularization"

@@ -11,16 +11,18 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-import architectures
-import features
-import gradcam
-import transfer
-from checkpoints import load_checkpoint
-from conftest import ROOT
-from errors import InputError
-from logits import extract
-from metrics import feature_variation, variation_of_sums
-from training import torchrun
+from conftest import ROOT, run
+from subprojects import Subproject
+
+SUBPROJECT = viz = Subproject("viz")
+architectures = viz.load("checkpoints.models")
+features, gradcam, transfer = viz.load("features"), viz.load("gradcam"), viz.load("transfer")
+linear_transfer, projection = viz.load("metrics.linear_transfer"), viz.load("drawing.projection")
+load_checkpoint = viz.load("checkpoints.read").load_checkpoint
+InputError = viz.load("common.errors").InputError
+extract = viz.load("logits").extract
+variation = viz.load("metrics.variation")
+feature_variation, variation_of_sums = variation.feature_variation, variation.variation_of_sums
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_table_1_and_figure_1(models, tmp_path, monkeypatch):
 POINTS = """
 import sys; sys.path.insert(0, {viz!r})
 import features, torch
-features.draw = lambda planes, path: torch.save(planes["one"]["points"], path)
+features.projection.draw = lambda planes, path: torch.save(planes["one"]["points"], path)
 features.main()
 """
 
@@ -95,12 +97,13 @@ def test_processes_share_what_is_drawn(models, tmp_path):
     drawn = []
     for processes in (1, 3):
         out = tmp_path / str(processes)
-        result = torchrun(processes, *words, "--data-path", tmp_path / "images", "--output", out, script=tmp_path / "points.py")
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        result = run(*torchrun, tmp_path / "points.py", *words, "--data-path", tmp_path / "images", "--output", out)
         assert result.returncode == 0, result.stderr
         drawn.append(torch.load(out / "projection", weights_only=True))
     for split, count in (("train", 4), ("val", 2)):
         assert [len(points) for points in drawn[0][split]] == [count] * 3
-        for one, three in zip(drawn[0][split], drawn[1][split]):
+        for one, three in zip(drawn[0][split], drawn[1][split], strict=True):
             torch.testing.assert_close(one, three)
 
 
@@ -129,7 +132,7 @@ def test_sums_as_they_pass_against_all_pairs():
     labels = torch.tensor([0] * 9 + [2] * 5 + [3] * 12)  # class 1 has no sample
     unit = torch.nn.functional.normalize(torch.randn(26, 6, generator=generator, dtype=torch.float64), dim=1)
     sums, counts = torch.zeros(4, 6, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    for rows, which in zip(unit.split(7), labels.split(7)):
+    for rows, which in zip(unit.split(7), labels.split(7), strict=True):
         sums.index_add_(0, which, rows)
         counts += torch.bincount(which, minlength=4)
     distance = 1 - unit @ unit.T
@@ -149,7 +152,7 @@ def test_projection_keeps_distances_in_the_plane():
     off = torch.randn(7, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(torch.stack([unit[1] - unit[0], unit[2] - unit[0]], 1))[0]
     off -= basis @ (basis.T @ off)
-    points, corners = features.project(weights, [inside, inside + off])
+    points, corners = projection.project(weights, [inside, inside + off])
     torch.testing.assert_close(torch.cdist(points[0], points[0]), torch.cdist(inside, inside))
     torch.testing.assert_close(points[1], points[0])
     torch.testing.assert_close(torch.cdist(points[0], corners), torch.cdist(inside, unit))
@@ -163,15 +166,15 @@ def test_both_solvers_find_one_optimum():
         y = numbers.integers(classes, size=200)
         x = numbers.normal(size=(200, 5)) + np.eye(classes, 5)[y]
         for strength in (1e-3, 1.0):
-            ours = transfer.fit_lbfgs(x, y, strength, None, tolerance=1e-10, device="cpu")
-            theirs = transfer.fit_sklearn(x, y, strength, None, tolerance=1e-10)
-            again = transfer.fit_sklearn(x, y, strength, transfer.fit_sklearn(x, y, 0.1, None), tolerance=1e-10)
+            ours = linear_transfer.fit_lbfgs(x, y, strength, None, tolerance=1e-10, device="cpu")
+            theirs = linear_transfer.fit_sklearn(x, y, strength, None, tolerance=1e-10)
+            again = linear_transfer.fit_sklearn(x, y, strength, linear_transfer.fit_sklearn(x, y, 0.1, None), tolerance=1e-10)
             # The free shift of all biases together is none of the optimum's business.
             for found in (ours, again):
                 found, expected = (w - w.mean(0) for w in (found, theirs))
                 np.testing.assert_allclose(found, expected, atol=1e-6)
             plain = LogisticRegression(C=strength, tol=1e-10, max_iter=5000).fit(x, y)
-            assert transfer.accuracy(theirs, x, y) == pytest.approx(100 * plain.score(x, y))
+            assert linear_transfer.accuracy(theirs, x, y) == pytest.approx(100 * plain.score(x, y))
 
 
 def test_transfer_chooses_on_training_images_alone(tmp_path):
@@ -182,14 +185,14 @@ def test_transfer_chooses_on_training_images_alone(tmp_path):
     x, x_test = (centres[labels] + torch.randn(len(labels), 12, generator=generator) for labels in (y, y_test))
     x[:, 3] = x_test[:, 3] = 7.0  # a column that says nothing
     names, names_test = [str(k) for k in y.tolist()], [str(k) for k in y_test.tolist()]
-    found = transfer.transfer(x, names, x_test, names_test, [1e-4, 1e-2, 1.0])
+    found = linear_transfer.transfer(x, names, x_test, names_test, [1e-4, 1e-2, 1.0])
     assert found["test_top1"] > 97 and found["C"] in (1e-4, 1e-2, 1.0)
-    assert transfer.transfer(x, names, x_test, names_test, [1e-4, 1e-2, 1.0]) == found
-    lying = transfer.transfer(x, names, x_test, names_test[1:] + names_test[:1], [1e-4, 1e-2, 1.0])
+    assert linear_transfer.transfer(x, names, x_test, names_test, [1e-4, 1e-2, 1.0]) == found
+    lying = linear_transfer.transfer(x, names, x_test, names_test[1:] + names_test[:1], [1e-4, 1e-2, 1.0])
     assert lying["C"] == found["C"] and lying["held_out_top1"] == found["held_out_top1"] and lying["test_top1"] < 30
     for classes, match in ((["4"] * 100, "classes that the training images lack: 4"), (names_test, "too few training images")):
         with pytest.raises(InputError, match=match):
-            transfer.transfer(x[:5], names[:5], x_test, classes, [1.0])
+            linear_transfer.transfer(x[:5], names[:5], x_test, classes, [1.0])
 
 
 def test_transfer_command(models, tmp_path, monkeypatch):
@@ -213,14 +216,14 @@ def test_transfer_command(models, tmp_path, monkeypatch):
 
 
 def test_grad_cam_by_hand(models, tmp_path):
-    """Weights are the gradients' means over places, the map their sum of feature maps, what is negative cut off."""
+    """Weights are the gradients' means over pixels, the map their sum of feature maps, what is negative cut off."""
     from PIL import Image
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
     checkpoint = load_checkpoint(models / "one.pth", input_size=16)
     (panel,) = gradcam.explain_all(checkpoint, [picture], "7", "cpu", "one")
     model = gradcam.build_model(checkpoint)
-    shown = gradcam.inference.normalise(gradcam.inference.transform(checkpoint.facts)(picture)[None], checkpoint.facts)
+    shown = gradcam.normalise(gradcam.transform(checkpoint.facts)(picture)[None], checkpoint.facts)
     kept = []
     model.layer3.register_forward_hook(lambda layer, inputs, output: kept.append(output))
     logits = model(shown)
@@ -240,7 +243,7 @@ def test_grad_cam_by_hand(models, tmp_path):
     "library, name, size", [("timm", "test_vit", 160), ("timm", "test_convnext", 160), ("torchvision", "swin_t", 64)]
 )
 def test_grad_cam_finds_a_layer(library, name, size):
-    """Transformers, also hierarchical ones, and ConvNets: a map with a place for each part of the image."""
+    """Transformers, also hierarchical ones, and ConvNets: a map of the image."""
     model = architectures.create(library, name, 5)
     layer, to_map = gradcam.layer_of_maps(model, size, "cpu")
     kept = []

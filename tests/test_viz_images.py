@@ -11,11 +11,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import ImageFolder
 
-import architectures
 from conftest import ROOT, complains, run
-from errors import InputError
-from image_sets import match_classes, open_images
-from logits import extract
+from subprojects import Subproject
+
+SUBPROJECT = viz = Subproject("viz")
+architectures = viz.load("checkpoints.models")
+InputError = viz.load("common.errors").InputError
+match_classes = viz.load("images.image_set").match_classes
+open_images = viz.load("images.find").open_images
+extract = viz.load("logits").extract
 
 LOGITS = ROOT / "viz/logits.py"
 
@@ -28,8 +32,8 @@ def folder(tmp_path_factory):
     for split in ("train", "val"):
         for name in ("cow", "ant", "bee"):
             (root / split / name / "deep").mkdir(parents=True)
-            for place in ("b.png", "a.JPEG", "deep/c.jpg"):
-                Image.fromarray(numbers.integers(0, 256, (10, 12, 3), np.uint8)).save(root / split / name / place)
+            for file in ("b.png", "a.JPEG", "deep/c.jpg"):
+                Image.fromarray(numbers.integers(0, 256, (10, 12, 3), np.uint8)).save(root / split / name / file)
     (root / "val/ant/notes.txt").write_text("none")
     (root / "val/table.csv").write_text("none")
     return root
@@ -60,8 +64,10 @@ def test_folder_and_archive_are_torchvisions_image_folder(folder, tmp_path, pref
         open_images(tmp_path, "val"),
     ):
         same(images, reference)
-        assert len(images.notes) == 1 and "2 files are no images and are left out (" in images.notes[0]
-        assert "table.csv" in images.notes[0] and "notes.txt" in images.notes[0]
+        kind = "entries" if images.where.suffix == ".zip" else "files"
+        assert len(images.notes) == 1 and f"2 {kind} are no images and are left out" in images.notes[0]
+        if kind == "files":
+            assert "table.csv" in images.notes[0] and "notes.txt" in images.notes[0]
 
 
 def test_maps_give_labels_and_class_order(folder, tmp_path):
@@ -69,12 +75,16 @@ def test_maps_give_labels_and_class_order(folder, tmp_path):
     order = ["cow", "ant", "bee"]
     names = [path.split("/val/")[1] for path, _ in reference.samples]
     zipped(folder, tmp_path / "val.zip")
-    lines = [f"{prefix}{name}\t{order.index(name.split('/')[0])}" for prefix, name in zip(["", "val/"] * 9, names)]
-    (tmp_path / "val_map.txt").write_text("\n".join(lines))
-    images = open_images(tmp_path, "val")
-    assert images.classes == order and "not in sorted class order" in images.notes[-1]
-    match_classes(images, reference.classes, 3, "it")
-    assert images.labels.tolist() == reference.targets
+    lines = [f"{name}\t{order.index(name.split('/')[0])}" for name in names]
+    for prefix in ("", "val/"):
+        (tmp_path / "val_map.txt").write_text("\n".join(prefix + line for line in lines))
+        images = open_images(tmp_path, "val")
+        assert images.classes == order and "not in sorted class order" in images.notes[-1]
+        match_classes(images, reference.classes, 3, "it")
+        assert images.labels.tolist() == reference.targets
+    (tmp_path / "val_map.txt").write_text("\n".join([*lines[:4], *(f"val/{line}" for line in lines[4:])]))
+    with pytest.raises(InputError, match="some paths begin with val/ and others do not"):
+        open_images(tmp_path, "val")
 
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -82,19 +92,19 @@ def test_maps_give_labels_and_class_order(folder, tmp_path):
     with zipfile.ZipFile(flat / "val.zip") as archive:
         entries = [name for name in archive.namelist() if not name.endswith(("txt", "csv"))]
     files = [file for file in sorted((folder / "val").rglob("*.*"), reverse=True) if file.suffix not in (".txt", ".csv")]
-    with pytest.raises(InputError, match="lies in no class folder and val_map.txt is missing: images without labels"):
+    with pytest.raises(InputError, match="its images lie in no class folders and val_map.txt is missing"):
         open_images(flat, "val")
-    label = {name: order.index(file.relative_to(folder / "val").parts[0]) for name, file in zip(entries, files)}
+    label = {name: order.index(file.relative_to(folder / "val").parts[0]) for name, file in zip(entries, files, strict=True)}
     (flat / "val_map.txt").write_text("".join(f"{name}\t{value}\n" for name, value in label.items()))
     assert open_images(flat, "val").classes is None
-    (flat / "train_map.txt").write_text("".join(f"{name}/1.jpg\t{place}\n" for place, name in enumerate(order)))
+    (flat / "train_map.txt").write_text("".join(f"{name}/1.jpg\t{label}\n" for label, name in enumerate(order)))
     images = open_images(flat, "val")
     assert images.classes == order and all(images.labels[i] == label[images.name(i)] for i in range(9))
     for text, match in {
-        "ant/b.png\tx": "line 1: .* is not a path, a tab, and a label",
-        "ant/b.png\t0": "differ in 8 images",
+        "ant/b.png\tx": "line 1: the label 'x' is not an integer of 0 or more",
+        "ant/b.png\t0": "val.zip and val_map.txt differ: 8 in the archive but not in the map",
         "": "is empty",
-        "\n".join(f"{name}\t0" for name in names): "do not belong together one to one",
+        "\n".join(f"{name}\t0" for name in names): "label 0 is both ant and bee",
     }.items():
         (tmp_path / "val_map.txt").write_text(text)
         with pytest.raises(InputError, match=match):
@@ -103,8 +113,8 @@ def test_maps_give_labels_and_class_order(folder, tmp_path):
 
 def test_damaged_archives_and_pictures_are_named(folder, tmp_path):
     whole = zipped(folder, tmp_path / "val.zip", kind=zipfile.ZIP_STORED).read_bytes()
-    place = whole.index(b"val/ant/b.png") + 200
-    (tmp_path / "val.zip").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+    at = whole.index(b"val/ant/b.png") + 200
+    (tmp_path / "val.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
     images = open_images(tmp_path / "val.zip", "val")
     broken = [i for i in range(len(images)) if images.name(i) == "ant/b.png"][0]
     with pytest.raises(InputError, match="val.zip: ant/b.png is damaged"):

@@ -1,85 +1,68 @@
 """Analyse logits files: how many logits are close to zero, how that goes with confidence, and the usual metrics.
 
     python viz/analysis.py --input logits_labels.pt --output results_dir/
-    python viz/analysis.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output results_dir/
+    python viz/analysis.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output analysis/
 
-Writes near_zero_histogram, near_zero_scatter, logit_density and top_against_mean (PNG and PDF, one panel an input, the same
-axes), model-NAME with the four of each input, summary.json and summary.md.
+Writes near_zero_histogram, near_zero_scatter, logit_density and top_against_mean (PNG and PDF, one panel per input, the
+same axes), model-NAME with all of them for each input, summary.json and summary.md.
 """
 
-import argparse
 import json
 import math
 import re
 from pathlib import Path
 
-import errors
-import inputs
-import logit_figures as figures
-import logits_file
-import style
-from errors import InputError
-from logit_statistics import density, samples, summary
-from outputs import make_folder, write_text
+from common import errors, logits_file, options, outputs
+from drawing import style
+from drawing.logit_panels import PANELS, Models
+from metrics.label_smoothing_terms import ALPHA
+from metrics.near_zero import THRESHOLD
+from metrics.samples import density, samples, summary
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Figures and metrics of one or more logits files.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--input", type=Path, nargs="+", required=True, help="logits files, as viz/logits.py writes them")
-    parser.add_argument("--names", nargs="+", help="a name for each input; none: the file names")
-    parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
-    parser.add_argument("--threshold", type=float, default=0.01, help="a logit z is near zero if |z| is below this")
-    parser.add_argument("--alpha", type=float, default=0.1, help="strength of label smoothing that its two parts are given for")
+    parser = options.parser("Figures and metrics of one or more logits files.")
+    options.add_inputs(parser)
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="a logit z is near zero if |z| is below this")
+    parser.add_argument("--alpha", type=float, default=ALPHA, help="strength of label smoothing that its two parts are given for")
     args = parser.parse_args()
-    for name, value in (("threshold", args.threshold), ("alpha", args.alpha)):
-        if not 0 < value < math.inf:
-            raise InputError(f"--{name} {value}: a number above 0")
-    files = {name: logits_file.load(path) for name, path in zip(inputs.names_of(args), args.input)}
-    inputs.same_classes(files)
-    make_folder(args.output)
-    try:
+    options.check_positive(args, "threshold", "alpha")
+    files = options.load_all(args, logits_file.load)
+    with outputs.folder(args.output, "analysis"):
         found = analyse(files, args.threshold, args.output, args.alpha)
-    except OSError as error:
-        raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")
     print((args.output / "summary.md").read_text())
     print(f"figures and tables of {len(found)} inputs: {args.output}/")
 
 
-def analyse(files: dict[str, dict], threshold: float, output: Path, alpha: float = 0.1) -> dict[str, dict[str, float]]:
+def analyse(files: dict[str, dict], threshold: float, output: Path, alpha: float = ALPHA) -> dict[str, dict[str, float]]:
     """Write figures and tables of logits files by name into a folder; returns what summary.json holds."""
     rows = {name: samples(content["logits"], content["labels"], threshold) for name, content in files.items()}
     numbers = {name: summary(part, alpha) for name, part in rows.items()}
-    write_text(output / "summary.json", json.dumps(numbers, indent=1) + "\n")
-    write_text(output / "summary.md", markdown(numbers, threshold, alpha))
+    outputs.write_text(output / "summary.json", json.dumps(numbers, indent=1) + "\n")
+    outputs.write_text(output / "summary.md", markdown(numbers, threshold, alpha))
 
     ends = [end for content in files.values() for end in (content["logits"].min().item(), content["logits"].max().item())]
     low, high = min(ends), max(ends)
     high = high if high > low else low + 1
     densities = {name: density(content["logits"], low, high).numpy() for name, content in files.items()}
-    classes = next(iter(files.values()))["logits"].shape[1]
-    draw = [
-        ("near_zero_histogram", lambda axes, only: figures.near_zero_histogram(axes, rows, only, classes, threshold)),
-        ("near_zero_scatter", lambda axes, only: figures.near_zero_scatter(axes, rows, only, threshold)),
-        ("logit_density", lambda axes, only: figures.logit_density(axes, densities, only, low, high)),
-        ("top_against_mean", lambda axes, only: figures.top_against_mean(axes, rows, only)),
-    ]
-    for name, panel in draw:
+    models = Models(rows, densities, low, high, next(iter(files.values()))["logits"].shape[1], threshold)
+    for name, panel in PANELS.items():
         figure, axes = style.panels(len(rows), sharex=True, sharey=True)
-        panel(axes, list(rows))
+        panel(axes, models, list(rows))
         style.save(figure, output / name)
-    for name, part in file_names(rows).items():
-        figure, axes = style.grid(2, 2)
-        figure.suptitle(part)
-        for (_, panel), axis in zip(draw, axes):
-            panel([axis], [part])
+    for name, model in file_names(rows).items():
+        figure, axes = style.grid(math.ceil(len(PANELS) / 2), 2)
+        figure.suptitle(model)
+        for panel, axis in zip(PANELS.values(), axes, strict=False):  # of an odd number of panels the last axis stays empty
+            panel([axis], models, [model])
+        for axis in axes[len(PANELS) :]:
+            axis.set_axis_off()
         style.save(figure, output / f"model-{name}")
     return numbers
 
 
 def file_names(names) -> dict[str, str]:
-    """File name: model name, one a model, whatever characters these hold."""
+    """File name: model name, one per model, whatever characters these hold."""
     plain = {}
     for name in names:
         base = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model"

@@ -19,9 +19,8 @@ from typing import NamedTuple
 from huggingface_hub import HfApi, hf_hub_download, logging
 from tqdm import tqdm
 
-import errors
-from errors import InputError
-from reasons import reason
+from common import errors
+from common.errors import InputError, reason
 
 WEIGHTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors", "*.bin", "*.th", "*.tar", "*params.json")
 TIMEOUT = 30  # seconds without an answer

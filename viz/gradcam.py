@@ -3,12 +3,11 @@
     python viz/gradcam.py --checkpoint ls.pth maxsup.pth --names LS MaxSup --images dog.jpg cat.jpg --output cam.png
     python viz/gradcam.py ... --target 207                 # the map of this class, a name or a label, instead of the predicted
 
-A row an image, a column a model, after the image itself. Each panel shows the model's own crop, and under it its prediction and
-its probability. The map is that of the last layer whose output still has a place for each part of the image: the last feature
-map of a ConvNet, the tokens before the last block of a transformer.
+A row per image: the image itself, then a column per model. Each panel shows the model's own crop, and under it its prediction
+and its probability. The map is that of the last layer whose output is still a map of the image: the last feature map of a
+ConvNet, the tokens before the last block of a transformer.
 """
 
-import argparse
 import textwrap
 from pathlib import Path
 
@@ -21,38 +20,34 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import architectures
-import errors
-import inference
-import style
-from checkpoints import Checkpoint, build_model
-from errors import InputError
-from logits_file import check_output
-from reasons import reason
+from checkpoints import inference, models
+from checkpoints.read import Checkpoint, build_model
+from common import errors, options
+from common.errors import InputError, reason
+from common.logits_file import check_output
+from drawing import style
+from images.transforms import normalise, transform
 
 SHARPEST = 32  # px: images this small are shown pixel by pixel
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Figure 2: Grad-CAM of images by models.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of any form logits.py reads")
-    parser.add_argument("--names", nargs="+", help="a name for each; none: file names, or those of their folders")
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="picture files, a row each")
+    parser = options.parser("Figure 2: Grad-CAM of images by models.")
+    options.add_checkpoints(parser)
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="picture files, one row each")
     parser.add_argument("--target", help="class to explain, a name or a label; none: what each model predicts")
     parser.add_argument("--output", type=Path, required=True, help="figure to write, .png or .pdf")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
-    inference.add_options(parser)
+    options.add_images(parser)
     args = parser.parse_args()
-    inference.check_options(args)
+    options.check_images(args)
     if args.output.suffix not in (".png", ".pdf"):
         raise InputError(f"--output {args.output}: a figure's name ends with .png or .pdf")
     check_output(args.output, args.checkpoint[0], args.overwrite)
-    names = inference.model_names(args.checkpoint, args.names)
+    names = options.names_of(args.checkpoint, args.names, "--checkpoint")
     pictures = [read_picture(path) for path in args.images]
     columns = {}
-    for name, path in zip(names, args.checkpoint):
+    for name, path in zip(names, args.checkpoint, strict=True):
         checkpoint = inference.load(path, args)
         columns[name] = explain_all(checkpoint, pictures, args.target, args.device, name)
     style.save_one(draw(columns, args.images, pictures), args.output)
@@ -78,8 +73,8 @@ def explain_all(checkpoint: Checkpoint, pictures: list[Image.Image], target: str
     found = []
     with GradCAM(model=model, target_layers=[layer], reshape_transform=to_map) as cam:
         for picture in tqdm(pictures, desc=f"Grad-CAM of {name}", unit="image", delay=5, leave=False, disable=None):
-            pixels = inference.transform(facts)(picture).unsqueeze(0)
-            shown = inference.normalise(pixels, facts).to(device)
+            pixels = transform(facts)(picture).unsqueeze(0)
+            shown = normalise(pixels, facts).to(device)
             heat = cam(shown, None if index is None else [ClassifierOutputTarget(index)])[0]
             probabilities = cam.outputs[0].detach().float().softmax(0).cpu()
             top = int(probabilities.argmax())
@@ -115,7 +110,7 @@ def layer_of_maps(model: nn.Module, size: int, device: str) -> tuple[nn.Module, 
     """The layer that Grad-CAM looks at, and what turns its output into maps (B, C, H, W), found by running the model once.
 
     Transformers: the norm before the last attention, whose tokens all still go into the decision. Others: the last layer with a
-    map of more than one place. Raises InputError for a model with neither.
+    map of more than one pixel. Raises InputError for a model with neither.
     """
     shapes: list[tuple[str, nn.Module, torch.Size]] = []
     hooks = [
@@ -127,14 +122,14 @@ def layer_of_maps(model: nn.Module, size: int, device: str) -> tuple[nn.Module, 
         model(torch.zeros(1, 3, size, size, device=device))
     for hook in hooks:
         hook.remove()
-    head = architectures.classifier(model)
+    head = models.classifier(model)
     norms = [row for row in shapes if row[0].rpartition(".")[2] in ("norm1", "ln_1") and isinstance(row[1], nn.LayerNorm)]
     maps = [row for row in shapes if len(row[2]) == 4 and row[1] is not head and min(row[2][2:]) > 1]
     if norms and len(norms[-1][2]) in (3, 4):
         _, layer, shape = norms[-1]
         return layer, _channels_first if len(shape) == 4 else _Tokens(shape[1])
     if not maps:
-        raise InputError(f"no layer has a map of more than one place at {size} px: Grad-CAM has nothing to show")
+        raise InputError(f"no layer has a map of more than one pixel at {size} px: Grad-CAM has nothing to show")
     _, layer, shape = maps[-1]
     return layer, _channels_first if isinstance(layer, nn.LayerNorm) else None
 
@@ -144,7 +139,7 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 class _Tokens:
-    """Tokens (B, N, C) as maps (B, C, side, side): the last side x side of them, those before stand for no place."""
+    """Tokens (B, N, C) as maps (B, C, side, side): the last side x side of them, those before stand for no part of the image."""
 
     def __init__(self, count: int):
         self.side = int(count**0.5)
@@ -154,7 +149,7 @@ class _Tokens:
 
 
 def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image.Image]):
-    """The grid: pictures, then a column a model."""
+    """The grid: pictures, then a column per model."""
     count = 1 + len(columns)
     figure, axes = style.grid(len(paths), count, width=2.2, height=2.5)
     for axis in axes:
@@ -163,11 +158,11 @@ def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image
         for spine in axis.spines.values():
             spine.set_visible(False)
     for row, path in enumerate(paths):
-        place = axes[row * count]
+        original = axes[row * count]
         side = max(pictures[row].size)
-        place.imshow(pictures[row], interpolation="nearest" if side <= SHARPEST else "antialiased")
-        place.set_xlabel(textwrap.shorten(path.stem, 24, placeholder="..."), fontsize=9)
-        for axis, (name, panels) in zip(axes[row * count + 1 :], columns.items()):
+        original.imshow(pictures[row], interpolation="nearest" if side <= SHARPEST else "antialiased")
+        original.set_xlabel(textwrap.shorten(path.stem, 24, placeholder="..."), fontsize=9)
+        for axis, (name, panels) in zip(axes[row * count + 1 : (row + 1) * count], columns.items(), strict=True):
             panel = panels[row]
             overlay = show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True)
             axis.imshow(overlay, interpolation="nearest" if overlay.shape[0] <= SHARPEST else "antialiased")

@@ -1,4 +1,4 @@
-"""Extract the logits of a checkpoint: one file that the other tools of viz/ read.
+"""Extract the logits of a checkpoint: one file that the other commands of viz/ read.
 
     python viz/logits.py --checkpoint output/digits/ls-seed0/checkpoint.pth --output logits_labels.pt
     python viz/logits.py --checkpoint resnet50.pth --data-path /path/to/ImageNet --output logits_labels.pt
@@ -7,52 +7,40 @@
 The file is a dict: logits float32 (N, K), labels int64 (N,), classes, paths, model, args, and features (N, D) with --features.
 """
 
-import argparse
 from pathlib import Path
 
-import torch
-
-import errors
-import inference
-import processes
-from checkpoints import build_model, load_checkpoint
-from logits_file import check_output, save
-from metrics import classification
+from checkpoints import inference
+from checkpoints.read import build_model, load_checkpoint
+from common import distributed, errors, options
+from common.logits_file import check_output, save
+from images.find import find_images
+from metrics.classification import classification
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Extract logits and labels from a checkpoint.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = options.parser("Extract logits and labels from a checkpoint.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="weights from anywhere: .pth, .pt, .ckpt, .safetensors")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .pt")
     parser.add_argument("--split", default="val", help="folder or archive in --data-path")
     parser.add_argument("--features", action="store_true", help="also store the penultimate features")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
-    inference.add_options(parser)
+    options.add_images(parser)
     args = parser.parse_args()
-    inference.check_options(args)
+    options.check_images(args)
     check_output(args.output, args.checkpoint, args.overwrite)
-    with processes.together():
-        content = extract(
-            args.checkpoint,
-            args.data_path,
-            args.split,
-            features=args.features,
-            data=args.data,
-            verbose=True,
-            **inference.overrides(args),
-            **inference.loading(args),
-        )
-        if processes.rank() > 0:
+    with distributed.together():
+        settings = {"features": args.features, "data": args.data, "verbose": True}
+        settings |= options.overrides(args) | options.loading(args)
+        content = extract(args.checkpoint, args.data_path, args.split, **settings)
+        if distributed.rank() > 0:
             return
         save(content, args.output)
-    result = classification(content["logits"], content["labels"])
+    found = classification(content["logits"], content["labels"])
     count, classes = content["logits"].shape
     print(
-        f"{content['model']} on {count:,} images of {classes} classes: top-1 {result['top1']:.2f} %  "
-        f"top-5 {result['top5']:.2f} %\nlogits and labels: {args.output}"
+        f"{content['model']} on {count:,} images of {classes} classes: top-1 {found['top1']:.2f} %  top-5 {found['top5']:.2f} %"
     )
+    print(f"logits and labels: {args.output}")
 
 
 def extract(
@@ -76,25 +64,17 @@ def extract(
     cannot be used.
     """
     loaded = load_checkpoint(checkpoint, ema, **overrides)
-    images = inference.find_images(loaded, data_path, split, data)
-    for note in [*loaded.notes, *images.notes] if verbose and processes.rank() == 0 else []:
+    images = find_images(loaded, data_path, split, data)
+    for note in [*loaded.notes, *images.notes] if verbose and distributed.rank() == 0 else []:
         print(note, flush=True)
-    count, facts = len(processes.share(len(images))), loaded.facts
-    parts = {"logits": torch.empty(count, facts["num_classes"]), "labels": torch.empty(count, dtype=torch.int64)}
-    for batch in inference.run(
-        build_model(loaded), images, facts, f"logits of {checkpoint}", batch_size, num_workers, device, amp
-    ):
-        if features and "features" not in parts:
-            parts["features"] = torch.empty(count, batch.features.shape[1])
-        for name, rows in parts.items():
-            rows[batch.rows] = getattr(batch, name)
-    whole = {name: processes.gather(rows, len(images)) for name, rows in parts.items()}
-    if processes.rank() > 0:
+    wanted = ("logits", "labels", *["features"] * features)
+    loading = {"batch_size": batch_size, "num_workers": num_workers, "device": device, "amp": amp}
+    share = inference.outputs(build_model(loaded), images, loaded.facts, f"logits of {checkpoint}", wanted, **loading)
+    whole = {name: distributed.gather(rows, len(images)) for name, rows in share.items()}
+    if distributed.rank() > 0:
         return {}
-    content = {name: rows for name, rows in whole.items() if name != "features"}
-    content |= {"classes": images.classes, "model": facts["model"], "args": facts}
-    content["paths"] = [images.name(index) for index in range(len(images))]
-    return content | ({"features": whole["features"]} if features else {})
+    paths = [images.name(index) for index in range(len(images))]
+    return whole | {"classes": images.classes, "model": loaded.facts["model"], "args": loaded.facts, "paths": paths}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Where a prediction is right with probability q, the expected gradient is q times
 wrong one. Writes suppression (PNG and PDF).
 """
 
-import argparse
 import math
 from pathlib import Path
 
@@ -23,9 +22,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import SymLogNorm
 
-import errors
-import style
-from errors import InputError
+from common import errors, options, outputs
+from common.errors import InputError
+from drawing import style
 
 LOSSES = {"ls": "label smoothing", "maxsup": "MaxSup", "logit-penalty": "logit penalty"}
 # The rows of a map: is the prediction right, which logit, what it is called.
@@ -51,25 +50,17 @@ CAPTION = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="The gradient that the regularisers of label smoothing, MaxSup and logit penalty add to each logit.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.parser("The gradient that the regularisers of label smoothing, MaxSup and logit penalty add to each logit.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the figure")
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 1000], help="numbers of classes K, a row of maps each")
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 1000], help="numbers of classes K, one row of maps each")
     parser.add_argument("--alpha", type=float, default=0.1, help="strength of label smoothing and MaxSup")
     parser.add_argument("--beta", type=float, default=2e-3, help="strength of the logit penalty")
     args = parser.parse_args()
     if min(args.classes) < 3:
         raise InputError(f"--classes {min(args.classes)}: from 3 on, so that a logit is neither the largest nor the label's")
-    for option in ("alpha", "beta"):
-        if not 0 < getattr(args, option) < math.inf:
-            raise InputError(f"--{option} {getattr(args, option)}: a number above 0")
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
+    options.check_positive(args, "alpha", "beta")
+    with outputs.folder(args.output, "suppression"):
         draw(args.classes, args.alpha, args.beta, args.output / "suppression")
-    except OSError as error:
-        raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")
     print(f"figure: {args.output}/suppression.png, .pdf")
 
 
@@ -98,7 +89,7 @@ def even_logits(msp: np.ndarray, classes: int) -> np.ndarray:
 
 
 def draw(sizes: list[int], alpha: float, beta: float, path: Path) -> None:
-    """A row of maps a number of classes, a column a loss: (right or wrong, logit) x MSP, all in the same colours."""
+    """A row of maps per number of classes, a column per loss: (right or wrong, logit) x MSP, all in the same colours."""
     figure, axes = plt.subplots(
         len(sizes), len(LOSSES), figsize=(12.5, 2.6 * len(sizes) + 1.6), squeeze=False, sharey=True, sharex=True
     )
@@ -111,14 +102,14 @@ def draw(sizes: list[int], alpha: float, beta: float, path: Path) -> None:
             maps[classes, loss] = (edges, np.stack(rows))
     bound = 10.0 ** math.ceil(math.log10(max(np.abs(values).max() for _, values in maps.values())))
     colours = SymLogNorm(bound / 1000, vmin=-bound, vmax=bound)
-    for axis, ((classes, loss), (edges, values)) in zip(axes.flat, maps.items()):
+    for axis, ((classes, loss), (edges, values)) in zip(axes.flat, maps.items(), strict=True):
         image = axis.pcolormesh(edges, np.arange(len(ROWS) + 1), values, norm=colours, cmap="RdBu_r", rasterized=True)
-        places, digits = ((0.2, 0.5, 0.9), 2) if loss == "logit-penalty" else ((0.5,), 3)
+        shown, digits = ((0.2, 0.5, 0.9), 2) if loss == "logit-penalty" else ((0.5,), 3)
         for row, (right, logit, _) in enumerate(ROWS):
-            for place in [place for place in places if place >= 1 / classes]:  # no MSP is under 1/K
-                value = gradient(loss, np.array([place]), right, logit, classes, alpha, beta)[0]
+            for at in [at for at in shown if at >= 1 / classes]:  # no MSP is under 1/K
+                value = gradient(loss, np.array([at]), right, logit, classes, alpha, beta)[0]
                 colour = "white" if abs(colours(value) - 0.5) > 0.38 else "black"
-                axis.text(place, row + 0.5, f"{value:+.{digits}g}", ha="center", va="center", size=9, color=colour)
+                axis.text(at, row + 0.5, f"{value:+.{digits}g}", ha="center", va="center", size=9, color=colour)
         axis.hlines([1, 3, 4], *edges[[0, -1]], color="white", linewidth=1)
         axis.axhline(2, color="black", linewidth=1)
         axis.set(title=f"{LOSSES[loss]}, K = {classes:,}", xlim=(0, 1), ylim=(len(ROWS), 0))

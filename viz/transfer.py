@@ -8,59 +8,46 @@ is chosen on a fifth of the training images, then fitted to all of them; accurac
 random but the choice of that fifth, by a fixed seed. Writes transfer.json and transfer.md.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
 from torch import Tensor
-from tqdm import tqdm
 
-import errors
-import inference
-from checkpoints import Checkpoint, build_model
-from errors import InputError
-from ffcv_images import ENDINGS
-from image_sets import Images, check_different, open_images
-from outputs import make_folder, write_text
-
-STRENGTHS = [10.0**power for power in range(-5, 3)]  # C: the larger, the weaker the penalty
-HELD_OUT = 0.2  # of the training images
-STEPS = 5000  # iterations at most of a fit
-TOLERANCE = 1e-4  # of the largest entry of the mean loss's gradient, where a fit ends
+from checkpoints import inference
+from checkpoints.read import Checkpoint, build_model
+from common import errors, options, outputs
+from common.errors import InputError
+from images.ffcv_files import ENDINGS
+from images.find import open_images
+from images.image_set import Images, check_different
+from metrics.linear_transfer import STRENGTHS, transfer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Table 2: accuracy of a logistic regression on frozen features.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of any form logits.py reads")
-    parser.add_argument("--names", nargs="+", help="a name for each; none: file names, or those of their folders")
+    parser = options.parser("Table 2: accuracy of a logistic regression on frozen features.")
+    options.add_checkpoints(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--test-split", default="val", help="folder or archive in --data-path that is asked about")
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS, help="values of C to choose from")
-    inference.add_options(parser)
+    options.add_images(parser)
     args = parser.parse_args()
-    inference.check_options(args)
+    options.check_images(args)
     if args.data is None and args.data_path is None:
         raise InputError("transfer to what? --data cifar10 (or another known set), or --data-path to an image folder")
     if not all(0 < strength < np.inf for strength in args.strengths):
         raise InputError(f"--strengths {' '.join(map(str, args.strengths))}: numbers above 0")
-    names = inference.model_names(args.checkpoint, args.names)
-    make_folder(args.output)
+    names = options.names_of(args.checkpoint, args.names, "--checkpoint")
     sets = {split: open_split(split, args) for split in ("train", args.test_split)}
     check_different(sets["train"], sets[args.test_split])
     table = {}
-    for name, path in zip(names, args.checkpoint):
-        checkpoint = inference.load(path, args)
-        train, test = (features_of(checkpoint, split, images, args) for split, images in sets.items())
-        table[name] = {"checkpoint": str(path)} | transfer(*train, *test, sorted(args.strengths), args.device)
-        write_text(args.output / "transfer.json", json.dumps(table, indent=1) + "\n")
-    write_text(args.output / "transfer.md", markdown(table))
+    with outputs.folder(args.output, "transfer"):
+        for name, path in zip(names, args.checkpoint, strict=True):
+            checkpoint = inference.load(path, args)
+            train, test = (features_of(checkpoint, split, images, args) for split, images in sets.items())
+            table[name] = {"checkpoint": str(path)} | transfer(*train, *test, sorted(args.strengths), args.device)
+            outputs.write_text(args.output / "transfer.json", json.dumps(table, indent=1) + "\n")
+        outputs.write_text(args.output / "transfer.md", markdown(table))
     print(markdown(table))
     print(f"tables: {args.output}/")
 
@@ -77,98 +64,9 @@ def open_split(split: str, args) -> Images:
 
 def features_of(checkpoint: Checkpoint, split: str, images: Images, args) -> tuple[Tensor, list[str]]:
     """Features (N, D) float32 and class names (N,) of a part of the target data."""
-    found = None
-    for batch in inference.run(
-        build_model(checkpoint), images, checkpoint.facts, f"{split} features of {checkpoint.path}", **inference.loading(args)
-    ):
-        if found is None:
-            found = torch.empty(len(images), batch.features.shape[1])
-        found[batch.rows] = batch.features
+    model, title = build_model(checkpoint), f"{split} features of {checkpoint.path}"
+    found = inference.outputs(model, images, checkpoint.facts, title, ("features",), **options.loading(args))["features"]
     return found, [images.classes[label] for label in images.labels]
-
-
-def transfer(
-    train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float], device: str = "cpu"
-) -> dict:
-    """Chosen strength C, accuracies (%) on held-out training images and on the test images, from features (N, D)."""
-    classes = sorted(set(train_classes))
-    foreign = sorted(set(test_classes) - set(classes))
-    if foreign:
-        raise InputError(f"the test images have classes that the training images lack: {', '.join(foreign[:3])}")
-    if len(classes) < 2:
-        raise InputError(f"the training images have one class ({classes[0]}); a classifier needs two")
-    y, y_test = (np.searchsorted(classes, names) for names in (train_classes, test_classes))
-    try:
-        fitting, held_out = train_test_split(np.arange(len(y)), test_size=HELD_OUT, random_state=0, stratify=y)
-    except ValueError as error:
-        raise InputError(f"too few training images to hold some of each class out ({error})")
-    fit = fit_lbfgs if device == "cuda" else fit_sklearn
-    x, z = standardised(train[fitting], train[held_out])
-    found, start = [], None
-    for strength in tqdm(strengths, desc="strengths", unit="fit", leave=False, disable=None):
-        start = fit(x, y[fitting], strength, start)  # the last optimum is near this one
-        found.append(accuracy(start, z, y[held_out]))
-    best = int(np.argmax(found))  # of equal ones the strongest penalty
-    x, z = standardised(train, test)
-    weights = fit(x, y, strengths[best], None)
-    return {
-        "C": strengths[best],
-        "held_out_top1": found[best],
-        "test_top1": accuracy(weights, z, y_test),
-        "train_images": len(y),
-        "test_images": len(y_test),
-        "held_out_top1_of_each_C": dict(zip(map(str, strengths), found)),
-    }
-
-
-def standardised(train: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Both less the first's mean over its deviation, float64; columns that do not vary become 0."""
-    mean, deviation = train.double().mean(0), train.double().std(0, correction=0)
-    scale = torch.where(deviation > 1e-12, 1 / deviation, torch.zeros_like(deviation))
-    return ((train.double() - mean) * scale).numpy(), ((other.double() - mean) * scale).numpy()
-
-
-def accuracy(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
-    return 100 * float(np.mean((x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y))
-
-
-def fit_sklearn(
-    x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE
-) -> np.ndarray:
-    """Weights and biases (K, D + 1) that minimise C times the summed cross-entropy plus half the squared weights."""
-    head = LogisticRegression(C=strength, tol=tolerance, max_iter=STEPS, warm_start=True)
-    binary = y.max() == 1
-    if start is not None:  # with two classes scikit-learn has one row, their difference
-        given = start[1:] - start[:1] if binary else start
-        head.coef_, head.intercept_, head.classes_ = given[:, :-1], given[:, -1], np.arange(y.max() + 1)
-    head.fit(x, y)
-    found = np.concatenate([head.coef_, head.intercept_[:, None]], 1)
-    return np.concatenate([-found / 2, found / 2]) if binary else found
-
-
-def fit_lbfgs(
-    x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE, device: str = "cuda"
-) -> np.ndarray:
-    """The same optimum by torch's L-BFGS in float64, for GPUs."""
-    features, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
-    classes = int(y.max()) + 1
-    made = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64) if start is None else torch.from_numpy(start.copy())
-    weights = made.to(device).requires_grad_()
-    # With two classes scikit-learn penalises the one row that is the difference of these two.
-    penalty = 1 if classes == 2 else 0.5
-    options = {"max_iter": STEPS, "tolerance_grad": tolerance, "tolerance_change": 0, "history_size": 10}
-    optimizer = torch.optim.LBFGS([weights], line_search_fn="strong_wolfe", **options)
-
-    def mean_loss() -> Tensor:
-        optimizer.zero_grad()
-        logits = features @ weights[:, :-1].T + weights[:, -1]
-        cost = torch.nn.functional.cross_entropy(logits, labels)
-        cost = cost + penalty * weights[:, :-1].square().sum() / (strength * len(labels))
-        cost.backward()
-        return cost
-
-    optimizer.step(mean_loss)
-    return weights.detach().cpu().numpy()
 
 
 def markdown(table: dict) -> str:

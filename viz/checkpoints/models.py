@@ -1,0 +1,168 @@
+"""Models as nn.Modules: timm's and torchvision's by name, and the two that both lack, which the ConvNet trainers define.
+
+These are the CIFAR ResNets (He et al. 2016, section 4.2) and ffcv-imagenet's BlurPool, a blur before strided convolutions
+(Zhang 2019). Submodules carry the names that the trainers' checkpoints use.
+"""
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from common.errors import InputError, reason
+
+LIBRARIES = ("timm", "torchvision", "cifar")
+
+
+def create(library: str, name: str, num_classes: int, input_size: int | None = None, **variant) -> nn.Module:
+    """A model with fresh weights, in evaluation mode, for RGB images of input_size px (None: the architecture's own).
+
+    `variant` may hold small_stem (torchvision: first layers that keep the resolution), blurpool (torchvision), width and
+    stem_stride (cifar: channels of the first stage, stride of the first convolution). Raises InputError for a name that the
+    library lacks.
+    """
+    if not known(library, name):
+        raise InputError(f"{library} has no model {name!r}")
+    if library == "cifar":
+        return CifarResNet(
+            int(name.removeprefix("resnet")), num_classes, variant.get("width", 16), variant.get("stem_stride", 1)
+        ).eval()
+    if library == "timm":
+        model = _with_size(timm.create_model, name, "img_size", input_size, num_classes=num_classes)
+    else:
+        model = _with_size(torchvision.models.get_model, name, "image_size", input_size, weights=None, num_classes=num_classes)
+        if variant.get("small_stem"):
+            make_stem_small(model)
+        if variant.get("blurpool"):
+            add_blurpool(model)
+    return model.eval()
+
+
+def known(library: str, name: str) -> bool:
+    if library == "cifar":
+        depth = name.removeprefix("resnet")
+        return name.startswith("resnet") and depth.isdecimal() and 8 <= int(depth) <= 1202 and (int(depth) - 2) % 6 == 0
+    return timm.is_model(name) if library == "timm" else name in torchvision_names()
+
+
+def torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _with_size(make, name: str, word: str, size: int | None, **options) -> nn.Module:
+    if size is not None:
+        try:
+            return make(name, **options, **{word: size})
+        except TypeError:  # models without position embeddings do not know the size
+            pass
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name} cannot have --input-size {size}: {reason(error)}")
+    return make(name, **options)
+
+
+def classifier(model: nn.Module) -> nn.Module:
+    """The last layer, which turns the penultimate features into logits."""
+    if hasattr(model, "get_classifier"):
+        head = model.get_classifier()
+        head = head[0] if isinstance(head, tuple) else head  # distilled DeiTs have two
+        if isinstance(head, nn.ModuleList):
+            raise InputError(f"{type(model).__name__}: it has several classifiers side by side, so no penultimate features")
+        if not hasattr(head, "weight"):  # a block: RepViT's holds two heads, the others normalise or have a layer before
+            head = [layer for layer in getattr(head, "head", head).modules() if isinstance(layer, nn.Linear)][-1]
+        return head
+    layers = list(model.modules())
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    return (linear or [layer for layer in layers if isinstance(layer, nn.Conv2d)])[-1]
+
+
+def templates(model: nn.Module) -> Tensor:
+    """The classifier's weights (K, D) float64: what each class's features are compared with."""
+    return classifier(model).weight.detach().flatten(1).double()
+
+
+def logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, K), and the penultimate features (B, D): what the classifier reads, averaged where it reads a map."""
+    seen = []
+    hook = classifier(model).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    try:
+        logits = model(images)
+    finally:
+        hook.remove()
+    features = seen[0]
+    return logits, features.flatten(2).mean(2) if features.ndim == 4 else features
+
+
+class CifarResNet(nn.Module):
+    """ResNet of 6n + 2 layers for small images: three stages of n blocks with width, 2 width and 4 width channels."""
+
+    def __init__(self, depth: int, num_classes: int, width: int = 16, stem_stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, stem_stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels = width
+        for stage in range(3):
+            blocks = []
+            for block in range((depth - 2) // 6):
+                stride = 2 if stage and not block else 1
+                blocks.append(CifarBlock(channels, width << stage, stride))
+                channels = width << stage
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut without parameters: every second pixel, new channels zero (option A)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.new = stride, channels - channels_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        if self.new:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class BlurPool(nn.Module):
+    """A strided convolution that reads its input through a fixed 3x3 binomial filter, as ffcv-imagenet wraps it."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+        row = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("blur_filter", (row[:, None] * row / 16).repeat(conv.in_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.conv2d(x, self.blur_filter, padding=1, groups=self.conv.in_channels))
+
+
+def add_blurpool(model: nn.Module) -> None:
+    """Wrap every convolution of stride over 1 and at least 16 input channels, in the model itself."""
+    for name, child in list(model.named_children()):
+        if isinstance(child, nn.Conv2d) and max(child.stride) > 1 and child.in_channels >= 16:
+            setattr(model, name, BlurPool(child))
+        else:
+            add_blurpool(child)
+
+
+def make_stem_small(model: nn.Module) -> None:
+    """Give a torchvision ResNet or MobileNetV2, whose first layers are made for 224 px, those for 32 px, in the model given."""
+    if isinstance(model, torchvision.models.ResNet):
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    elif isinstance(model, torchvision.models.MobileNetV2):
+        model.features[0][0].stride = (1, 1)
+    else:
+        raise InputError("a small stem (stride 1) is known for torchvision's ResNets and MobileNetV2 alone")

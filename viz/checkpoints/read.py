@@ -1,0 +1,263 @@
+"""Checkpoints from anywhere: read without running what is in them, and turned back into models.
+
+A file that says what it is (this project's trainers; ffcv-imagenet's with params.json beside it; DeiT's `args`) is taken at its
+word, any other is recognised by its weights (recognise.py).
+"""
+
+import argparse
+import json
+import math
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from checkpoints import models
+from checkpoints.recognise import differences, recognise
+from common.errors import InputError, reason
+from common.options import INTERPOLATIONS
+
+# Where weights lie in files of DeiT, timm, Lightning, He's CIFAR models and others; and their moving averages.
+WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, Lightning, and people
+OURS = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std", "data_path"}
+VARIANTS = ("small_stem", "blurpool", "width", "stem_stride")
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint says, completed by what its weights tell.
+
+    `facts`: library, model, num_classes, input_size (px), crop_ratio, interpolation (of INTERPOLATIONS), mean, std, and
+    where they apply width, stem_stride, small_stem, blurpool, data_path, data, superclasses ({name: [class, ...]}). `classes`:
+    names in label order, if it has them.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    facts: dict
+    trained_size: int | None = None  # px that position embeddings are for; facts["input_size"] may be another
+    classes: list[str] | None = None
+    training_rows: Tensor | None = None  # (n,) int64, rows of the training split that were trained on; None: all
+    training_labels: Tensor | None = None  # (n,) int64, their labels; None: the data set's own
+    notes: list[str] = field(default_factory=list)
+
+
+def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **overrides) -> Checkpoint:
+    """Read a checkpoint and settle all that is needed to build and feed its model; `ema`: the moving average of its weights.
+
+    `model`, a name of timm's, torchvision's or a CIFAR ResNet's, goes before what the file says and what its weights look like;
+    so do `overrides` of facts that are not None. Raises InputError for a file that is missing, damaged, would run code, holds no
+    weights, or fits no model.
+    """
+    state = read(path)
+    weights, notes = find_weights(state, path, ema)
+    said, classes = facts_said(state, path)
+    if "library" in said and model is None:  # all is said
+        facts, size = said, said["input_size"]
+    else:
+        found, more, weights = identify(path, weights, model, said)
+        size = found["input_size"]
+        facts = default_facts(found) | {key: value for key, value in said.items() if key not in ("model", "library")}
+        notes += more
+    facts |= {key: value for key, value in overrides.items() if value is not None}
+    check_facts(facts, classes, path)
+    if "library" not in said or model is not None:
+        notes.append(f"{path.name} is taken for {describe(facts)}")
+    trained_on = [state.get(key) for key in ("training_rows", "training_labels")]
+    for key, value, end in zip(("training_rows", "training_labels"), trained_on, (2**40, facts["num_classes"]), strict=True):
+        if value is not None and not (isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 1 and len(value)):
+            raise InputError(f"{path}: its {key} are not whole numbers in a tensor (n,)")
+        if value is not None and not 0 <= value.min() <= value.max() < end:
+            raise InputError(f"{path}: its {key} reach from {value.min()} to {value.max()}, beyond what there is")
+    return Checkpoint(path, weights, facts, size, classes, *trained_on, notes)
+
+
+def read(path: Path) -> dict:
+    """The content of a .pth, .pt, .ckpt, .th or .safetensors file on the CPU; code in it is not run, the file is refused."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise InputError(f"{path}: damaged, or not a safetensors file ({reason(error)})")
+    try:
+        # Old DeiT checkpoints hold the options of their command line as this one type, which only carries attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
+        called = found.group(1) if found else "no pickle of tensors"
+        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({called}); nothing in it was run")
+    except Exception as error:  # a damaged file can fail in any way
+        raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason(error)})")
+    if not isinstance(state, dict):
+        raise InputError(
+            f"{path}: holds a {type(state).__name__}; a checkpoint is a dict of weights, or one that has them inside"
+        )
+    return state
+
+
+def find_weights(state: dict, path: Path, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights inside a checkpoint's content under bare keys, and a note on what was left out. Raises InputError."""
+    if ema:
+        found = next((state[key] for key in AVERAGES if isinstance(state.get(key), dict)), None)
+        if found is None:
+            raise InputError(f"{path}: holds no moving average of the weights; leave --model-ema away")
+    else:
+        found = next((state[key] for key in WEIGHTS if isinstance(state.get(key), dict)), state)
+    weights = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not any(value.ndim >= 2 for value in weights.values()):
+        keys = ", ".join(str(key)[:40] for key in list(state)[:5]) or "nothing"
+        raise InputError(f"{path}: holds no weights, neither bare nor under {', '.join(WEIGHTS)} (it holds {keys})")
+    if any(value.layout != torch.strided or value.device.type != "cpu" for value in weights.values()):
+        raise InputError(f"{path}: its weights are sparse tensors or empty shells")
+    return without_prefixes(weights)
+
+
+def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Take off what wrappers put before the keys, in any nesting; tensors beside a wrapped model (a loss's, say) are left out."""
+    weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
+    notes = []
+    while prefix := next((p for p in WRAPPERS if 2 * sum(key.startswith(p) for key in weights) > len(weights)), None):
+        beside = [key for key in weights if not key.startswith(prefix)]
+        if beside:
+            notes.append(f"{len(beside)} tensors beside the model are left out ({', '.join(beside[:3])})")
+        weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    return weights, notes
+
+
+def facts_said(state: dict, path: Path) -> tuple[dict, list[str] | None]:
+    """What a file says about its model, and its class names if it has them.
+
+    With all facts and a library for this project's trainers; else as much as DeiT's options or ffcv-imagenet's params.json say.
+    """
+    args = state.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    classes = state.get("classes") if isinstance(state.get("classes"), list) else None
+    if args.keys() >= OURS:
+        kept = {key: args[key] for key in (*VARIANTS, "data", "superclasses") if args.get(key) is not None}
+        return {key: args[key] for key in OURS} | kept | {"library": args.get("library") or "timm"}, classes
+    params = path.parent / "params.json"
+    if not args and params.is_file():
+        return ffcv_facts(params), classes
+    said = {key: args[key] for key in ("model", "input_size") if isinstance(args.get(key), str | int)}
+    return said if isinstance(said.get("model"), str) and timm.is_model(said["model"]) else {}, classes
+
+
+def ffcv_facts(path: Path) -> dict:
+    """What the parameters of an ffcv-imagenet run say: model, pixels and file of its validation."""
+    try:
+        params = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: does not read as JSON ({error}); move it away to have the model recognised by its weights")
+    if not isinstance(params, dict) or not isinstance(params.get("model.arch"), str):
+        return {}
+    facts = {"model": params["model.arch"], "crop_ratio": 224 / 256, "interpolation": "area"}
+    if isinstance(params.get("validation.resolution"), int | float):
+        facts["input_size"] = int(params["validation.resolution"])
+    if isinstance(params.get("data.val_dataset"), str):
+        facts["data_path"] = params["data.val_dataset"]
+    return facts
+
+
+def identify(path: Path, weights: dict[str, Tensor], model: str | None, said: dict) -> tuple[dict, list[str], dict]:
+    """Facts, notes and weights of the architecture that is named, or said by the file, or fits the weights, in this order."""
+    names = [(library, model or said.get("model", "")) for library in ("cifar", "torchvision", "timm")]
+    names = [pair for pair in names if models.known(*pair)]
+    if model and not names:
+        raise InputError(f"--model {model}: no model of timm {timm.__version__}, of torchvision, or CIFAR ResNet (resnet20, ...)")
+    if names:
+        try:
+            return recognise(weights, names)
+        except InputError as error:
+            if model:
+                raise InputError(f"{path}: {error}")
+    try:
+        return recognise(weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}")
+
+
+def default_facts(found: dict) -> dict:
+    """How images are shown to a recognised model of which no more is known: as the papers of these models do."""
+    from_ffcv = bool(found.get("blurpool"))
+    if from_ffcv and found["input_size"] == 224:  # ffcv-imagenet validates at 256 px
+        found = found | {"input_size": 256}
+    return found | {
+        "crop_ratio": 1.0 if found["input_size"] <= 64 else 0.875,
+        "interpolation": "area" if from_ffcv else "bicubic" if found["library"] == "timm" else "bilinear",
+        "mean": list(IMAGENET_DEFAULT_MEAN),
+        "std": list(IMAGENET_DEFAULT_STD),
+        "data_path": None,
+    }
+
+
+def check_facts(facts: dict, classes: list | None, path: Path) -> None:
+    """Raise InputError where a checkpoint's facts, or those of the command line in their place, cannot be used."""
+    numbers = {key: facts[key] for key in ("mean", "std")}
+    for key, values in numbers.items():
+        right = isinstance(values, list | tuple) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
+        if not right or not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
+            raise InputError(f"{path}: its {key} is {str(values)[:80]}, not three numbers; see --{key}")
+    ranges = {"input_size": (int, 1, 4096), "num_classes": (int, 1, 10**7), "crop_ratio": (int | float, 1e-3, 1)}
+    for key, (kind, low, high) in ranges.items():
+        if not isinstance(facts[key], kind) or not low <= facts[key] <= high:
+            raise InputError(f"{path}: its {key} is {str(facts[key])[:80]}, not a number from {low:g} to {high:g}")
+    if facts["interpolation"] not in INTERPOLATIONS:
+        raise InputError(f"{path}: its interpolation is {str(facts['interpolation'])[:80]}, none of {', '.join(INTERPOLATIONS)}")
+    if facts["library"] not in models.LIBRARIES or not models.known(facts["library"], str(facts["model"])):
+        raise InputError(f"{path}: its model {facts['model']!r} is not one of {facts['library']} (timm {timm.__version__})")
+    if classes is not None and (len(classes) > facts["num_classes"] or not all(isinstance(name, str) for name in classes)):
+        raise InputError(f"{path}: names {len(classes)} classes for a model of {facts['num_classes']}")
+    for key in ("width", "stem_stride"):
+        if not isinstance(facts.get(key, 1), int) or not 1 <= facts.get(key, 1) <= 4096:
+            raise InputError(f"{path}: its {key} is {str(facts[key])[:80]}, not a number from 1 to 4096")
+    grouping = facts.get("superclasses")
+    if grouping and not (isinstance(grouping, dict) and all(isinstance(names, list) for names in grouping.values())):
+        raise InputError(f"{path}: its superclasses are {str(grouping)[:80]}, not class names by superclass")
+
+
+def describe(facts: dict) -> str:
+    """One line: which model, and how images are shown to it."""
+    variant = [f"width {facts['width']}"] if "width" in facts else []
+    variant += [text for key, text in (("small_stem", "3x3 stem"), ("blurpool", "BlurPool")) if facts.get(key)]
+    imagenet = list(facts["mean"]) == list(IMAGENET_DEFAULT_MEAN) and list(facts["std"]) == list(IMAGENET_DEFAULT_STD)
+    shown = "ImageNet mean and std" if imagenet else f"mean {list(facts['mean'])}, std {list(facts['std'])}"
+    return (
+        f"{facts['library']}'s {' with '.join([facts['model'], *variant])}, {facts['num_classes']} classes, at "
+        f"{facts['input_size']} px, crop ratio {facts['crop_ratio']:g}, {facts['interpolation']}, {shown}"
+    )
+
+
+def build_model(checkpoint: Checkpoint) -> nn.Module:
+    """The model that a checkpoint describes, with its weights, ready to evaluate. Raises InputError where they do not fit."""
+    facts, path = checkpoint.facts, checkpoint.path
+    size, name = facts["input_size"], facts["model"]
+    variant = {key: facts[key] for key in VARIANTS if key in facts}
+    # Before memory is taken for what a file only claims.
+    if facts["num_classes"] > max((len(value) for value in checkpoint.weights.values() if value.ndim), default=0):
+        raise InputError(f"{path}: none of its weights has the {facts['num_classes']:,} rows of its num_classes")
+    try:
+        model = models.create(facts["library"], name, facts["num_classes"], checkpoint.trained_size, **variant)
+        different = differences(checkpoint.weights, model)
+        if different:
+            raise InputError(f"{path}: its weights do not fit {name}: {'; '.join(different[:3])}")
+        model.load_state_dict(checkpoint.weights, strict=False)  # strict but for what is no weight
+        if size != checkpoint.trained_size and hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=size)  # position embeddings are interpolated
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, size, size))
+    except InputError:
+        raise
+    except Exception as error:  # libraries refuse sizes in any way
+        raise InputError(f"{path}: {name} does not run at {size} px: {reason(error)}; see --input-size")
+    return model

@@ -1,0 +1,1 @@
+"""What all commands share: options, the user's errors, output folders, logits files, processes."""

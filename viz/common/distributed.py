@@ -1,0 +1,87 @@
+"""The processes that torchrun started, each with its share of the images; one process without it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Join torchrun's other processes for what is inside, if there are any. They exchange results alone, so gloo suffices."""
+    if "RANK" not in os.environ:
+        yield
+        return
+    dist.init_process_group("gloo", timeout=timedelta(hours=2))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device(kind: str) -> str:
+    """This process's device of the kind cpu or cuda."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if kind == "cuda" else kind
+
+
+def share(total: int) -> range:
+    """This process's part of 0 ... total - 1: contiguous, in the order of the processes, none left out and none twice."""
+    return range(rank() * total // count(), (rank() + 1) * total // count())
+
+
+def gather(rows: torch.Tensor, total: int) -> torch.Tensor | None:
+    """All processes' rows (each its share of `total`) in order, on the first process; None on the others."""
+    if count() == 1:
+        return rows
+    most = -(-total // count())  # gloo gathers equal shapes
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in range(count())] if rank() == 0 else None
+    dist.gather(padded, parts)
+    if rank() > 0:
+        return None
+    sizes = [(r + 1) * total // count() - r * total // count() for r in range(count())]
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def collect(value: object) -> list:
+    """What every process has, in their order, on the first process; nothing on the others."""
+    if not dist.is_initialized():
+        return [value]
+    found = [None] * count() if rank() == 0 else None
+    dist.gather_object(value, found)
+    return found or []
+
+
+def start_worker(worker: int) -> None:
+    """First in a loading process: Ctrl-C is left to the main process, whose end, killed perhaps, is its end too.
+
+    Between the two stands the forkserver, which stays while it has workers: neither of them would notice.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def add_up(*sums: torch.Tensor) -> None:
+    """Replace tensors by their sums over the processes."""
+    for tensor in sums:
+        if dist.is_initialized():
+            dist.all_reduce(tensor)

@@ -1,0 +1,65 @@
+"""How every figure looks: colours that colour-blind readers tell apart (Okabe & Ito), one size of type, PNG and PDF."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from common.errors import InputError
+
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000"]
+
+plt.rcParams.update(
+    {
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 100,
+        "savefig.dpi": 150,
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "pdf.fonttype": 42,  # text in PDFs stays text
+    }
+)
+
+
+def panels(count: int, width: float = 3.6, height: float = 3.4, **options):
+    """A row of `count` axes that share both scales: what stands side by side can be compared. Returns figure and list."""
+    figure, axes = plt.subplots(1, count, figsize=(max(width * count, 5), height), squeeze=False, **options)
+    return figure, list(axes[0])
+
+
+def grid(rows: int, columns: int, width: float = 3.6, height: float = 3.2, **options):
+    """rows x columns axes, each with scales of its own. Returns figure and list, row by row."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
+    return figure, list(axes.flat)
+
+
+def save(figure, path: Path) -> list[Path]:
+    """Write path.png and path.pdf, each under its final name only when whole; returns both."""
+    written = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
+    for target in written:
+        _write(figure, target)
+    plt.close(figure)
+    return written
+
+
+def save_one(figure, path: Path) -> None:
+    """Write one file of the kind that its name ends with."""
+    _write(figure, path)
+    plt.close(figure)
+
+
+def _write(figure, target: Path) -> None:
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    try:
+        figure.savefig(temporary, format=target.suffix[1:])
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})")

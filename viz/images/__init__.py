@@ -1,0 +1,1 @@
+"""Images with labels: folders, archives, FFCV files, known sets, and how a model is shown them."""

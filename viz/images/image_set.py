@@ -1,0 +1,104 @@
+"""Images with labels, and the labels that a model gives their classes.
+
+Order and labels are those of torchvision's ImageFolder: classes by sorted name, files by sorted path.
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+from timm.data import ImageNetInfo
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from common.errors import InputError, reason
+
+
+class Images(Dataset):
+    """images[i] -> (transform(PIL image in RGB), label).
+
+    `classes`: names in label order, or None; `labels` (N,) int64; `names` (N,) paths as bytes; `notes`: lines worth showing.
+    `own_classes` (N,): the data set's own class of each image, whatever superclasses or training labels replace it.
+    `open_image(i, name)` gives what Image.open takes, or an Image.
+    """
+
+    def __init__(self, where: object, names: list[str], labels, classes: list[str] | None, open_image: Callable, left_out=()):
+        first = f" ({', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''})" if left_out else ""
+        if not len(names):
+            raise InputError(f"{where}: holds no images ({', '.join(IMG_EXTENSIONS)}), {len(left_out)} other files{first}")
+        self.where, self.classes, self.open_image, self.transform = where, classes, open_image, None
+        self.names = np.array([os.fsencode(name) for name in names])  # as lists they are copied to each loading process
+        self.labels = np.array(labels, dtype=np.int64)
+        self.rows = np.arange(len(self.labels))  # of open_image
+        self.own_classes = [classes[label] if classes else str(label) for label in self.labels]
+        self.notes = [f"{where}: {len(left_out)} files are no images and are left out{first}"] if left_out else []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self.names[index])
+
+    def __getitem__(self, index: int) -> tuple:
+        source = self.open_image(int(self.rows[index]), self.name(index))
+        try:
+            with source if isinstance(source, Image.Image) else Image.open(source) as image:
+                image = image.convert("RGB")
+        except Exception as error:  # a damaged picture can fail in any way
+            raise InputError(
+                f"{self.where}/{self.name(index)}: does not decode as an image ({reason(error)}); replace or remove it"
+            )
+        return self.transform(image) if self.transform else image, int(self.labels[index])
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Leave only the images of these rows (n,), in their order."""
+        self.rows, self.names, self.labels = self.rows[rows], self.names[rows], self.labels[rows]
+        self.own_classes = [self.own_classes[row] for row in rows]
+
+
+def check_different(train: Images, test: Images) -> None:
+    """Raise InputError where both splits are the same images: a folder of class folders, an archive or a file without splits."""
+    if str(train.where) == str(test.where) and np.array_equal(train.names, test.names):
+        raise InputError(f"{train.where}: the same images for training and test; --data-path wants a folder that holds both")
+
+
+def match_classes(images: Images, classes: list[str] | None, outputs: int, owner: object) -> None:
+    """Make labels follow `classes`, the owner's names in label order, by name; without names they stay as they are.
+
+    1,000 outputs without names are ImageNet's wnids in sorted order where the images' classes are such. Raises InputError where
+    a class is unknown to the owner, or where labels would have to be guessed.
+    """
+    imagenet = ImageNetInfo().label_names() if outputs == 1000 and classes is None else []
+    if imagenet and images.classes and set(images.classes) <= set(imagenet):
+        classes = list(imagenet)
+    if images.classes is None or classes is None:
+        count = len(images.classes) if images.classes else int(images.labels.max()) + 1
+        if count != outputs:
+            raise InputError(
+                f"{images.where}: {count} classes, but {owner} has {outputs} outputs and no class names to tell them by"
+            )
+        if images.classes is None:
+            images.notes.append(f"{images.where}: its labels have no names and are taken as those of {owner}")
+        return
+    foreign = sorted(set(images.classes) - set(classes))
+    if foreign:
+        raise InputError(
+            f"{images.where}: its {len(images.classes)} classes are not the {len(classes)} of {owner} "
+            f"(only here: {', '.join(foreign[:3])}; there: {', '.join(classes[:3])}, ...)"
+        )
+    if len(images.classes) < len(classes):
+        images.notes.append(f"{images.where}: {len(images.classes)} of the {len(classes)} classes of {owner}")
+    label = {name: index for index, name in enumerate(classes)}
+    images.labels = np.array([label[name] for name in images.classes])[images.labels]
+    images.classes = list(classes)
+
+
+def group_classes(images: Images, grouping: dict[str, list[str]], owner: object) -> None:
+    """Replace classes by the superclasses {name: [class, ...]} that the owner was trained on. Raises InputError."""
+    group = {name: index for index, names in enumerate(grouping.values()) for name in names}
+    foreign = [name for name in images.classes if name not in group]
+    if foreign:
+        raise InputError(f"{images.where}: its class {foreign[0]} is in no superclass of {owner} ({', '.join(grouping)})")
+    images.labels = np.array([group[name] for name in images.classes])[images.labels]
+    images.classes = list(grouping)

@@ -1,0 +1,119 @@
+"""Measure trained models on their own images: every metric of metrics/, by one protocol each, into one JSON file.
+
+    python viz/measure.py --checkpoint ce.pth ls.pth --names CE LS --output measured.json
+    python viz/measure.py --checkpoint ls.pth --transfer --output measured.json     # adds linear transfer to the finer classes
+    python viz/measure.py --input ce.pt ls.pt --output measured.json                # what follows from logits files
+
+The file is {"models": {name: {"checkpoint" or "input": path, "metrics": {...}}}}. Accuracies (top1, train_top1, transfer) are
+percentages; risks, coverages and shares are fractions; null is what is not defined or not known. Training images are shown
+without augmentation to the model in evaluation mode, and only those that it was trained on. Metrics that choose something choose
+it on a random fifth of the validation images and are measured on the others, means over ten such splits.
+"""
+
+import argparse
+import json
+import math
+from importlib import import_module
+from pathlib import Path
+
+from checkpoints import inference
+from checkpoints.read import build_model
+from common import errors, options, outputs
+from common.errors import InputError
+from images.find import find_images, find_training_images
+from images.image_set import Images, check_different
+from metrics import segmentation
+from metrics.linear_transfer import transfer_accuracy
+from metrics.outputs import Outputs
+
+
+def main() -> None:
+    parser = options.parser("Every metric of trained models on their own training and validation images.")
+    models = parser.add_mutually_exclusive_group(required=True)
+    models.add_argument("--checkpoint", type=Path, nargs="+", help="checkpoints of any form logits.py reads")
+    models.add_argument("--input", type=Path, nargs="+", help="logits files instead: what follows from logits alone")
+    parser.add_argument("--names", nargs="+", help="a name for each; none: file names, or those of their folders")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, .json; a file of this command is replaced")
+    parser.add_argument("--transfer", action="store_true", help="also ask the frozen features for --transfer-labels")
+    help_ = "classes: the data set's own, also where superclasses were trained; prefix: the file name's up to its first _"
+    parser.add_argument("--transfer-labels", choices=("classes", "prefix"), default="classes", help=help_)
+    parser.add_argument("--ignore-index", type=int, default=255, help="segmentation: the label of pixels that do not count")
+    options.add_images(parser)
+    args = parser.parse_args()
+    options.check_images(args)
+    paths, kind = (args.checkpoint, "checkpoint") if args.checkpoint else (args.input, "input")
+    names = options.names_of(paths, args.names, f"--{kind}")
+    check_output(args.output)
+    found = {}
+    for name, path in zip(names, paths, strict=True):
+        metrics = of_checkpoint(path, name, args) if args.checkpoint else of_logits(path, name, args.ignore_index)
+        found[name] = {kind: str(path), "metrics": metrics}
+        outputs.write_text(args.output, json.dumps({"models": found}, indent=1, allow_nan=False) + "\n")
+    print(f"{len(found)} models measured: {args.output}")
+
+
+def check_output(path: Path) -> None:
+    """Make the folder of the output. Raises InputError unless a file of this command can be written there."""
+    if path.suffix != ".json":
+        raise InputError(f"--output {path}: the name of a JSON file ends with .json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and set(json.loads(path.read_text())) != {"models"}:
+            raise ValueError
+    except OSError as error:
+        raise InputError(f"--output {path}: cannot be written ({error.strerror})")
+    except (ValueError, TypeError):
+        raise InputError(f"--output {path}: is not a file of viz/measure.py; choose another --output")
+
+
+def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float | None]:
+    """The metrics that follow from a logits file of images (N, K) or of pixels (N, K, H, W)."""
+    return all_metrics(Outputs(segmentation.load(path, ignore_index), name), None)
+
+
+def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, float | None]:
+    """The metrics of a checkpoint on the images that it was trained on and on the validation images."""
+    checkpoint = inference.load(path, args)
+    train_images, own_labels = find_training_images(checkpoint, args.data_path, args.data)
+    images = {"train": train_images, "val": find_images(checkpoint, args.data_path, "val", args.data)}
+    check_different(*images.values())
+    model, found = build_model(checkpoint), {}
+    for split, part in images.items():
+        for note in part.notes:
+            print(note)
+        title, wanted = f"{split} images of {name}", ("logits", "labels", "features")
+        content = inference.outputs(model, part, checkpoint.facts, title, wanted, **options.loading(args))
+        found[split] = Outputs(content, name)
+    found["train"].own_labels = own_labels
+    metrics = all_metrics(found["val"], found["train"])
+    if args.transfer:
+        asked = {split: asked_classes(part, args.transfer_labels) for split, part in images.items()}
+        features = {split: part.features for split, part in found.items()}
+        metrics["transfer"] = transfer_accuracy(features["train"], asked["train"], features["val"], asked["val"])
+    return metrics
+
+
+def all_metrics(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
+    """What measure(test, train) of each module of metrics/ returns; None for numbers that are not finite."""
+    found = {"transfer": None}
+    for path in sorted((Path(__file__).parent / "metrics").glob("*.py")):
+        module = import_module(f"metrics.{path.stem}")
+        found |= module.measure(test, train) if hasattr(module, "measure") else {}
+    return {key: value if value is not None and math.isfinite(value) else None for key, value in found.items()} | {
+        "transfer": None
+    }
+
+
+def asked_classes(images: Images, kind: str) -> list[str]:
+    """The class of each image that linear transfer asks for: see --transfer-labels."""
+    if kind == "classes":
+        return images.own_classes
+    names = [Path(images.name(index)).name for index in range(len(images))]
+    without = next((name for name in names if "_" not in name), None)
+    if without:
+        raise InputError(f"{images.where}: {without} has no prefix before a _, which --transfer-labels prefix asks for")
+    return [name.partition("_")[0] for name in names]
+
+
+if __name__ == "__main__":
+    errors.run(main)

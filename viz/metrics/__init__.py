@@ -1,0 +1,1 @@
+"""One definition per metric; measure.py reports what each module's measure() returns."""

@@ -1,0 +1,24 @@
+"""The two parts of the term that label smoothing adds to the cross-entropy (MaxSup, arXiv:2502.15798)."""
+
+import torch
+from torch import Tensor
+
+from metrics.outputs import Outputs
+
+ALPHA = 0.1
+
+
+def terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Regularisation and error enhancement of logits (n, K), labels (n,), for alpha 1: two columns (n,) float64.
+
+    Label smoothing adds alpha (z_t - mean z). Over the classes m below and above the target t this is a regularisation part,
+    alpha/K sum_{z_m < z_t} (z_t - z_m), and an error-enhancement part, alpha/K sum_{z_m > z_t} (z_t - z_m), never positive.
+    """
+    z = logits.double()
+    gaps = z.gather(1, labels.unsqueeze(1)) - z
+    return gaps.clamp(min=0).mean(1), gaps.clamp_(max=0).mean(1)
+
+
+def measure(test: Outputs, train: Outputs | None) -> dict[str, float]:
+    below, above = test.mean(lambda logits, labels: torch.stack(terms(logits, labels), 1))
+    return {"regularisation": ALPHA * below, "error_enhancement": ALPHA * above}

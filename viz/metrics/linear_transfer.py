@@ -1,0 +1,112 @@
+"""Linear transfer (Table 2 of the MaxSup paper): what frozen features tell of classes that training did not name.
+
+Features standardised by the training images' mean and deviation; multinomial logistic regression whose L2 strength is chosen on a
+fifth of the training images, then fitted to all of them; accuracy on the test images. Nothing is random but the choice of that
+fifth, by a fixed seed.
+"""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from tqdm import tqdm
+
+from common.errors import InputError
+
+STRENGTHS = [10.0**power for power in range(-5, 3)]  # C: the larger, the weaker the penalty
+HELD_OUT = 0.2  # of the training images
+TRAIN_IMAGES = 10_000  # of measure.py: enough for its classes, and seconds
+STEPS = 5000  # iterations at most of a fit
+TOLERANCE = 1e-4  # of the largest entry of the mean loss's gradient, where a fit ends
+
+
+def transfer_accuracy(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str]) -> float:
+    """Accuracy (%) on the test images, from features (N, D); of more than TRAIN_IMAGES training images that many, at random."""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:TRAIN_IMAGES]
+    chosen = [train_classes[row] for row in rows.tolist()]
+    return transfer(train[rows], chosen, test, test_classes, STRENGTHS)["test_top1"]
+
+
+def transfer(
+    train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float], device: str = "cpu"
+) -> dict:
+    """Chosen strength C, accuracies (%) on held-out training images and on the test images, from features (N, D)."""
+    classes = sorted(set(train_classes))
+    foreign = sorted(set(test_classes) - set(classes))
+    if foreign:
+        raise InputError(f"the test images have classes that the training images lack: {', '.join(foreign[:3])}")
+    if len(classes) < 2:
+        raise InputError(f"the training images have one class ({classes[0]}); a classifier needs two")
+    y, y_test = (np.searchsorted(classes, names) for names in (train_classes, test_classes))
+    try:
+        fitting, held_out = train_test_split(np.arange(len(y)), test_size=HELD_OUT, random_state=0, stratify=y)
+    except ValueError as error:
+        raise InputError(f"too few training images to hold some of each class out ({error})")
+    fit = fit_lbfgs if device == "cuda" else fit_sklearn
+    x, z = standardised(train[fitting], train[held_out])
+    found, start = [], None
+    for strength in tqdm(strengths, desc="strengths", unit="fit", leave=False, disable=None):
+        start = fit(x, y[fitting], strength, start)  # the last optimum is near this one
+        found.append(accuracy(start, z, y[held_out]))
+    best = int(np.argmax(found))  # of equal ones the strongest penalty
+    x, z = standardised(train, test)
+    weights = fit(x, y, strengths[best], None)
+    return {
+        "C": strengths[best],
+        "held_out_top1": found[best],
+        "test_top1": accuracy(weights, z, y_test),
+        "train_images": len(y),
+        "test_images": len(y_test),
+        "held_out_top1_of_each_C": dict(zip(map(str, strengths), found, strict=True)),
+    }
+
+
+def standardised(train: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Both less the first's mean over its deviation, float64; columns that do not vary become 0."""
+    mean, deviation = train.double().mean(0), train.double().std(0, correction=0)
+    scale = torch.where(deviation > 1e-12, 1 / deviation, torch.zeros_like(deviation))
+    return ((train.double() - mean) * scale).numpy(), ((other.double() - mean) * scale).numpy()
+
+
+def accuracy(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+    return 100 * float(np.mean((x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y))
+
+
+def fit_sklearn(
+    x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE
+) -> np.ndarray:
+    """Weights and biases (K, D + 1) that minimise C times the summed cross-entropy plus half the squared weights."""
+    head = LogisticRegression(C=strength, tol=tolerance, max_iter=STEPS, warm_start=True)
+    binary = y.max() == 1
+    if start is not None:  # with two classes scikit-learn has one row, their difference
+        given = start[1:] - start[:1] if binary else start
+        head.coef_, head.intercept_, head.classes_ = given[:, :-1], given[:, -1], np.arange(y.max() + 1)
+    head.fit(x, y)
+    found = np.concatenate([head.coef_, head.intercept_[:, None]], 1)
+    return np.concatenate([-found / 2, found / 2]) if binary else found
+
+
+def fit_lbfgs(
+    x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE, device: str = "cuda"
+) -> np.ndarray:
+    """The same optimum by torch's L-BFGS in float64, for GPUs."""
+    features, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    classes = int(y.max()) + 1
+    made = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64) if start is None else torch.from_numpy(start.copy())
+    weights = made.to(device).requires_grad_()
+    # With two classes scikit-learn penalises the one row that is the difference of these two.
+    penalty = 1 if classes == 2 else 0.5
+    options = {"max_iter": STEPS, "tolerance_grad": tolerance, "tolerance_change": 0, "history_size": 10}
+    optimizer = torch.optim.LBFGS([weights], line_search_fn="strong_wolfe", **options)
+
+    def mean_loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = features @ weights[:, :-1].T + weights[:, -1]
+        cost = torch.nn.functional.cross_entropy(logits, labels)
+        cost = cost + penalty * weights[:, :-1].square().sum() / (strength * len(labels))
+        cost.backward()
+        return cost
+
+    optimizer.step(mean_loss)
+    return weights.detach().cpu().numpy()

@@ -1,0 +1,16 @@
+"""Share of near-zero logits (MaxSup, arXiv:2502.15798, Figure 3)."""
+
+from torch import Tensor
+
+from metrics.outputs import Outputs
+
+THRESHOLD = 0.01  # the paper's
+
+
+def near_zero(logits: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """(N,) float64 share of a sample's K logits with |z| < threshold, compared in the logits' own type."""
+    return (logits.abs() < threshold).double().mean(1)
+
+
+def measure(test: Outputs, train: Outputs | None) -> dict[str, float]:
+    return {"near_zero": test.mean(lambda logits, _: near_zero(logits))}

@@ -1,0 +1,55 @@
+"""What a model put out for one split of the images, as the metrics take it."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metrics.rankings import Model
+from metrics.segmentation import EXACT, labelled_pixels, rank_file
+
+ELEMENTS = 1 << 19  # logits looked at at a time: 4 MB in float64
+
+
+class Outputs:
+    """Logits (N, K) and labels (N,) of images, or (N, K, H, W) and (N, H, W), whose labelled pixels are the samples.
+
+    content: what logits_file.load or segmentation.load gives, with features (N, D) or without. The units of splits are images in
+    both forms. own_labels (N,): the data set's, which differ from the labels where these were changed for the training.
+    """
+
+    def __init__(self, content: dict, name: str):
+        self.content, self.name = content, name
+        self.logits, self.labels, self.features = content["logits"], content["labels"], content.get("features")
+        self.own_labels = self.labels
+        self.units, self.classes, self.dense = len(self.labels), self.logits.shape[1], self.logits.ndim == 4
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (n, K) of the file's own type and labels (n,) of all samples, some at a time."""
+        if self.dense:
+            yield from labelled_pixels(self.content, f"metrics of {self.name}")
+        else:
+            step = max(1, ELEMENTS // self.classes)
+            yield from zip(self.logits.split(step), self.labels.split(step), strict=True)
+
+    def mean(self, function: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+        """The means over all samples of the columns (n, C) that the function gives for logits (n, K) and labels (n,)."""
+        total, count = 0, 0
+        for rows, targets in self.chunks():
+            total, count = total + function(rows, targets).double().sum(0), count + len(targets)
+        return (total / count).tolist()
+
+    @cached_property
+    def ranked(self) -> Model:
+        """The samples ranked by each confidence score."""
+        return rank_file(self.content, self.name)
+
+    @cached_property
+    def sampled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, K), labels (n,) and units (n,): all images, or in segmentation at most EXACT pixels, evenly taken."""
+        if not self.dense:
+            return self.logits, self.labels, torch.arange(self.units)
+        parts = list(labelled_pixels(self.content, f"pixels of {self.name}", -(-self.content["pixels"] // EXACT)))
+        unit = torch.arange(self.units).repeat_interleave(torch.tensor([len(targets) for _, targets in parts]))
+        return *(torch.cat(columns) for columns in zip(*parts, strict=True)), unit

@@ -1,0 +1,130 @@
+"""Semantic segmentation: logits (N, K, H, W) and labels (N, H, W), whose pixels are the samples and whose images are the units.
+
+A file may be larger than memory: it stays on the disk, and one image at a time is looked at.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from tqdm import tqdm
+
+from common import logits_file
+from common.errors import InputError
+from metrics.rankings import Model, given_msp, rank_images
+from metrics.risk_coverage import Ranking, rank
+from metrics.scores import all_scores
+
+EXACT = 2**18  # up to so many pixels are ranked one by one; of more, the scores are put into bins
+BINS = 4096
+
+
+def load(path: Path, ignore_index: int = 255) -> dict:
+    """Read a logits file of images, (N, K), or of pixels, (N, K, H, W). Raises InputError saying what is wrong with it.
+
+    That the logits of pixels are finite is seen to by pixels(), as they pass.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        logits, labels = content["logits"].detach(), content["labels"].detach()
+        by_pixel = logits.ndim == 4 and logits.layout == labels.layout == torch.strided
+        by_pixel = by_pixel and "meta" not in (logits.device.type, labels.device.type)
+    except Exception:
+        by_pixel = False
+    if not by_pixel:
+        return logits_file.load(path)  # which also says what is wrong with a file that cannot be read
+    count, classes, *size = logits.shape
+    if not logits.is_floating_point():
+        raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not (N, K, H, W) floating point")
+    if labels.shape != (count, *size) or labels.is_floating_point() or labels.is_complex():
+        raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {(count, *size)} class indices")
+    if logits.numel() == 0 or classes < 2:
+        raise InputError(f"{path}: {count} images of {size[0]} x {size[1]} pixels and {classes} classes; at least 1, 1 x 1, 2")
+    used = 0
+    for image, target in enumerate(labels):
+        target = target.long()
+        target = target[target != ignore_index]
+        if len(target) and (target.min() < 0 or target.max() >= classes):
+            raise InputError(
+                f"{path}: labels from {target.min()} to {target.max()} in image {image}, but the classes are 0 to {classes - 1}; "
+                f"--ignore-index {ignore_index} is the only other"
+            )
+        used += len(target)
+    if not used:
+        raise InputError(f"{path}: every label is {ignore_index}, --ignore-index; there is nothing to look at")
+    return content | {"logits": logits, "labels": labels, "path": path, "ignore_index": ignore_index, "pixels": used}
+
+
+def labelled_pixels(content: dict, title: str, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each image the logits (n, K) and classes (n,) of its labelled pixels, every step-th of them. Raises InputError."""
+    logits, labels = content["logits"], content["labels"]
+    for image in tqdm(range(len(logits)), desc=title, unit="image", disable=None, leave=False):
+        target = labels[image].flatten().long()
+        kept = (target != content["ignore_index"]).nonzero().squeeze(1)[::step]
+        rows = logits[image].flatten(1)[:, kept].T.contiguous()
+        if not rows.isfinite().all():
+            raise InputError(f"{content['path']}: image {image} has logits that are NaN or infinite")
+        yield rows, target[kept]
+
+
+def pixels(content: dict, title: str, step: int = 1) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """For each image the scores of its labelled pixels, every step-th of them, (n,) by name, and which are wrong, (n,) bool."""
+    for rows, target in labelled_pixels(content, title, step):
+        scores, wrong = all_scores(rows, target)
+        yield {name: score.numpy() for name, score in scores.items()}, wrong.numpy()
+
+
+def rank_pixels(content: dict, name: str) -> Model:
+    """The content that load() gave, of the model `name`. More than EXACT pixels are ranked by bins of the score, see edges()."""
+    build = _rank_each if content["pixels"] <= EXACT else _rank_bins
+    rankings, sums = build(content, f"scores of {name}")
+    return Model(rankings, len(content["labels"]), content["pixels"], content["logits"].shape[1], content["labels"], sums)
+
+
+def rank_file(content: dict, name: str) -> Model:
+    """The rankings of a logits file of either form."""
+    if content["logits"].ndim == 4:
+        return rank_pixels(content, name)
+    return rank_images(content["logits"], content["labels"], name)
+
+
+def _rank_each(content: dict, title: str) -> tuple[dict[str, Ranking], np.ndarray]:
+    images = list(pixels(content, title))
+    wrong = np.concatenate([mistakes for _, mistakes in images])
+    unit = np.repeat(np.arange(len(images)), [len(mistakes) for _, mistakes in images])
+    scores = {key: np.concatenate([scores[key] for scores, _ in images]) for key in images[0][0]}
+    rankings = {key: rank(score, wrong, unit, len(images)) for key, score in scores.items()}
+    return rankings, given_msp(scores["msp"], scores["max_logit"], wrong)
+
+
+def _rank_bins(content: dict, title: str) -> tuple[dict[str, Ranking], np.ndarray]:
+    """Samples and errors by bin and image, gathered image by image: a bin is a group, as if its pixels had equal scores."""
+    step = -(-content["pixels"] // EXACT)
+    sample = [scores for scores, _ in pixels(content, f"{title}, bins", step)]
+    bounds = {key: edges(np.concatenate([scores[key] for scores in sample])) for key in sample[0]}
+    del sample
+    columns, sums = {key: ([], []) for key in bounds}, 0
+    for scores, wrong in pixels(content, title):
+        for key, score in scores.items():
+            index = len(bounds[key]) - np.searchsorted(bounds[key], score, side="right")  # the most confident bin is 0
+            for which, counted in zip(columns[key], (index, index[wrong]), strict=True):
+                counts = np.bincount(counted, minlength=len(bounds[key]) + 1).astype(np.int32)
+                which.append(sparse.csr_array(counts[None]))
+        sums = sums + given_msp(scores["msp"], scores["max_logit"], wrong)
+    stacked = {key: [sparse.vstack(which).T.tocsr().astype(np.int64) for which in pair] for key, pair in columns.items()}
+    return {key: Ranking(*pair) for key, pair in stacked.items()}, sums
+
+
+def edges(sample: np.ndarray) -> np.ndarray:
+    """Ascending edges (<= BINS,) between the bins, from a sample of the scores (n,).
+
+    Three quarters of them lie at equal distances in rank, a quarter at equal ratios of it, for the beginning of the curve,
+    where few pixels are answered.
+    """
+    sample = np.sort(sample)
+    ranks = np.r_[np.linspace(1, len(sample), 3 * BINS // 4), np.geomspace(1, len(sample), BINS // 4)].round().astype(np.int64)
+    return np.unique(sample[-ranks])
