@@ -353,11 +353,13 @@ def test_bad_running_text(tmp_path):
     assert "holds no words" in refused(*words, tmp_path / "folder")
 
 
-def test_of_many_files_every_tenth_is_for_testing(tmp_path):
-    write(tmp_path, {f"{i:02}.md": f"word{i} " * 10 for i in range(20)})
+def test_the_last_tenth_of_every_file_is_for_testing(tmp_path):
+    write(tmp_path, {f"{i}.md": f"start{i} " * 18 + f"end{i} " * 2 for i in range(3)} | {"short.txt": "nine " * 9})
     found = data.open_text(tmp_path, 8, 100)
-    assert "word8" in found.words and "word9" not in found.words and "word19" not in found.words
-    assert int(found.train.lengths.sum()) == 18 * 11 and int(found.test.lengths.sum()) == 2 * 11
+    assert set(found.words) == {"<pad>", "<unk>", "<end>", "start0", "start1", "start2", "nine"}
+    real = models.real_tokens(found.test.lengths, 8)
+    assert found.test.targets[real].tolist() == [data.UNKNOWN, data.UNKNOWN, data.END] * 3
+    assert int(found.train.lengths.sum()) == 3 * 19 + 10
 
 
 BAD_VECTORS = {

@@ -134,8 +134,8 @@ def pad(rows: list[list[int]], labels: Tensor) -> Split:
 def open_text(path: Path, window: int, vocabulary_size: int) -> Texts:
     """Read one text file, or every .txt and .md file of a folder, as running text to predict the next word of.
 
-    Of several files every tenth is for testing; of one file its last tenth. Each document ends with END. The text is cut into
-    windows of `window` tokens, the last of which is padded. Raises InputError for too little text, or text that is not UTF-8.
+    The last tenth of every file is for testing. Each file's part ends with END; the parts are put one after the other and cut
+    into windows of `window` tokens, the last of which is padded. Raises InputError for too little text, or text that is not UTF-8.
     """
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md") and p.is_file() and not hidden(p, path))
@@ -147,16 +147,14 @@ def open_text(path: Path, window: int, vocabulary_size: int) -> Texts:
     empty = sum(not document for document in documents)
     if empty:
         print(f"warning: {empty} of {len(documents)} files are empty", flush=True)
-    documents = [document for document in documents if document]
-    if len(documents) >= 10:
-        parts = {"train": [d for i, d in enumerate(documents) if i % 10 != 9], "test": documents[9::10]}
-    else:
-        joined = [word for document in documents for word in [*document, SPECIAL[END]]][:-1]
-        cut = len(joined) - len(joined) // 10
-        parts = {"train": [joined[:cut]], "test": [joined[cut:]]}
-    if sum(map(len, parts["train"])) < window or not any(parts["test"]):
+    cuts = [len(document) - len(document) // 10 for document in documents]
+    parts = {
+        "train": [document[:cut] for document, cut in zip(documents, cuts, strict=True) if document],
+        "test": [document[cut:] for document, cut in zip(documents, cuts, strict=True) if document[cut:]],
+    }
+    if sum(map(len, parts["train"])) < window or not parts["test"]:
         raise InputError(f"--data-path {path}: {sum(map(len, documents))} tokens are too few for windows of {window} tokens")
-    words = make_vocabulary(([w for w in part if w not in SPECIAL] for part in parts["train"]), vocabulary_size)
+    words = make_vocabulary(parts["train"], vocabulary_size)
     index = {word: i for i, word in enumerate(words)}
     splits = {name: windows([[*number(part, index), END] for part in found], window) for name, found in parts.items()}
     return Texts(splits["train"], splits["test"], words, words)
