@@ -135,7 +135,7 @@ def open_text(path: Path, window: int, vocabulary_size: int) -> Texts:
     """Read one text file, or every .txt and .md file of a folder, as running text to predict the next word of.
 
     The last tenth of every file is for testing. Each file's part ends with END; the parts are put one after the other and cut
-    into windows of `window` tokens, the last of which is padded. Raises InputError for too little text, or text that is not UTF-8.
+    into windows of `window` tokens, the last of which is padded. Raises InputError for too little text, or text that is no UTF-8.
     """
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md") and p.is_file() and not hidden(p, path))
