@@ -244,6 +244,10 @@ BAD_TABLES = {
     "a continuous target": ("x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(50)), "occur only once"),
     "open quote": ('x,y\n"1,a\n2,b\n', "not a CSV file"),
     "an identifier": ("x,y\n" + "".join(f"name{i},{i % 2}\n" for i in range(1200)), "'x' has 1,200 different texts"),
+    "too many categories": (
+        "a,b,c,d,e,f,g,y\n" + "".join(",".join(f"v{i}" for _ in range(7)) + f",{i % 2}\n" for i in range(1000)),
+        "5,600 columns after encoding",
+    ),
     "too large": ("x,y\n" + "".join(f"{i + 1}e307,{i % 2}\n" for i in range(9)), "too large to standardise"),
     "too few": ("x,y\n1,a\n2,a\n3,b\n4,b\n", "cannot be split"),
 }
@@ -317,6 +321,8 @@ def test_a_run_is_not_lost_and_not_mixed_up(table, tmp_path):
     assert "refused; it is damaged" in refused(*words, "--resume", tmp_path / "half.pth")
     torch.save({"model": print}, tmp_path / "code.pth")
     assert "more than tensors" in refused(*words, "--resume", tmp_path / "code.pth")
+    (tmp_path / "log/log.jsonl").mkdir(parents=True)
+    assert "log.jsonl: cannot be read or written" in refused("--epochs", 1, "--output_dir", tmp_path / "log")
     words[-1] = tmp_path / "r"
     train(*words, "--overwrite", "--loss", "ce")
     assert load(own)["args"]["loss"] == "ce"

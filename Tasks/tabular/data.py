@@ -21,6 +21,7 @@ from errors import InputError
 
 MISSING = {"", "?", "na", "n/a", "nan", "null"}  # compared in lower case
 MOST_CATEGORIES = 1000  # a text column with more is an identifier or free text, and its one-hot code would fill the memory
+MOST_ENCODED = 5000  # encoded columns; the MLP has 12 F^2 weights
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,11 @@ def split_and_encode(table: Table, train_share: float, seed: int) -> tuple[Tenso
         warnings.simplefilter("ignore")  # numbers beyond float64's range are reported below
         encoded = [encoder.fit_transform(x[train]), encoder.transform(x[test])]
     names = list(encoder.get_feature_names_out(numbers + categories))
+    if len(names) > MOST_ENCODED:
+        raise InputError(
+            f"{len(names):,} columns after encoding are more than the MLP can take ({MOST_ENCODED:,}); leave out columns with "
+            "many categories by --drop"
+        )
     x_train, x_test = (torch.from_numpy(np.asarray(part, dtype=np.float64)).float() for part in encoded)
     for part in (x_train, x_test):
         broken = (~part.isfinite()).any(0)

@@ -41,13 +41,16 @@ class Log:
 
     def __init__(self, output: Path, kept_epochs: int):
         self.path = output / "log.jsonl"
-        lines = self.path.read_text(errors="replace").splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if epoch_of(line) in range(1, kept_epochs + 1)]
-        temporary = self.path.with_name("log.jsonl.tmp")
-        temporary.write_text("".join(kept))
-        if not kept_epochs:
-            (output / checkpoint.NAME).unlink(missing_ok=True)
-        temporary.replace(self.path)
+        try:
+            lines = self.path.read_text(errors="replace").splitlines(keepends=True) if self.path.exists() else []
+            kept = [line for line in lines if epoch_of(line) in range(1, kept_epochs + 1)]
+            temporary = self.path.with_name("log.jsonl.tmp")
+            temporary.write_text("".join(kept))
+            if not kept_epochs:
+                (output / checkpoint.NAME).unlink(missing_ok=True)
+            temporary.replace(self.path)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read or written ({error.strerror}); move it away")
 
     def write(self, line: dict) -> None:
         try:
