@@ -23,7 +23,7 @@ main, data, engine, models, errors = (text.load(name) for name in ("main", "data
 maxsup_loss = text.load("maxsup_loss")
 MAIN = ROOT / "Tasks/text/main.py"
 SMALL = ["--embedding-size", 16, "--hidden-size", 16, "--device", "cpu"]
-FILES = ("checkpoint.py", "errors.py", "maxsup_loss.py", "metrics.py", "run_folder.py")
+FILES = ("errors.py", "maxsup_loss.py", "metrics.py", "run_folder.py")
 
 
 def train(*words):

@@ -1,14 +1,27 @@
 """Checkpoints: written whole or not at all, and read without running what is in them. Logits files are written the same way."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from errors import InputError
 
 NAME = "checkpoint.pth"
+
+
+def facts(args, columns: list[str], classes: int, x_train: Tensor) -> dict:
+    """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
+
+    model "mlp", library "tabular", num_classes, input_size (number of encoded columns), columns (their names), data_digest
+    (of the encoded training rows). The encoding follows from the data, --train-share and the seed.
+    """
+    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    digest = hashlib.sha256(x_train.numpy().tobytes()).hexdigest()[:16]
+    of_model = {"model": "mlp", "library": "tabular", "num_classes": classes, "input_size": len(columns)}
+    return plain | of_model | {"columns": columns, "data_digest": digest}
 
 
 def save(content: dict, path: Path) -> None:

@@ -6,7 +6,6 @@ python main.py --data my.csv --target label --loss maxsup --logits maxsup.pt
 """
 
 import copy
-import hashlib
 import json
 import statistics
 import time
@@ -74,7 +73,7 @@ def train(args, table: Table, brief: bool = False) -> dict[str, float]:
     model = create_model(x_train.shape[1], len(classes)).to(args.device)
     criterion = build_criterion(args, y_train, len(classes)).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    facts = checkpoint_facts(args, columns, len(classes), tensors[0])
+    facts = checkpoint.facts(args, columns, len(classes), tensors[0])
     start_epoch = 0
     if state:
         check_resumed(state, resume, facts, classes, args)
@@ -127,18 +126,6 @@ def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
         raise InputError(f"--loss {args.loss}: {error}")
     args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)
     return criterion
-
-
-def checkpoint_facts(args, columns: list[str], classes: int, x_train: Tensor) -> dict:
-    """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
-
-    model "mlp", library "tabular", num_classes, input_size (number of encoded columns), columns (their names), data_digest
-    (of the encoded training rows). The encoding follows from the data, --train-share and the seed.
-    """
-    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    digest = hashlib.sha256(x_train.numpy().tobytes()).hexdigest()[:16]
-    facts = {"model": "mlp", "library": "tabular", "num_classes": classes, "input_size": len(columns)}
-    return plain | facts | {"columns": columns, "data_digest": digest}
 
 
 def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:

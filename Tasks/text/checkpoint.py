@@ -1,14 +1,29 @@
 """Checkpoints: written whole or not at all, and read without running what is in them. Logits files are written the same way."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from data import Texts
 from errors import InputError
 
 NAME = "checkpoint.pth"
+
+
+def facts(args, texts: Texts) -> dict:
+    """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
+
+    model "lstm" or "lstm-lm", library "text", num_classes, input_size (tokens per text or window), words (size of the vocabulary,
+    special ones included), embedding_size, hidden_size, data_digest (of the numbered training texts). The words themselves are
+    the checkpoint's `vocabulary`, or a language model's `classes`.
+    """
+    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    digest = hashlib.sha256(texts.train.tokens.numpy().tobytes() + "\n".join(texts.words).encode()).hexdigest()[:16]
+    of_model = {"library": "text", "num_classes": len(texts.classes), "input_size": args.max_tokens, "words": len(texts.words)}
+    return plain | of_model | {"data_digest": digest}
 
 
 def save(content: dict, path: Path) -> None:

@@ -5,7 +5,6 @@ python main.py --data text --data-path FILE_OR_FOLDER --loss maxsup
 """
 
 import copy
-import hashlib
 import json
 import math
 import statistics
@@ -83,7 +82,7 @@ def train(args, texts: Texts, brief: bool = False) -> dict[str, float]:
     model = model.to(args.device)
     criterion = build_criterion(args, real_targets(texts), len(classes)).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    facts = checkpoint_facts(args, texts)
+    facts = checkpoint.facts(args, texts)
     start_epoch = 0
     if state:
         check_resumed(state, resume, facts, classes, args)
@@ -152,19 +151,6 @@ def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
         raise InputError(f"--loss {args.loss}: {error}")
     args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)
     return criterion
-
-
-def checkpoint_facts(args, texts: Texts) -> dict:
-    """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
-
-    model "lstm" or "lstm-lm", library "text", num_classes, input_size (tokens per text or window), words (size of the vocabulary,
-    special ones included), embedding_size, hidden_size, data_digest (of the numbered training texts). The words themselves are
-    the checkpoint's `vocabulary`, or a language model's `classes`.
-    """
-    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    digest = hashlib.sha256(texts.train.tokens.numpy().tobytes() + "\n".join(texts.words).encode()).hexdigest()[:16]
-    facts = {"library": "text", "num_classes": len(texts.classes), "input_size": args.max_tokens, "words": len(texts.words)}
-    return plain | facts | {"data_digest": digest}
 
 
 def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
