@@ -1,0 +1,167 @@
+"""Train an MLP on a table with MaxSup and the losses it is compared with.
+
+python main.py --data digits --loss maxsup
+python main.py --data bank --data-path bank-full.csv --loss ls --alpha 0.2 --seeds 20
+python main.py --data my.csv --target label --loss maxsup --logits maxsup.pt
+"""
+
+import copy
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import checkpoint
+import run_folder
+from data import Table, open_table, split_and_encode
+from engine import evaluate, train_one_epoch
+from errors import InputError, run
+from maxsup_loss import make_loss
+from models import create_model
+from options import fill_in, get_parser
+
+# What should not change between the start of a run and its resumption.
+SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "train_share")
+
+
+def main(words: list[str] | None = None) -> None:
+    args = get_parser().parse_args(words)
+    fill_in(args)
+    table = open_table(args)
+    sizes = torch.bincount(torch.from_numpy(table.labels), minlength=len(table.classes)).tolist()
+    counts = ", ".join(f"{name} {size:,}" for name, size in zip(table.classes[:10], sizes, strict=False))
+    more = ", ..." if len(sizes) > 10 else ""
+    print(f"data           {args.data}: {sum(sizes):,} rows, {len(table.columns)} columns; {counts}{more}")
+    if args.seeds is None:
+        train(args, table)
+    else:
+        train_seeds(args, table)
+
+
+def train_seeds(args, table: Table) -> None:
+    """Train every seed in a sub-folder of --output_dir; print the last epoch of each, and the means and standard deviations."""
+    found = []
+    for seed in range(args.seed, args.seed + args.seeds):
+        own = copy.copy(args)
+        own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
+        own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
+        found.append(train(own, table, brief=True) | {"seed": seed})
+    print(f"{len(found)} seeds, mean (standard deviation)")
+    summary = {}
+    for key in ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc"):
+        values = [metrics[key] for metrics in found]
+        summary[key] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+        spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
+        print(f"  {key:10} {summary[key]['mean']:9.5f}{spread}")
+    path = args.output_dir / "summary.json"
+    path.write_text(json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n")
+    print(f"summary: {path}")
+
+
+def train(args, table: Table, brief: bool = False) -> dict[str, float]:
+    """Train one seed; returns the metrics of the last epoch. `brief` prints one line per run."""
+    resume = run_folder.claim(args.output_dir, args.resume, args.overwrite)
+    state = checkpoint.load(resume) if resume else None
+    *tensors, columns = split_and_encode(table, args.train_share, args.seed)
+    x_train, y_train, x_test, y_test = (part.to(args.device) for part in tensors)
+    classes = table.classes
+
+    torch.manual_seed(args.seed)
+    model = create_model(x_train.shape[1], len(classes)).to(args.device)
+    criterion = build_criterion(args, y_train, len(classes)).to(args.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+    facts = checkpoint.facts(args, columns, len(classes), tensors[0])
+    start_epoch = 0
+    if state:
+        check_resumed(state, resume, facts, classes, args)
+        checkpoint.restore(state, resume, model, optimizer, criterion)
+        start_epoch = state["epoch"] + 1
+        print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}")
+    if not brief:
+        say_setup(x_train, x_test, model, args)
+    log = run_folder.Log(args.output_dir, start_epoch)
+
+    metrics, logits = summarise(model, x_train, y_train, x_test, y_test) if start_epoch == args.epochs else ({}, None)
+    for epoch in range(start_epoch, args.epochs):
+        start = time.perf_counter()
+        loss = train_one_epoch(model, criterion, x_train, y_train, optimizer, args, epoch)
+        metrics, logits = summarise(model, x_train, y_train, x_test, y_test)
+        line = {"epoch": epoch + 1, "train_loss": loss, **metrics, "alpha": getattr(criterion, "alpha", None)}
+        log.write(line | {"seconds": round(time.perf_counter() - start, 4)})
+        parts = {"model": model, "optimizer": optimizer, "loss": criterion}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.
+        state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
+        checkpoint.save(state, args.output_dir / checkpoint.NAME)
+        if not brief:
+            say_metrics(f"epoch {epoch + 1:3d}/{args.epochs}  loss {loss:.4f}", metrics)
+    if args.logits:
+        content = {"logits": logits, "labels": y_test.cpu(), "classes": classes, "model": "mlp", "args": facts}
+        checkpoint.save(content, args.logits)
+    if brief:
+        say_metrics(f"seed {args.seed}", metrics)
+    else:
+        print(f"checkpoint and log: {args.output_dir}/" + (f", test logits: {args.logits}" if args.logits else ""))
+    return metrics
+
+
+def summarise(model: nn.Module, x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor) -> tuple[dict, Tensor]:
+    """The epoch's metrics and the test logits. train_top1 is measured in evaluation mode."""
+    metrics, logits = evaluate(model, x_test, y_test)
+    train_top1 = evaluate(model, x_train, y_train)[0]["top1"]
+    return {"train_top1": train_top1} | {f"val_{key}": value for key, value in metrics.items()}, logits
+
+
+def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
+    """The loss of the command line; args.alpha and args.alpha_end become what the loss uses."""
+    prior = {}
+    if args.prior == "frequency":
+        prior["prior"] = torch.bincount(labels.cpu(), minlength=classes).float() / len(labels)
+    try:
+        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, **prior)
+    except ValueError as error:
+        raise InputError(f"--loss {args.loss}: {error}")
+    args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)
+    return criterion
+
+
+def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
+    """Raise InputError if a checkpoint is another run's; warn about settings that have changed."""
+    was = state["args"]
+    for name in ("loss", "seed", "data", "model"):
+        if was.get(name) != facts[name]:
+            raise InputError(f"{path}: a run with --{name} {was.get(name)}, not {facts[name]}")
+    if state["classes"] != classes or was.get("columns") != facts["columns"] or was.get("data_digest") != facts["data_digest"]:
+        raise InputError(f"{path}: trained on other rows, columns or classes than {args.data_path or args.data} gives now")
+    if not 0 <= state["epoch"] < args.epochs:
+        raise InputError(f"{path}: has {state['epoch'] + 1} epochs, more than --epochs {args.epochs}")
+    for name in SETTINGS:
+        if was.get(name) != facts[name]:
+            print(f"warning: {name} was {was.get(name)} in {path}, now it is {facts[name]}", flush=True)
+
+
+def say_setup(x_train: Tensor, x_test: Tensor, model: nn.Module, args) -> None:
+    size, parameters = x_train.shape[1], sum(p.numel() for p in model.parameters())
+    alpha = "" if args.alpha is None else f" {args.alpha:g}" + ("" if args.alpha_end is None else f" -> {args.alpha_end:g}")
+    print(
+        f"model          MLP {size}-{4 * size}-{2 * size}-{model[-1].out_features}, {parameters:,} parameters\n"
+        f"rows           {len(x_train):,} for training, {len(x_test):,} for testing, {size} columns after encoding\n"
+        f"loss           {args.loss}{alpha}, seed {args.seed}\n"
+        f"optimiser      Adam, batch {args.batch_size}, lr {args.lr:g}, {args.epochs} epochs",
+        flush=True,
+    )
+
+
+def say_metrics(title: str, metrics: dict[str, float]) -> None:
+    print(
+        f"{title}  train top-1 {metrics['train_top1']:.2f} %  test top-1 {metrics['val_top1']:.2f} %  "
+        f"NLL {metrics['val_nll']:.4f}  ECE {metrics['val_ece']:.4f}  AURC {metrics['val_aurc']:.5f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,98 @@
+"""The command line of main.py."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from data import SOURCES
+from errors import InputError
+from maxsup_loss import LOSS_NAMES
+
+# Smallest and largest values that mean something.
+RANGES = {
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**9),
+    "lr": (1e-30, 1e30),
+    "seed": (0, 2**31),
+    "seeds": (1, 10**4),
+    "train_share": (1e-6, 1 - 1e-6),
+}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train the MLP of the selective-classification paper on a table, with MaxSup or a loss it is compared with.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = parser.add_argument_group("loss")
+    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
+    group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
+    group.add_argument("--prior", default="uniform", choices=("uniform", "frequency"), help="what --loss ls smooths towards")
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(SOURCES)}, digits, or a CSV file")
+    group.add_argument("--data-path", type=Path, help="the CSV file of a named data set")
+    group.add_argument("--target", metavar="COLUMN", help="column to predict; none: that of the named data set")
+    group.add_argument("--categorical", nargs="+", metavar="COLUMN", help="columns whose numbers are codes of categories")
+    group.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
+    group.add_argument("--train-share", type=float, help="share of the rows that train; none: 0.2 for bank, else 0.8")
+
+    group = parser.add_argument_group("optimisation: Adam")
+    group.add_argument("--epochs", type=int, default=10, help="epochs to train")
+    group.add_argument("--batch-size", type=int, default=128, help="rows per step")
+    group.add_argument("--lr", type=float, default=1e-3, help="learning rate, constant")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<loss>")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
+    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test rows to this file")
+    group.add_argument("--seed", type=int, default=0, help="seed of the split, the weights and the order of the rows")
+    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds from --seed on, each in its own sub-folder")
+    group.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="the MLP is so small that a CPU suffices")
+    return parser
+
+
+def fill_in(args: argparse.Namespace) -> None:
+    """Settle what depends on other options. Raises InputError for the first value that means nothing."""
+    for name, (low, high) in RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must lie between {low:.10g} and {high:.10g}")
+    check_loss(args)
+    if args.data not in (*SOURCES, "digits"):
+        if args.data_path is not None:
+            raise InputError(f"--data {args.data}: give the CSV file once, as --data {args.data_path}")
+        if not Path(args.data).is_file():
+            known = ", ".join((*SOURCES, "digits"))
+            raise InputError(f"--data {args.data}: neither a data set ({known}) nor a file that exists")
+    if args.data == "digits" and (args.data_path or args.target or args.categorical or args.drop):
+        raise InputError(
+            "--data digits comes with scikit-learn: --data-path, --target, --categorical and --drop are for CSV files"
+        )
+    if args.train_share is None:
+        args.train_share = SOURCES[args.data].train_share if args.data in SOURCES else 0.8
+    if args.seeds and args.resume not in (None, "auto"):
+        raise InputError(f"--resume {args.resume}: with --seeds only --resume auto is possible")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
+    if args.logits is not None and not args.logits.parent.is_dir():
+        raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
+    args.output_dir = args.output_dir or Path("output") / f"{Path(args.data).stem}-{args.loss}"
+
+
+def check_loss(args: argparse.Namespace) -> None:
+    """Raise InputError for options that do not belong to the loss."""
+    if args.loss == "ce" and args.alpha is not None:
+        raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):
+        raise InputError(f"--alpha-end {args.alpha_end}: is for --loss ls and maxsup, not for {args.loss}")
+    if args.prior != "uniform" and args.loss != "ls":
+        raise InputError(f"--prior {args.prior}: is for --loss ls, not for {args.loss}")
+    low, high = (-1 if args.loss == "ls" else 0), (100 if args.loss == "focal" else 1)
+    for name in ("alpha", "alpha_end"):
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must lie between {low} and {high} for --loss {args.loss}")

@@ -1,0 +1,193 @@
+"""Train an LSTM on texts with MaxSup and the losses it is compared with: a classifier, or a language model.
+
+python main.py --data imdb --data-path aclImdb --loss ls --alpha 0.2
+python main.py --data text --data-path FILE_OR_FOLDER --loss maxsup
+"""
+
+import copy
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import checkpoint
+import run_folder
+from data import Texts, open_reviews, open_text, read_embeddings
+from engine import evaluate, train_one_epoch
+from errors import InputError, run
+from maxsup_loss import make_loss
+from models import MODELS
+from options import fill_in, get_parser
+
+# What should not change between the start of a run and its resumption.
+SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "max_tokens", "amp", "device")
+
+
+def main(words: list[str] | None = None) -> None:
+    args = get_parser().parse_args(words)
+    fill_in(args)
+    start = time.perf_counter()
+    read = open_reviews if args.model == "lstm" else open_text
+    texts = read(args.data_path, args.max_tokens, args.vocabulary)
+    kind = "texts" if args.model == "lstm" else "windows"
+    tokens = int(texts.train.lengths.sum()), int(texts.test.lengths.sum())
+    print(
+        f"data           {args.data}: {len(texts.train.lengths):,} {kind} for training ({tokens[0]:,} tokens), "
+        f"{len(texts.test.lengths):,} for testing ({tokens[1]:,}); {len(texts.words):,} words; "
+        f"read in {time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
+    if args.seeds is None:
+        train(args, texts)
+    else:
+        train_seeds(args, texts)
+
+
+def train_seeds(args, texts: Texts) -> None:
+    """Train every seed in a sub-folder of --output_dir; print the last epoch of each, and the means and standard deviations."""
+    found = []
+    for seed in range(args.seed, args.seed + args.seeds):
+        own = copy.copy(args)
+        own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
+        own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
+        found.append(train(own, texts, brief=True) | {"seed": seed})
+    print(f"{len(found)} seeds, mean (standard deviation)")
+    summary = {}
+    for key in ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc"):
+        values = [metrics[key] for metrics in found]
+        summary[key] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+        spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
+        print(f"  {key:10} {summary[key]['mean']:9.5f}{spread}")
+    path = args.output_dir / "summary.json"
+    path.write_text(json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n")
+    print(f"summary: {path}")
+
+
+def train(args, texts: Texts, brief: bool = False) -> dict[str, float]:
+    """Train one seed; returns the metrics of the last epoch. `brief` prints one line per run."""
+    resume = run_folder.claim(args.output_dir, args.resume, args.overwrite)
+    state = checkpoint.load(resume) if resume else None
+    classes = texts.classes
+
+    torch.manual_seed(args.seed)
+    model = MODELS[args.model](len(texts.words), len(classes), args.embedding_size, args.hidden_size)
+    if args.embeddings and state is None:
+        with torch.no_grad():
+            found = read_embeddings(args.embeddings, texts.words, model.embedding.weight)
+        print(f"embeddings     {found:,} of {len(texts.words):,} words are in {args.embeddings}", flush=True)
+    model = model.to(args.device)
+    criterion = build_criterion(args, real_targets(texts), len(classes)).to(args.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    facts = checkpoint.facts(args, texts)
+    start_epoch = 0
+    if state:
+        check_resumed(state, resume, facts, classes, args)
+        checkpoint.restore(state, resume, model, optimizer, criterion)
+        start_epoch = state["epoch"] + 1
+        print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}", flush=True)
+    if not brief:
+        say_setup(model, len(classes), args)
+    log = run_folder.Log(args.output_dir, start_epoch)
+
+    metrics = {}
+    for epoch in range(start_epoch, args.epochs):
+        start = time.perf_counter()
+        line = {"epoch": epoch + 1, "train_loss": train_one_epoch(model, criterion, texts.train, optimizer, args, epoch)}
+        line |= {"alpha": getattr(criterion, "alpha", None), "train_seconds": round(time.perf_counter() - start, 3)}
+        last = epoch + 1 == args.epochs
+        if last or (epoch + 1) % args.eval_every == 0:
+            metrics, logits, targets = measure(model, texts, last, args)
+            line |= metrics
+        log.write(line | {"seconds": round(time.perf_counter() - start, 3)})
+        parts = {"model": model, "optimizer": optimizer, "loss": criterion}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.
+        state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
+        if args.model == "lstm":
+            state["vocabulary"] = texts.words  # a language model's classes are its vocabulary
+        checkpoint.save(state, args.output_dir / checkpoint.NAME)
+        if not brief:
+            say_metrics(f"epoch {epoch + 1:3d}/{args.epochs}  loss {line['train_loss']:.4f}", line)
+    if start_epoch == args.epochs:
+        metrics, logits, targets = measure(model, texts, True, args)
+    if args.logits:
+        content = {"logits": logits, "labels": targets, "classes": classes, "model": args.model, "args": facts}
+        checkpoint.save(content, args.logits)
+    if brief:
+        say_metrics(f"seed {args.seed}", metrics)
+    else:
+        print(f"checkpoint and log: {args.output_dir}/" + (f", test logits: {args.logits}" if args.logits else ""))
+    return metrics
+
+
+def measure(model: nn.Module, texts: Texts, training_too: bool, args) -> tuple[dict[str, float], Tensor, Tensor]:
+    """Metrics on the test split, its logits and targets; training_too adds train_top1, which takes as long again."""
+    found, logits, targets = evaluate(model, texts.test, args)
+    metrics = {f"val_{key}": value for key, value in found.items()}
+    if args.model == "lstm-lm":
+        metrics["val_perplexity"] = math.exp(min(found["nll"], 700))
+    if training_too:
+        metrics["train_top1"] = evaluate(model, texts.train, args)[0]["top1"]
+    return metrics, logits, targets
+
+
+def real_targets(texts: Texts) -> Tensor:
+    """The targets of the training split, int64 (M,), without padding."""
+    return texts.train.batch(torch.arange(len(texts.train.lengths)), "cpu")[2]
+
+
+def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
+    """The loss of the command line; args.alpha and args.alpha_end become what the loss uses."""
+    prior = {}
+    if args.prior == "frequency":
+        prior["prior"] = torch.bincount(labels.cpu(), minlength=classes).float() / len(labels)
+    try:
+        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, **prior)
+    except ValueError as error:
+        raise InputError(f"--loss {args.loss}: {error}")
+    args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)
+    return criterion
+
+
+def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
+    """Raise InputError if a checkpoint is another run's; warn about settings that have changed."""
+    was = state["args"]
+    for name in ("loss", "seed", "data", "model", "embedding_size", "hidden_size"):
+        if was.get(name) != facts[name]:
+            raise InputError(f"{path}: a run with --{name.replace('_', '-')} {was.get(name)}, not {facts[name]}")
+    if state["classes"] != classes or was.get("data_digest") != facts["data_digest"]:
+        raise InputError(f"{path}: trained on other texts, words or classes than {args.data_path} gives now")
+    if not 0 <= state["epoch"] < args.epochs:
+        raise InputError(f"{path}: has {state['epoch'] + 1} epochs, more than --epochs {args.epochs}")
+    for name in SETTINGS:
+        if was.get(name) != facts[name]:
+            print(f"warning: {name} was {was.get(name)} in {path}, now it is {facts[name]}", flush=True)
+
+
+def say_setup(model: nn.Module, classes: int, args) -> None:
+    alpha = "" if args.alpha is None else f" {args.alpha:g}" + ("" if args.alpha_end is None else f" -> {args.alpha_end:g}")
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    print(
+        f"model          {args.model}, {millions:.2f} M parameters, {classes:,} classes, {args.max_tokens} tokens\n"
+        f"loss           {args.loss}{alpha}, seed {args.seed}\n"
+        f"device         {args.device}, {torch.get_num_threads()} CPU threads, mixed precision {args.amp}\n"
+        f"optimiser      Adam, batch {args.batch_size}, lr {args.lr:g}, {args.epochs} epochs",
+        flush=True,
+    )
+
+
+def say_metrics(title: str, line: dict[str, float]) -> None:
+    names = {"train_top1": "train top-1", "val_top1": "test top-1", "val_perplexity": "perplexity"}
+    names |= {"val_nll": "NLL", "val_ece": "ECE", "val_aurc": "AURC"}
+    forms = {"train_top1": ".2f", "val_top1": ".2f", "val_perplexity": ".2f", "val_aurc": ".5f"}
+    found = [f"{label} {line[key]:{forms.get(key, '.4f')}}" for key, label in names.items() if key in line]
+    seconds = f"{line['train_seconds']:.0f} s" if "train_seconds" in line else ""
+    print("  ".join([title, *found, seconds]), flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

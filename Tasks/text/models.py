@@ -1,0 +1,56 @@
+"""The LSTMs: one label per text, or the next word at every token."""
+
+import torch
+from torch import Tensor, nn
+
+from data import PAD
+
+
+def real_tokens(lengths: Tensor, width: int) -> Tensor:
+    """(N, width) bool: True where a text of the length given has a token, False on padding."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
+class Classifier(nn.Module):
+    """The paper's classifier: embeddings, an LSTM whose output at the last real token is read, three linear layers.
+
+    forward(tokens int (N, T), lengths int (N,)) -> logits (N, K). Padding comes after the last real token, and an LSTM reads from
+    left to right, so padding cannot change what is read: no packing is needed.
+    """
+
+    def __init__(self, vocabulary: int, num_classes: int, embedding_size: int = 300, hidden_size: int = 256):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding_size, padding_idx=PAD)
+        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        self.head = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, hidden_size // 2),
+            nn.ReLU(),
+            nn.Linear(hidden_size // 2, num_classes),
+        )
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        states = self.lstm(self.embedding(tokens))[0]  # (N, T, hidden)
+        return self.head(states[torch.arange(len(tokens), device=tokens.device), lengths - 1])
+
+
+class LanguageModel(nn.Module):
+    """A word-level language model: embeddings, an LSTM, one linear layer.
+
+    forward(tokens int (N, T), lengths int (N,)) -> logits (M, V) of the next word at each of the M real tokens, row by row.
+    Padding never reaches the last layer, so no loss can count it.
+    """
+
+    def __init__(self, vocabulary: int, num_classes: int, embedding_size: int = 300, hidden_size: int = 256):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding_size, padding_idx=PAD)
+        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        self.head = nn.Linear(hidden_size, num_classes)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        states = self.lstm(self.embedding(tokens))[0]
+        return self.head(states[real_tokens(lengths, tokens.shape[1])])
+
+
+MODELS = {"lstm": Classifier, "lstm-lm": LanguageModel}

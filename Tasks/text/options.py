@@ -1,0 +1,111 @@
+"""The command line of main.py."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from errors import InputError
+from maxsup_loss import LOSS_NAMES
+from models import MODELS
+
+DATA = {"imdb": "lstm", "text": "lstm-lm"}  # what is trained on each
+# Smallest and largest values that mean something.
+RANGES = {
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "lr": (1e-30, 1e30),
+    "seed": (0, 2**31),
+    "seeds": (1, 10**4),
+    "max_tokens": (1, 10**5),
+    "vocabulary": (10, 10**7),
+    "embedding_size": (1, 10**5),
+    "hidden_size": (2, 10**5),
+    "eval_every": (1, 10**6),
+}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train an LSTM on texts, with MaxSup or a loss it is compared with.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = parser.add_argument_group("loss and model")
+    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
+    group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
+    group.add_argument("--prior", default="uniform", choices=("uniform", "frequency"), help="what --loss ls smooths towards")
+    group.add_argument("--model", choices=MODELS, help="classifier or language model; none: lstm for imdb, lstm-lm for text")
+    group.add_argument("--embedding-size", type=int, default=300, help="numbers per word")
+    group.add_argument("--hidden-size", type=int, default=256, help="units of the LSTM")
+    group.add_argument("--embeddings", type=Path, metavar="FILE", help="GloVe file to start the embeddings from; none: random")
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", default="imdb", choices=DATA, help="labelled texts in folders, or running text")
+    group.add_argument(
+        "--data-path", type=Path, help="folder with train/<class>/*.txt and test/<class>/*.txt; text: a file or folder"
+    )
+    group.add_argument("--max-tokens", type=int, help="first tokens of a text that are read, or per window; none: 256, text 64")
+    group.add_argument("--vocabulary", type=int, help="words that are told apart, the most frequent; none: 20000, text 10000")
+
+    group = parser.add_argument_group("optimisation: Adam")
+    group.add_argument("--epochs", type=int, default=10, help="epochs to train")
+    group.add_argument("--batch-size", type=int, default=64, help="texts or windows per step")
+    group.add_argument("--lr", type=float, default=1e-3, help="learning rate, constant")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
+    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test split to this file")
+    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="test every N epochs, and after the last")
+    group.add_argument("--seed", type=int, default=0, help="seed of the weights and the order of the texts")
+    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds from --seed on, each in its own sub-folder")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
+    group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision in training; none: bf16 on a GPU, off on a CPU")
+    return parser
+
+
+def fill_in(args: argparse.Namespace) -> None:
+    """Settle what depends on other options. Raises InputError for the first value that means nothing."""
+    args.model = args.model or DATA[args.data]
+    if args.model != DATA[args.data]:
+        raise InputError(f"--model {args.model}: does not read --data {args.data}; {DATA[args.data]} does")
+    if args.max_tokens is None:
+        args.max_tokens = 256 if args.data == "imdb" else 64
+    if args.vocabulary is None:
+        args.vocabulary = 20_000 if args.data == "imdb" else 10_000
+    for name, (low, high) in RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must lie between {low:.10g} and {high:.10g}")
+    check_loss(args)
+    if args.data_path is None:
+        what = "IMDB's folder aclImdb; data/imdb/README.md has the source" if args.data == "imdb" else "a text file or a folder"
+        raise InputError(f"--data {args.data}: needs --data-path, {what}")
+    if not args.data_path.exists():
+        raise InputError(f"--data-path {args.data_path}: no such file or folder")
+    if args.seeds and args.resume not in (None, "auto"):
+        raise InputError(f"--resume {args.resume}: with --seeds only --resume auto is possible")
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
+    args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
+    if args.logits is not None and not args.logits.parent.is_dir():
+        raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
+    args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+
+
+def check_loss(args: argparse.Namespace) -> None:
+    """Raise InputError for options that do not belong to the loss."""
+    if args.loss == "ce" and args.alpha is not None:
+        raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):
+        raise InputError(f"--alpha-end {args.alpha_end}: is for --loss ls and maxsup, not for {args.loss}")
+    if args.prior != "uniform" and args.loss != "ls":
+        raise InputError(f"--prior {args.prior}: is for --loss ls, not for {args.loss}")
+    low, high = (-1 if args.loss == "ls" else 0), (100 if args.loss == "focal" else 1)
+    for name in ("alpha", "alpha_end"):
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must lie between {low} and {high} for --loss {args.loss}")
