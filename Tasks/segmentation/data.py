@@ -2,7 +2,7 @@
 
 import multiprocessing
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -167,11 +167,15 @@ class Batches:
         if images.split == "train":
             self.loader = self._loader(batch_sampler=self.order)
         else:
-            self.indices = range(distributed.rank(), len(images), distributed.world_size())
-            self.loader = self._loader(sampler=[(index, 0) for index in self.indices], batch_size=1)
+            self.choose(range(distributed.rank(), len(images), distributed.world_size()))
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def choose(self, indices: Sequence[int]) -> None:
+        """Evaluate these images alone, instead of this process's share of all."""
+        self.indices = indices
+        self.loader = self._loader(sampler=[(index, 0) for index in indices], batch_size=1)
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of each global batch of an epoch, augmented."""

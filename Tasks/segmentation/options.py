@@ -134,7 +134,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
-    group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision of training; none: bf16 on a GPU, off on a CPU")
+    group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision of training; none: bf16 where the hardware has it")
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     group.add_argument("--sync-bn", action=switch, help="batch norm over the crops of all processes; none: on several GPUs")
     group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
@@ -180,7 +180,8 @@ def fill_in(args: argparse.Namespace) -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
+    has_bf16 = args.device == "cuda" or getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16")
+    args.amp = args.amp or ("bf16" if has_bf16 else "off")
     if args.num_workers is None:
         args.num_workers = min(8, os.cpu_count() or 1) if args.device == "cuda" else 0
     if args.sync_bn and args.device == "cpu":
