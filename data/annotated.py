@@ -16,7 +16,7 @@ Pair = tuple[Path, Path]
 
 
 def pairs(images: Path, suffixes: tuple[str, ...], annotations: Path, suffix: str, count: int) -> list[Pair]:
-    """(image, annotation) of a split, sorted. Raises DataError for a missing folder or partner, or for another number of images."""
+    """(image, annotation) of a split, sorted. Raises DataError for a missing folder or partner, or another number of images."""
     for folder in (images, annotations):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; the README beside this script shows the layout")

@@ -42,6 +42,9 @@ def main(args) -> None:
 def train(args) -> None:
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
+    synced = args.device == "cuda" and distributed.world_size() > 1 and args.sync_bn is not False
+    if args.batch_size < 2 or (args.batch_size == distributed.world_size() and not synced):
+        raise InputError(f"--batch-size {args.batch_size}: batch norm needs 2 crops per process, or --sync-bn on several GPUs")
     run_folder.claim(args.output_dir, args.resume, args.overwrite)
     resume = run_folder.find_checkpoint(args.output_dir, args.resume)
     if args.resume == "auto" and resume is None:
@@ -60,7 +63,7 @@ def train(args) -> None:
     if args.init and state is None:
         say(start_from(Path(args.init), model))
     model = model.to(args.device, memory_format=torch.channels_last)
-    if distributed.world_size() > 1 and args.device == "cuda" and args.sync_bn is not False:
+    if synced:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     criterion = build_criterion(args, splits["train"].images).to(args.device)
     optimizer = build_optimizer(model, args)
