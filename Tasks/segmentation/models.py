@@ -30,7 +30,8 @@ def split_name(name: str) -> tuple[str, str]:
     if not timm.is_model(backbone) and timm.is_model(f"{backbone}_patch16_224"):
         backbone += "_patch16_224"  # deit_small
     if backbone not in SMP_ENCODERS and not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, [*SMP_ENCODERS, *timm.list_models()], n=4, cutoff=0.4)
+        known = {known.removesuffix("_patch16_224") for known in [*SMP_ENCODERS, *timm.list_models()]}
+        near = difflib.get_close_matches(backbone, sorted(known), n=4, cutoff=0.4)
         raise InputError(f"--model {name}: no backbone {backbone!r}" + (f"; near names: {', '.join(near)}" if near else ""))
     if decoder == "deeplabv3plus" and is_transformer(backbone):
         raise InputError(f"--model {name}: DeepLabV3+ needs a convolutional backbone; upernet_{backbone} takes this one")
