@@ -39,7 +39,7 @@ class Recipe:
 RECIPES = {
     # Ours: sized to minutes on a laptop's CPU, from random weights.
     "camvid": Recipe(
-        size=[180, 240], crop=[144, 192], steps=1350, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.05,
+        size=[180, 240], crop=[144, 192], steps=720, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.05,
         power=0.9, warmup_steps=50, drop_path=0.0, logits_stride=2, eval_every=5,
     ),
     # ENSTA-U2IS-AI/Label-smoothing-Selective-classification-Code, experiments/segmentation/configs/deeplab_ls.yaml: 8 crops on

@@ -68,6 +68,10 @@ def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.n
         settings = {key: facts[key] for key in ("model", "data", "size", "shorter_side", "input_size", "mean", "std")}
         if settings["data"] not in LAYOUTS:
             raise ValueError(f"data {settings['data']!r}")
+        for key, count in {"mean": 3, "std": 3, "input_size": 2, "size": 2}.items():
+            values = settings[key] if key != "size" or settings[key] else [1, 1]
+            if len(values) != count or not all(0 <= value <= 8192 for value in values):
+                raise ValueError(f"{key} {settings[key]}")
         data_path = args.data_path or Path(facts["data_path"])
         model = create_model(settings["model"], int(facts["num_classes"]), list(settings["input_size"]))
     except (KeyError, TypeError, ValueError) as error:
