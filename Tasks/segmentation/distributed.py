@@ -1,0 +1,109 @@
+"""The processes of a run: torchrun's variables, one collective or two, and nothing where there is only one process."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from errors import InputError
+
+
+def start(device_type: str) -> None:
+    """Join the process group if torchrun (or SLURM through run_with_submitit.py) started this process."""
+    if "RANK" not in os.environ:
+        return
+    if device_type == "cuda":
+        local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= devices:
+            raise InputError(
+                f"process {local + 1} of this machine finds {devices} GPU(s): start as many processes as it has GPUs"
+            )
+        torch.cuda.set_device(local)
+    # The others wait while one process of a node reads the archives into memory, which takes long from a slow disk.
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def is_local_main() -> bool:
+    """Whether this is the first process of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" or not dist.is_initialized()
+
+
+@contextmanager
+def local_main_first() -> Iterator[None]:
+    """The first process of each machine goes through the block before the others enter it, also where it fails there.
+
+    What is wrong for it is wrong for them: each then finds it itself, and none is left waiting for a process that has gone.
+    """
+    if not is_local_main():
+        barrier()
+    try:
+        yield
+    finally:
+        if is_local_main():
+            barrier()
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def start_worker(worker: int) -> None:
+    """First in a loading process: Ctrl-C is left to the main process, whose end, killed perhaps, is its end too.
+
+    Between the two stands the forkserver, which stays while it has workers: neither of them would notice.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give every process the main one's buffers, such as batch norm's statistics, which each gathers from its own images."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor over all processes, in place; returns it."""
+    if dist.is_initialized():
+        dist.all_reduce(x)
+    return x
+
+
+def gather(x: torch.Tensor) -> list[torch.Tensor]:
+    """One tensor of the same shape from each process, in the main process; an empty list in the others."""
+    if not dist.is_initialized():
+        return [x]
+    parts = [torch.empty_like(x) for _ in range(world_size())] if is_main() else None
+    dist.gather(x, parts)
+    return parts or []

@@ -1,0 +1,255 @@
+"""Train semantic segmentation with MaxSup and the losses it is compared with.
+
+python main.py --data camvid --data-path P --model deeplabv3plus_resnet18 --loss maxsup
+torchrun --nproc_per_node=8 main.py --data ade20k --data-path P --model upernet_deit_small --init deit.pth --loss ce
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import checkpoint
+import distributed
+import errors
+import run_folder
+from data import Batches, Images, class_frequencies, mix
+from engine import LogitsGrid, evaluate, train_one_epoch
+from errors import InputError
+from layouts import IGNORE
+from maxsup_loss import make_loss
+from models import create_model, start_from
+from options import fill_in, get_parser, rate, settle_length
+
+# What should not change between the start of a run and its resumption.
+SETTINGS = """
+    alpha alpha_end prior steps batch_size optimizer lr momentum weight_decay power warmup_steps seed amp size shorter_side crop
+    scale flip jitter max_class_share mean std drop_path aux_weight sync_bn
+""".split()
+LARGEST_LOGITS = 2**34  # bytes: the file is gathered in memory
+
+
+def main(args) -> None:
+    fill_in(args)
+    distributed.start(args.device)
+    train(args)
+    distributed.stop()
+
+
+def train(args) -> None:
+    if args.batch_size % distributed.world_size():
+        raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
+    synced = args.device == "cuda" and distributed.world_size() > 1 and args.sync_bn is not False
+    if args.batch_size < 2 or (args.batch_size == distributed.world_size() and not synced):
+        raise InputError(f"--batch-size {args.batch_size}: batch norm needs 2 crops per process, or --sync-bn on several GPUs")
+    run_folder.claim(args.output_dir, args.resume, args.overwrite)
+    resume = run_folder.find_checkpoint(args.output_dir, args.resume)
+    if args.resume == "auto" and resume is None:
+        say(f"--resume auto: no checkpoint in {args.output_dir}, starting fresh")
+    state = checkpoint.load(resume) if resume else None
+
+    splits = {split: Batches(Images(args, split), args) for split in ("train", "val", "test")}
+    classes = splits["train"].images.classes
+    if len(splits["train"]) < args.batch_size:
+        raise InputError(f"{len(splits['train'])} training images are fewer than --batch-size {args.batch_size}; lower it")
+    settle_length(args, len(splits["train"].order))
+    grid = logits_grid(splits["test"].images, args) if args.logits else None
+
+    torch.manual_seed(mix(args.seed))
+    model = create_model(args.model, len(classes), args.crop, args.drop_path, args.encoder_weights is not None)
+    if args.init and state is None:
+        say(start_from(Path(args.init), model))
+    model = model.to(args.device, memory_format=torch.channels_last)
+    if synced:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    criterion = build_criterion(args, splits["train"].images).to(args.device)
+    optimizer = build_optimizer(model, args)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args))
+    parts = {"optimizer": optimizer, "lr_scheduler": scheduler, "loss": criterion}
+
+    start_epoch = restore(state, resume, model, parts, classes, args) if state else 0
+    say_setup(model, splits, start_epoch, args)
+    wrapped = wrap(model, args)
+    goes_on = resume is not None and resume.resolve() == (args.output_dir / checkpoint.NAME).resolve()
+    log = run_folder.Log(args.output_dir, start_epoch if goes_on else 0)
+
+    started = time.time()
+    for epoch in range(start_epoch, args.epochs):
+        training = train_one_epoch(wrapped, criterion, splits["train"], optimizer, scheduler, args, epoch)
+        line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
+        line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None)}
+        distributed.share_buffers(model)
+        check_weights(model, epoch)
+        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
+            metrics = evaluate(model, splits["val"], args)
+            line |= {f"val_{key}": value for key, value in metrics.items() if key != "iou"}
+        if distributed.is_main():
+            passed = time.time() - started
+            line["seconds"] = round(log.seconds + passed, 3)
+            log.write(line)
+            save(args.output_dir / checkpoint.NAME, model, parts, classes, epoch, args)
+            say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args)
+    metrics = evaluate(model, splits["test"], args, grid)
+    if distributed.is_main():
+        write_test(metrics, grid, classes, splits["test"].images, args)
+    distributed.barrier()  # nobody leaves before the last file is on the disk
+
+
+def logits_grid(images: Images, args) -> LogitsGrid:
+    """Room for --logits. Raises InputError where it would take more than LARGEST_LOGITS."""
+    sizes = [images.label_size(index) for index in range(len(images))]
+    size = max(height for height, _ in sizes), max(width for _, width in sizes)
+    needed = len(images) * len(images.classes) * size[0] * size[1] * 4
+    if needed / args.logits_stride**2 > LARGEST_LOGITS:
+        least = math.ceil(math.sqrt(needed / LARGEST_LOGITS))
+        raise InputError(
+            f"--logits {args.logits}: more than {LARGEST_LOGITS / 2**30:.0f} GiB with --logits-stride {args.logits_stride}; "
+            f"--logits-stride {least} is the least that fits"
+        )
+    return LogitsGrid(len(images), len(images.classes), size, args.logits_stride, args.device)
+
+
+def check_weights(model: nn.Module, epoch: int) -> None:
+    """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
+    if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
+        raise InputError(
+            f"weights are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last checkpoint is good. "
+            "Try a lower --lr, or --warmup-steps"
+        )
+
+
+def build_criterion(args, images: Images) -> nn.Module:
+    prior = class_frequencies(images) if args.prior == "frequency" else None
+    try:
+        criterion = make_loss(args.loss, len(images.classes), args.alpha, args.alpha_end, prior, ignore_index=IGNORE)
+    except ValueError as error:
+        raise InputError(f"--loss {args.loss}: {error}")
+    args.alpha, args.alpha_end = (getattr(criterion, name, getattr(args, name)) for name in ("alpha", "alpha_end"))
+    return criterion
+
+
+def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
+    """Norms and biases, the parameters of one dimension, do not decay; nor do class tokens and position embeddings."""
+    named = list(model.named_parameters())
+    free = [p for name, p in named if p.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "dist_token"))]
+    decayed = [p for name, p in named if not any(p is other for other in free)]
+    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if args.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=args.lr)
+    return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
+
+
+def wrap(model: nn.Module, args) -> nn.Module:
+    if distributed.world_size() > 1:
+        devices = [torch.cuda.current_device()] if args.device == "cuda" else None
+        model = nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    return torch.compile(model) if args.compile else model
+
+
+def save(path: Path, model: nn.Module, parts: dict, classes: list[str], epoch: int, args) -> None:
+    """Write the checkpoint of a finished epoch, counted from 0 (see checkpoint.facts)."""
+    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    state = {"model": model.state_dict(), "model_ema": None, "scaler": {}}
+    state |= {name: part.state_dict() for name, part in parts.items()}
+    # Every generator is seeded from (seed, epoch, step, rank) at each step, so the seed is the whole state of all of them.
+    state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes}
+    state["args"] = plain | checkpoint.facts(args, len(classes))
+    try:
+        checkpoint.save(state, path)
+    except OSError as error:
+        raise InputError(f"{path}: the checkpoint cannot be written ({error.strerror}); the one before it is kept")
+
+
+def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: list[str], args) -> int:
+    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
+    was = state.get("args", {})
+    missing = [key for key in ("epoch", "classes", *parts) if key not in state]
+    if missing:
+        raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; --init takes a backbone from it")
+    for name in ("model", "data", "loss"):
+        if was.get(name) != getattr(args, name):
+            raise InputError(f"{path}: a run with --{name} {was.get(name)}, not {getattr(args, name)}")
+    if state["classes"] != classes:
+        raise InputError(f"{path}: trained on other classes, {', '.join(map(str, state['classes'][:3]))} ...")
+    for name in SETTINGS:
+        if name in was and was[name] != getattr(args, name):
+            say(f"warning: {name} was {was[name]} in {path}, now it is {getattr(args, name)}")
+    checkpoint.load_weights(model, state["model"], path)
+    epoch = state["epoch"] + 1
+    if epoch > args.epochs:
+        raise InputError(f"{path}: has {epoch} epochs already, more than the {args.epochs} that are asked for")
+    try:
+        parts["loss"].load_state_dict(state["loss"])
+        # The command line has the last word on rates and decay; of the optimiser, its memory is taken over.
+        groups = parts["optimizer"].state_dict()["param_groups"]
+        parts["optimizer"].load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        scheduler = parts["lr_scheduler"]
+        scheduler.load_state_dict(state["lr_scheduler"])
+        scheduler.base_lrs = [args.lr for _ in scheduler.base_lrs]
+        for group in parts["optimizer"].param_groups:
+            group["lr"] = args.lr * rate(scheduler.last_epoch, args)
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: its optimiser, rates or loss do not fit ({(str(error) or repr(error)).splitlines()[0]})")
+    say(f"resuming {path} after epoch {epoch} of {args.epochs}")
+    return epoch
+
+
+def write_test(metrics: dict, grid: LogitsGrid | None, classes: list[str], images: Images, args) -> None:
+    """Write test.json and --logits, and print both paths with the figures."""
+    path = args.output_dir / run_folder.TEST
+    try:
+        path.write_text(json.dumps(metrics | {"classes": classes, "eval": args.eval}) + "\n")
+        say(
+            f"test           mIoU {metrics['miou']:.2f} %, pixel accuracy {metrics['pixel_accuracy']:.2f} %, "
+            f"ECE {metrics['ece']:.4f}, NLL {metrics['nll']:.4f}, {metrics['images']:,} images ({path})"
+        )
+        if grid is not None:
+            plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+            content = {"logits": grid.logits, "labels": grid.labels, "classes": classes, "model": args.model, "args": plain}
+            content["paths"] = [str(image.relative_to(args.data_path)) for image, _ in images.pairs]
+            checkpoint.save(content, args.logits)
+            shape = " x ".join(map(str, grid.logits.shape))
+            say(f"logits         {args.logits}: {shape}, {args.logits.stat().st_size / 1e6:,.0f} MB")
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be written ({error.strerror}); --resume auto measures the finished run again")
+
+
+def say(text: str) -> None:
+    """Print in the main process, at once."""
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+def say_setup(model: nn.Module, splits: dict[str, Batches], start_epoch: int, args) -> None:
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    alpha = "" if args.alpha is None else f" {args.alpha:g}" + ("" if args.alpha_end is None else f" -> {args.alpha_end:g}")
+    counts = ", ".join(f"{len(data):,} {split}" for split, data in splits.items())
+    done = f"from {start_epoch + 1}" if start_epoch < args.epochs else "all done already"
+    say(
+        f"model          {args.model}, {millions:.2f} M parameters, {len(splits['train'].images.classes)} classes\n"
+        f"loss           {args.loss}{alpha}\n"
+        f"data           {args.data} in {args.data_path}: {counts} images, crops of {args.crop[0]} x {args.crop[1]}\n"
+        f"processes      {distributed.world_size()} on {args.device}, mixed precision {args.amp}\n"
+        f"optimiser      {args.optimizer}, {args.steps:,} steps of {args.batch_size} crops, lr {args.lr:g}\n"
+        f"epochs         {args.epochs}, {done}; checkpoint and log in {args.output_dir}/"
+    )
+
+
+def say_epoch(line: dict, seconds_left: float, args) -> None:
+    text = f"epoch {line['epoch']:3d}/{args.epochs}  loss {line['train_loss']:.4f}"
+    if "val_miou" in line:
+        text += f"  val mIoU {line['val_miou']:.2f} %  accuracy {line['val_pixel_accuracy']:.2f} %  ECE {line['val_ece']:.3f}"
+    left = f"{seconds_left / 60:.0f} min" if seconds_left >= 90 else f"{seconds_left:.0f} s"
+    say(f"{text}  {line['train_images_per_second']:,.1f} images/s  {left} left")
+
+
+if __name__ == "__main__":
+    try:
+        main(get_parser().parse_args())
+    except InputError as error:
+        errors.stop(error)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; --resume auto goes on after the last finished epoch")

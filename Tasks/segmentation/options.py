@@ -1,0 +1,220 @@
+"""The command line of main.py, and the recipes of the data sets with their sources."""
+
+import argparse
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data import IMAGENET_MEAN, IMAGENET_STD
+from errors import InputError
+from layouts import LAYOUTS
+from maxsup_loss import LOSS_NAMES
+from models import is_transformer, split_name
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a data set fills in where the command line is silent. Sizes are (height, width) in pixels."""
+
+    crop: list[int]
+    steps: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    power: float
+    warmup_steps: int
+    drop_path: float  # of vision transformers
+    logits_stride: int
+    size: list[int] | None = None
+    shorter_side: int | None = None
+    max_class_share: float = 1.0
+    jitter: float = 0.5
+    eval_every: int = 1
+
+
+RECIPES = {
+    # Ours: sized to minutes on a laptop's CPU, from random weights.
+    "camvid": Recipe(
+        size=[180, 240], crop=[144, 192], steps=720, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.05,
+        power=0.9, warmup_steps=50, drop_path=0.0, logits_stride=2, eval_every=5,
+    ),
+    # ENSTA-U2IS-AI/Label-smoothing-Selective-classification-Code, experiments/segmentation/configs/deeplab_ls.yaml: 8 crops on
+    # each of two GPUs; its schedule of 161 epochs in 30,000 steps is that of 16 crops per step. Augmentation: its library's.
+    "cityscapes": Recipe(
+        size=[1024, 2048], crop=[512, 512], steps=30_000, batch_size=16, optimizer="sgd", lr=0.01, weight_decay=1e-4,
+        power=1.0, warmup_steps=0, drop_path=0.0, logits_stride=8, eval_every=5,
+    ),
+    # open-mmlab/mmsegmentation, configs/vit/upernet_deit-s16_mln_512x512_160k_ade20k.py and the files that it builds on.
+    "ade20k": Recipe(
+        shorter_side=512, crop=[512, 512], steps=160_000, batch_size=16, optimizer="adamw", lr=6e-5, weight_decay=0.01,
+        power=1.0, warmup_steps=1500, drop_path=0.1, logits_stride=16, max_class_share=0.75, eval_every=10,
+    ),
+}  # fmt: skip
+OF_DATA = tuple(Recipe.__dataclass_fields__)
+# Smallest and largest values that mean something.
+RANGES = {
+    **dict.fromkeys(("steps", "epochs", "batch_size", "eval_every", "logits_stride"), (1, 10**9)),
+    **dict.fromkeys(("crop", "size", "shorter_side", "window", "window_stride"), (16, 8192)),
+    **dict.fromkeys(("seed", "warmup_steps", "num_workers"), (0, 2**32 - 1)),
+    **dict.fromkeys(("momentum", "jitter", "aux_weight"), (0, 1)),
+    **dict.fromkeys(("lr", "std"), (1e-30, 1e9)),
+    **dict.fromkeys(("weight_decay", "power"), (0, 1e9)),
+    **dict.fromkeys(("alpha", "alpha_end"), (-1, 1)),
+    "scale": (0.05, 20),
+    "mean": (-1e9, 1e9),
+    "max_class_share": (1e-9, 1),
+    "drop_path": (0, 0.9),
+}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a model for semantic segmentation with MaxSup or one of the losses that it is compared with.",
+        formatter_class=_Formatter,
+        epilog="The data sets' recipes, from sources named in options.py:\n" + "\n".join(_line(name) for name in RECIPES),
+    )
+    switch = argparse.BooleanOptionalAction
+    pair = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
+
+    group = parser.add_argument_group("loss and model")
+    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="what is minimised")
+    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
+    group.add_argument(
+        "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards; frequency: of the pixels"
+    )
+    group.add_argument(
+        "--model", default="deeplabv3plus_resnet18", metavar="NAME", help="deeplabv3plus_ or upernet_, and a backbone"
+    )
+    group.add_argument("--init", metavar="PATH", help="checkpoint of Deit/ or Conv/ whose weights the backbone takes")
+    group.add_argument("--encoder-weights", choices=("imagenet",), help="download pre-trained weights of the backbone")
+    group.add_argument("--drop-path", type=float, help="stochastic depth of vision transformers; none: by the data set")
+    group.add_argument("--aux-weight", type=float, default=0.4, help="weight of the auxiliary head that vision transformers get")
+
+    group = parser.add_argument_group("data; none: by the data set")
+    group.add_argument("--data", default="camvid", choices=LAYOUTS, help="data set")
+    group.add_argument("--data-path", type=Path, required=True, help="its folder; data/<name>/README.md shows the layout")
+    group.add_argument("--size", **pair, help="size to which images and labels are resized")
+    group.add_argument("--shorter-side", type=int, help="shorter side to which images alone are resized")
+    group.add_argument("--crop", **pair, help="size of training crops")
+    group.add_argument("--scale", type=float, nargs=2, default=[0.5, 2.0], metavar=("LOW", "HIGH"), help="random scaling")
+    group.add_argument("--flip", action=switch, default=True, help="random horizontal flips")
+    group.add_argument("--jitter", type=float, help="largest relative change of brightness, contrast and saturation")
+    group.add_argument("--max-class-share", type=float, help="share of one class above which a crop is drawn again")
+    group.add_argument("--mean", type=float, nargs=3, default=IMAGENET_MEAN, help="mean of the inputs, in [0, 1]")
+    group.add_argument("--std", type=float, nargs=3, default=IMAGENET_STD, help="their standard deviation")
+    group.add_argument("--num-workers", type=int, help="loading processes; none: up to 8 with a GPU, 0 without")
+
+    group = parser.add_argument_group("optimisation; none: by the data set")
+    group.add_argument("--steps", type=int, help="steps to train")
+    group.add_argument("--epochs", type=int, help="passes over the training images to train, in the stead of --steps")
+    group.add_argument("--batch-size", type=int, help="crops per step, all processes together")
+    group.add_argument("--optimizer", choices=("sgd", "adamw"), help="optimiser")
+    group.add_argument("--lr", type=float, help="highest learning rate, taken as it is")
+    group.add_argument("--momentum", type=float, default=0.9, help="momentum of sgd")
+    group.add_argument("--weight-decay", type=float, help="weight decay, none on norms, biases and position embeddings")
+    group.add_argument("--power", type=float, help="exponent of the decay: rate * (1 - step / steps) ** power")
+    group.add_argument("--warmup-steps", type=int, help="steps in which the rate rises linearly")
+
+    group = parser.add_argument_group("evaluation; none: by the data set")
+    group.add_argument("--eval", default="whole", choices=("whole", "sliding"), help="predict whole images, or a sliding window")
+    group.add_argument("--window", **pair, help="size of the sliding window; none: --crop")
+    group.add_argument("--window-stride", **pair, help="its steps; none: two thirds of the window")
+    group.add_argument("--eval-every", type=int, metavar="N", help="evaluate each N epochs, and after the last")
+    group.add_argument("--logits", type=Path, metavar="FILE", help="write logits and labels of the test split to a .pt file")
+    group.add_argument("--logits-stride", type=int, metavar="S", help="keep each S-th row and column of them")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
+    group.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
+    group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision of training; none: bf16 where the hardware has it")
+    group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
+    group.add_argument("--sync-bn", action=switch, help="batch norm over the crops of all processes; none: on several GPUs")
+    group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
+    return parser
+
+
+def fill_in(args: argparse.Namespace) -> None:
+    """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
+    recipe = RECIPES[args.data]
+    if args.epochs and args.steps:
+        raise InputError("--epochs and --steps both say how long to train: give one of them")
+    if args.size and args.shorter_side:
+        raise InputError("--size and --shorter-side both say how images are resized: give one of them")
+    sized = args.size or args.shorter_side
+    for name in OF_DATA:
+        given = sized if name in ("size", "shorter_side") else getattr(args, name)
+        if given is None:
+            setattr(args, name, getattr(recipe, name))
+    if not is_transformer(split_name(args.model)[1]) and args.drop_path == recipe.drop_path:
+        args.drop_path = 0.0
+    args.window = args.window or list(args.crop)
+    args.window_stride = args.window_stride or [max(16, side * 2 // 3) for side in args.window]
+    for name, (low, high) in RANGES.items():
+        value = getattr(args, name)
+        high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
+        low = low if args.loss == "ls" or "alpha" not in name else 0  # negative label smoothing
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is not None and not low <= one <= high:
+                raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
+    if args.loss in ("ols", "zipf"):
+        raise InputError(f"--loss {args.loss}: defined for one label per image, not for pixels; see --help for the others")
+    if args.scale[0] > args.scale[1]:
+        raise InputError(f"--scale {args.scale[0]} {args.scale[1]}: the lower end comes first")
+    if args.prior == "frequency" and args.loss != "ls":
+        raise InputError(f"--prior frequency: for --loss ls, not for {args.loss}")
+    if args.init and args.encoder_weights:
+        raise InputError("--init and --encoder-weights both say where the backbone's weights come from: give one of them")
+    if args.logits and (args.logits.is_dir() or not args.logits.absolute().parent.is_dir()):
+        raise InputError(f"--logits {args.logits}: names a file in a folder that exists")
+    if any(step > side for step, side in zip(args.window_stride, args.window, strict=True)):
+        raise InputError(f"--window-stride {args.window_stride}: larger than the window {args.window} would leave gaps")
+    args.data_path = args.data_path.resolve()
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
+    has_bf16 = args.device == "cuda" or getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16")
+    args.amp = args.amp or ("bf16" if has_bf16 else "off")
+    if args.num_workers is None:
+        args.num_workers = min(8, os.cpu_count() or 1) if args.device == "cuda" else 0
+    if args.sync_bn and args.device == "cpu":
+        raise InputError("--sync-bn: PyTorch synchronises batch norm on GPUs only")
+    args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+    torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def settle_length(args: argparse.Namespace, steps_per_epoch: int) -> None:
+    """Fill in --steps from --epochs or the other way round: the last epoch may be a part of one."""
+    if args.epochs:
+        args.steps = args.epochs * steps_per_epoch
+    args.epochs = math.ceil(args.steps / steps_per_epoch)
+    if args.warmup_steps >= args.steps:
+        raise InputError(f"--warmup-steps {args.warmup_steps}: fewer than the {args.steps} steps, or the rate never falls")
+
+
+def rate(step: int, args: argparse.Namespace) -> float:
+    """The learning rate as a share of --lr before a step, counted from 0: polynomial decay times a linear warm-up."""
+    decay = (1 - min(step / args.steps, 1)) ** args.power
+    return decay * min(1, (step + 1) / (args.warmup_steps + 1))
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults in the help, and line breaks in the epilog."""
+
+
+def _line(name: str) -> str:
+    recipe = RECIPES[name]
+    return (
+        f"  {name:11} {recipe.steps:,} steps of {recipe.batch_size} crops of {recipe.crop[0]} x {recipe.crop[1]}, "
+        f"{recipe.optimizer}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, power {recipe.power:g}"
+    )

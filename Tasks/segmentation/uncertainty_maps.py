@@ -1,0 +1,151 @@
+"""Draw image, truth, prediction, errors and uncertainty of each pixel, one row per model (Figure 1 of arXiv 2403.14715).
+
+python uncertainty_maps.py --checkpoint ce.pth ls.pth maxsup.pth --names CE LS MaxSup --data-path P --output maps.png
+"""
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot
+from matplotlib.colors import ListedColormap
+from torch import Tensor
+
+import checkpoint
+import errors
+from data import Batches, Images
+from engine import predict
+from errors import InputError
+from layouts import IGNORE, LAYOUTS
+from models import create_model
+
+NO_LABEL = "0.85"  # grey
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of main.py, one row each")
+    parser.add_argument("--names", nargs="+", help="titles of the rows; none: the losses they were trained with")
+    parser.add_argument("--data-path", type=Path, help="folder of the data set; none: the one that the first was trained on")
+    parser.add_argument("--image", default="0", help="number of the test image, or part of its file name")
+    parser.add_argument("--output", type=Path, default=Path("maps.png"), help="figure, .png or .pdf")
+    parser.add_argument("--overwrite", action="store_true", help="replace the figure that is there")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.names and len(args.names) != len(args.checkpoint):
+        raise InputError(f"--names has {len(args.names)} names for {len(args.checkpoint)} checkpoints")
+    if args.output.suffix not in (".png", ".pdf"):
+        raise InputError(f"--output {args.output}: ends in .png or .pdf")
+    if args.output.exists() and not args.overwrite:
+        raise InputError(f"{args.output} is there already; --overwrite replaces it")
+    rows, names = [], []
+    for path in args.checkpoint:
+        state = checkpoint.load(path)
+        rows.append(maps_of(state, path, args))
+        names.append(str(state["args"].get("loss", path.stem)))
+    if any(not np.array_equal(row["image"], rows[0]["image"]) for row in rows):
+        raise InputError("the checkpoints were trained at several sizes or on several data sets; a figure has one image")
+    try:
+        draw(rows, args.names or names).savefig(args.output, dpi=110)
+    except OSError as error:
+        raise InputError(f"{args.output}: cannot be written ({error.strerror})")
+    for name, row in zip(args.names or names, rows, strict=True):
+        wrong = row["errors"][row["truth"] != IGNORE]
+        print(f"{name}: {100 * wrong.mean():.2f} % of {wrong.size:,} labelled pixels are wrong")
+    print(args.output)
+
+
+@torch.inference_mode()
+def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """The five maps of a checkpoint's model on the chosen test image, each (H, W) but the image, (H, W, 3) in [0, 1]."""
+    facts = state.get("args", {})
+    try:
+        settings = {key: facts[key] for key in ("model", "data", "size", "shorter_side", "input_size", "mean", "std")}
+        if settings["data"] not in LAYOUTS:
+            raise ValueError(f"data {settings['data']!r}")
+        for key, count in {"mean": 3, "std": 3, "input_size": 2, "size": 2}.items():
+            values = settings[key] if key != "size" or settings[key] else [1, 1]
+            if len(values) != count or not all(0 <= value <= 8192 for value in values):
+                raise ValueError(f"{key} {settings[key]}")
+        data_path = args.data_path or Path(facts["data_path"])
+        model = create_model(settings["model"], int(facts["num_classes"]), list(settings["input_size"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: no checkpoint of main.py ({error!r})")
+    checkpoint.load_weights(model, state["model"], path)
+    rest = {"data_path": data_path, "device": "cpu", "batch_size": 1, "seed": 0, "num_workers": 0, "eval": "whole"}
+    batches = Batches(Images(SimpleNamespace(**settings | rest), "test"), SimpleNamespace(**settings | rest))
+    batches.choose([find_image(batches.images, args.image)])
+    _, image, labels = next(batches.evaluation())
+    logits = predict(model.eval(), image, labels.shape[1:], SimpleNamespace(eval="whole"))[0]
+    truth = labels[0].numpy()
+    confidence, prediction = logits.softmax(0).max(0)
+    pixels = np.asarray(batches.images.read(batches.indices[0])[0].resize(truth.shape[::-1])) / 255
+    wrong = (prediction.numpy() != truth) & (truth != IGNORE)
+    uncertainty = rank_of_uncertainty(confidence, labels[0] != IGNORE).numpy()
+    return {"image": pixels, "truth": truth, "prediction": prediction.numpy(), "errors": wrong, "uncertainty": uncertainty}
+
+
+def rank_of_uncertainty(confidence: Tensor, labelled: Tensor) -> Tensor:
+    """(H, W): each labelled pixel's rank by falling confidence, from 0, most certain, to 1; NaN for the others.
+
+    Equal confidences share the mean of their ranks.
+    """
+    values, group, counts = (-confidence[labelled].double()).unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double() - 1
+    ranks = torch.full(confidence.shape, torch.nan, dtype=torch.float64)
+    ranks[labelled] = (last - (counts - 1) / 2)[group] / max(int(labelled.sum()) - 1, 1)
+    return ranks
+
+
+def find_image(images: Images, which: str) -> int:
+    """The index of a test image from its number or a part of its name. Raises InputError where there is none."""
+    if which.isdigit():
+        if int(which) < len(images):
+            return int(which)
+        raise InputError(f"--image {which}: the test images have the numbers 0 to {len(images) - 1}")
+    found = [index for index, (path, _) in enumerate(images.pairs) if which in path.name]
+    if not found:
+        raise InputError(f"--image {which}: no test image has that in its name; they look like {images.pairs[0][0].name}")
+    return found[0]
+
+
+def draw(rows: list[dict[str, np.ndarray]], names: list[str]) -> pyplot.Figure:
+    """A figure with one row per model and five columns."""
+    matplotlib.use("Agg")
+    height, width = rows[0]["truth"].shape
+    figure, axes = pyplot.subplots(
+        len(rows), 5, figsize=(11, 0.6 + 2.05 * len(rows) * height / width), squeeze=False, layout="constrained"
+    )
+    classes = 1 + max(int(max(row["truth"][row["truth"] != IGNORE].max(initial=0), row["prediction"].max())) for row in rows)
+    palette = pyplot.get_cmap("tab20" if classes <= 20 else "nipy_spectral", classes)
+    palette = ListedColormap([palette(label) for label in range(classes)]).with_extremes(bad=NO_LABEL)
+    error_colours = ListedColormap(["white", "#b2182b"]).with_extremes(bad=NO_LABEL)
+    for name, row, line in zip(names, rows, axes, strict=True):
+        no_label = row["truth"] == IGNORE
+        shades = pyplot.get_cmap("viridis").with_extremes(bad=NO_LABEL)
+        line[0].imshow(row["image"])
+        for axis, key in ((line[1], "truth"), (line[2], "prediction")):
+            hidden = no_label if key == "truth" else np.zeros_like(no_label)
+            axis.imshow(np.ma.array(row[key], mask=hidden), cmap=palette, vmin=-0.5, vmax=classes - 0.5, interpolation="nearest")
+        line[3].imshow(np.ma.array(row["errors"], mask=no_label), cmap=error_colours, vmin=0, vmax=1, interpolation="nearest")
+        last = line[4].imshow(row["uncertainty"], cmap=shades, vmin=0, vmax=1, interpolation="nearest")
+        line[0].set_ylabel(name, fontsize=11)
+    for axis, title in zip(axes[0], ("image", "truth", "prediction", "errors", "uncertainty rank"), strict=True):
+        axis.set_title(title, fontsize=11)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    bar = figure.colorbar(last, ax=axes[:, 4], ticks=[0.08, 0.9], pad=0.03, aspect=12 * len(rows))
+    bar.ax.set_yticklabels(["certain", "uncertain"], rotation=90, va="center")
+    return figure
+
+
+if __name__ == "__main__":
+    try:
+        main(get_parser().parse_args())
+    except InputError as error:
+        errors.stop(error)
