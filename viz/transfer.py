@@ -45,7 +45,7 @@ def main() -> None:
         for name, path in zip(names, args.checkpoint, strict=True):
             checkpoint = inference.load(path, args)
             train, test = (features_of(checkpoint, split, images, args) for split, images in sets.items())
-            table[name] = {"checkpoint": str(path)} | transfer(*train, *test, sorted(args.strengths), args.device)
+            table[name] = {"checkpoint": str(path)} | transfer(*train, *test, sorted(args.strengths))
             outputs.write_text(args.output / "transfer.json", json.dumps(table, indent=1) + "\n")
         outputs.write_text(args.output / "transfer.md", markdown(table))
     print(markdown(table))

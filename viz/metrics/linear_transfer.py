@@ -28,9 +28,7 @@ def transfer_accuracy(train: Tensor, train_classes: list[str], test: Tensor, tes
     return transfer(train[rows], chosen, test, test_classes, STRENGTHS)["test_top1"]
 
 
-def transfer(
-    train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float], device: str = "cpu"
-) -> dict:
+def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float]) -> dict:
     """Chosen strength C, accuracies (%) on held-out training images and on the test images, from features (N, D)."""
     classes = sorted(set(train_classes))
     foreign = sorted(set(test_classes) - set(classes))
@@ -43,7 +41,6 @@ def transfer(
         fitting, held_out = train_test_split(np.arange(len(y)), test_size=HELD_OUT, random_state=0, stratify=y)
     except ValueError as error:
         raise InputError(f"too few training images to hold some of each class out ({error})")
-    fit = fit_lbfgs if device == "cuda" else fit_sklearn
     x, z = standardised(train[fitting], train[held_out])
     found, start = [], None
     for strength in tqdm(strengths, desc="strengths", unit="fit", leave=False, disable=None):
@@ -73,9 +70,7 @@ def accuracy(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
     return 100 * float(np.mean((x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y))
 
 
-def fit_sklearn(
-    x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE
-) -> np.ndarray:
+def fit(x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE) -> np.ndarray:
     """Weights and biases (K, D + 1) that minimise C times the summed cross-entropy plus half the squared weights."""
     head = LogisticRegression(C=strength, tol=tolerance, max_iter=STEPS, warm_start=True)
     binary = y.max() == 1
@@ -85,28 +80,3 @@ def fit_sklearn(
     head.fit(x, y)
     found = np.concatenate([head.coef_, head.intercept_[:, None]], 1)
     return np.concatenate([-found / 2, found / 2]) if binary else found
-
-
-def fit_lbfgs(
-    x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE, device: str = "cuda"
-) -> np.ndarray:
-    """The same optimum by torch's L-BFGS in float64, for GPUs."""
-    features, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
-    classes = int(y.max()) + 1
-    made = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64) if start is None else torch.from_numpy(start.copy())
-    weights = made.to(device).requires_grad_()
-    # With two classes scikit-learn penalises the one row that is the difference of these two.
-    penalty = 1 if classes == 2 else 0.5
-    options = {"max_iter": STEPS, "tolerance_grad": tolerance, "tolerance_change": 0, "history_size": 10}
-    optimizer = torch.optim.LBFGS([weights], line_search_fn="strong_wolfe", **options)
-
-    def mean_loss() -> Tensor:
-        optimizer.zero_grad()
-        logits = features @ weights[:, :-1].T + weights[:, -1]
-        cost = torch.nn.functional.cross_entropy(logits, labels)
-        cost = cost + penalty * weights[:, :-1].square().sum() / (strength * len(labels))
-        cost.backward()
-        return cost
-
-    optimizer.step(mean_loss)
-    return weights.detach().cpu().numpy()
