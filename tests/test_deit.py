@@ -13,11 +13,11 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from checkpoint import load as load_checkpoint
 from conftest import ROOT, complains, run
-from errors import InputError
-from main import main
-from training import MAIN, PLAIN, SMALL, assert_same, kill_all, log, options, torchrun, weights
+from training import DEIT, MAIN, PLAIN, SMALL, assert_same, kill_all, load, log, options, torchrun, weights
+
+SUBPROJECT = DEIT
+InputError, main = DEIT.load("errors").InputError, DEIT.load("main").main
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_killed_and_resumed_ends_bit_identical(few, tmp_path, processes, loss):
     result = run(*command, *words, "--output_dir", broken)
     assert result.returncode == 0, result.stderr
     assert re.search(r"resuming .* after epoch [4-9] of 10", result.stdout), result.stdout
-    ours, theirs = load_checkpoint(broken / "checkpoint.pth"), load_checkpoint(whole / "checkpoint.pth")
+    ours, theirs = load(broken), load(whole)
     for key in ("model", "model_ema", "optimizer", "lr_scheduler", "loss", "epoch", "rng", "classes"):
         assert_same(ours[key], theirs[key])
     assert [line["epoch"] for line in log(broken)] == list(range(1, 11))
@@ -129,12 +129,12 @@ def test_every_loss_trains(few, tmp_path, loss, model):
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
-def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few):
+def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few, tmp_path):
     folder, _ = trained
-    sys.path.insert(0, str(ROOT / "viz"))
-    from logits import extract
-
-    content = extract(folder / "checkpoint.pth", few)
+    words = ["--checkpoint", folder / "checkpoint.pth", "--data-path", few, "--output", tmp_path / "logits.pt"]
+    result = run(ROOT / "viz/logits.py", *words)
+    assert result.returncode == 0, result.stderr
+    content = torch.load(tmp_path / "logits.pt", weights_only=True)
     logits, labels = content["logits"], content["labels"]
     top1 = 100 * MulticlassAccuracy(2, average="micro")(logits, labels).item()
     ece = MulticlassCalibrationError(2, n_bins=15, norm="l1")(logits.softmax(1), labels).item()
@@ -183,7 +183,7 @@ def test_submitit_runs_two_processes_here(few, tmp_path):
     words = ["--cluster", "local", "--ngpus", 2, "--wait", "--output_dir", tmp_path, "--data-path", few, *PLAIN]
     result = run(ROOT / "Deit/run_with_submitit.py", *words, "--epochs", 1, "--batch-size", 16)
     assert result.returncode == 0, result.stderr
-    assert load_checkpoint(tmp_path / "checkpoint.pth")["args"]["global_batch"] == 32
+    assert load(tmp_path)["args"]["global_batch"] == 32
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path, capsys):
@@ -218,9 +218,7 @@ def test_two_processes_evaluate_the_model_that_is_saved(few, tmp_path):
 
 
 def test_a_model_that_knows_neither_size_nor_stochastic_depth():
-    from models import create_model
-
-    assert create_model("vgg11", 3, 64, 0.0, 0.1).get_classifier().out_features == 3
+    assert DEIT.load("models").create_model("vgg11", 3, 64, 0.0, 0.1).get_classifier().out_features == 3
 
 
 # --------------------------------------------------------------------------------- bad input: one line, no traceback

@@ -18,7 +18,10 @@ from torchvision.datasets import ImageFolder
 
 from archives import jpeg, write_zip
 from conftest import PREPARE, complains, prepare, run
-from zip_dataset import ZipImages
+from training import DEIT
+
+SUBPROJECT = DEIT
+ZipImages = DEIT.load("data.zip_images").ZipImages
 
 
 def test_prepare_writes_plain_archives_and_maps(parity, zips):
@@ -123,7 +126,7 @@ def test_two_at_once(parity, tmp_path):
 
 
 def test_re_encoding(odd, tmp_path):
-    """Shrunk to the size asked and smaller; images that are small_zips enough keep their bytes; the order of entries stays."""
+    """Shrunk to the size asked and smaller; images that are small enough keep their bytes; the order of entries stays."""
     prepare(odd, "--output", tmp_path / "s", "--shorter-side", "20")
     data, folder = ZipImages(tmp_path / "s", "train"), ImageFolder(odd / "train")
     assert {image.size for image, _ in data} == {(27, 20)} and data.labels.tolist() == folder.targets
