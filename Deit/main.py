@@ -83,18 +83,9 @@ def train(args) -> None:
     kept_epochs = start_epoch if continued else 0
     log = run_folder.Log(output, kept_epochs)
     board = TensorBoard(output, kept_epochs) if args.tensorboard and distributed.is_main() else None
-    facts = checkpoint.facts(
-        model=args.model,
-        library="timm",
-        num_classes=args.num_classes,
-        input_size=args.input_size,
-        mean=args.mean,
-        std=args.std,
-        interpolation="bicubic",
-        crop_ratio=ratio,
-        data=None,
-        data_path=args.data_path,
-    )
+    inputs = {"input_size": args.input_size, "mean": args.mean, "std": args.std, "interpolation": "bicubic", "crop_ratio": ratio}
+    source = {"data": None, "data_path": args.data_path}
+    facts = checkpoint.facts(model=args.model, library="timm", num_classes=args.num_classes, **inputs, **source)
 
     scheduler.step(start_epoch)
     run = {"epochs": args.epochs, "seed": args.seed, "device": args.device, "amp": args.amp, "clip_grad": args.clip_grad}
