@@ -129,6 +129,34 @@ def test_every_loss_trains(few, tmp_path, loss, model):
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
+def test_strengths_published_and_given(few, tmp_path, capsys):
+    """Without --alpha the published schedule applies; with --alpha alone the strength is constant; ls takes a negative one."""
+    words = [*PLAIN, "--data-path", few, "--epochs", 2, "--batch-size", 64, "--eval-every", 2, "--output_dir"]
+    for folder, options_, alphas in (
+        ("published", [], [0.1, 0.2]),
+        ("constant", ["--alpha", 0.05], [0.05, 0.05]),
+        ("ls", ["--loss", "ls"], [0.1, 0.1]),
+        ("negative", ["--loss", "ls", "--alpha", -0.5], [-0.5, -0.5]),
+    ):
+        main(options(*words, tmp_path / folder, *options_))
+        assert [line["alpha"] for line in log(tmp_path / folder)] == pytest.approx(alphas)
+    assert "maxsup 0.1 -> 0.2" in capsys.readouterr().out
+    assert load(tmp_path / "published")["args"]["alpha_end"] == 0.2
+
+
+def test_the_class_frequencies_as_prior(few, tmp_path):
+    """24 of 32 odd digits are removed: the loss smooths towards 32/40 and 8/40, and its state is refused by another prior."""
+    shutil.copytree(few, tmp_path / "data")
+    for image in sorted((tmp_path / "data/train/odd").iterdir())[8:]:
+        image.unlink()
+    words = [*PLAIN, "--data-path", tmp_path / "data", "--epochs", 1, "--batch-size", 8, "--output_dir", tmp_path / "run"]
+    main(options(*words, "--loss", "ls", "--prior", "frequency"))
+    assert load(tmp_path / "run")["loss"]["prior"].tolist() == pytest.approx([0.8, 0.2])
+    refused("trained with --prior frequency, not uniform", *words, "--loss", "ls", "--resume", "auto")
+    words[-1] = tmp_path / "other"
+    refused("--loss maxsup: .*no prior", *words, "--prior", "frequency")
+
+
 def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few, tmp_path):
     folder, _ = trained
     words = ["--checkpoint", folder / "checkpoint.pth", "--data-path", few, "--output", tmp_path / "logits.pt"]
@@ -316,6 +344,12 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(few, tmp_path, monkeypatc
 def test_outputs(trained, few, tmp_path, capsys):
     folder, _ = trained
     refused("holds a run already: --resume auto goes on", "--data-path", few, "--output_dir", folder)
+    replaced = tmp_path / "replaced"
+    shutil.copytree(folder, replaced)
+    words = [*PLAIN, "--data-path", few, "--output_dir", replaced, "--batch-size", 16, "--overwrite", "--opt", "sgd"]
+    with pytest.raises(InputError, match="epoch 1"):  # it ends before its first checkpoint, and the old one is gone
+        main(options(*words, "--lr", 1e30, "--unscale-lr"))
+    assert [path.name for path in replaced.iterdir()] == ["log.jsonl"] and log(replaced) == []
     (tmp_path / "file").write_text("")
     refused("file/run: cannot be written", "--data-path", few, "--output_dir", tmp_path / "file/run")
     fresh = ["--output_dir", tmp_path / "new", "--epochs", 1, "--batch-size", 32, "--resume", "auto"]

@@ -17,7 +17,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from archives import jpeg, write_zip
-from conftest import PREPARE, complains, prepare, run
+from conftest import PREPARE, ROOT, complains, prepare, run
 from training import DEIT
 
 SUBPROJECT = DEIT
@@ -299,3 +299,12 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
     for words in (["--quality", "0"], ["--maps-only", "--check"], ["--maps-only", "--quality", "50"], ["--shorter-side", "0"]):
         result = run(PREPARE, "--root", small_zips, *words)
         assert result.returncode == 2 and "Traceback" not in result.stderr
+
+
+def test_digits_that_are_there_already(ten):
+    """A second call says so and succeeds; digits with other labels are left alone."""
+    before = sorted(path.stat().st_mtime_ns for path in ten.rglob("*"))
+    result = run(ROOT / "data/digits/prepare.py", "--output", ten)
+    assert result.returncode == 0 and f"the digits are in {ten}/ already" in result.stdout
+    complains(run(ROOT / "data/digits/prepare.py", "--output", ten, "--labels", "parity"), "holds something else")
+    assert sorted(path.stat().st_mtime_ns for path in ten.rglob("*")) == before

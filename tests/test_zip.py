@@ -404,7 +404,7 @@ assert data[len(data) - 1][0].size == (1, 1)
 
 
 def test_opening_a_million_entries(tmp_path):
-    """ImageNet's 1,281,167 entries with a map: 30 s and 1 GB of a core the first time, 1 s and 200 MB after that."""
+    """ImageNet's 1,281,167 entries with a map: 30 s of one core and 1 GB the first time, 1 s and 200 MB after that."""
     count, tiny = 1_281_167, jpeg(0, "L", (1, 1), "PNG")
     names = [f"n{k * 7919 % 10**8:08d}" for k in range(1000)]
     paths = [f"{names[i % 1000]}/{names[i % 1000]}_{i}.JPEG" for i in range(count)]
