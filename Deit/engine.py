@@ -1,15 +1,18 @@
 """The loops: one epoch of training, one evaluation."""
 
+import math
 import time
 
 import torch
 import torch.nn.functional as F
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import distributed
-from datasets import seed_everything
+from data.loaders import seed_everything
 from errors import InputError
 from models import WithDenseLogits
 
@@ -18,7 +21,20 @@ CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wai
 
 
 def train_one_epoch(
-    model: nn.Module, criterion: nn.Module, loader: DataLoader, optimizer, scaler, mixup, ema, args, epoch: int
+    model: nn.Module,
+    criterion: nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    epoch: int,
+    epochs: int,
+    seed: int,
+    device: str,
+    amp: str,
+    mixup: Mixup | None = None,
+    ema: ModelEmaV3 | None = None,
+    clip_grad: float | None = None,
 ) -> dict:
     """Train for one epoch. model(images) gives logits (N, K), or (logits, dense logits), as WithDenseLogits does.
 
@@ -29,17 +45,18 @@ def train_one_epoch(
     criterion.train()
     loader.sampler.set_epoch(epoch)
     if hasattr(criterion, "set_epoch"):
-        criterion.set_epoch(epoch, args.epochs)
+        criterion.set_epoch(epoch, epochs)
 
-    losses, right = [], torch.zeros((), device=args.device)
+    losses, right = [], torch.zeros((), device=device)
     start = time.perf_counter()
-    bar = progress(loader, f"epoch {epoch + 1}/{args.epochs}", args.batch_size * distributed.world_size())
+    images_per_step = loader.batch_size * distributed.world_size()
+    bar = progress(loader, f"epoch {epoch + 1}/{epochs}", images_per_step)
     for step, (images, targets) in enumerate(bar):
-        images, targets = images.to(args.device, non_blocking=True), targets.to(args.device, non_blocking=True)
-        seed_everything(args.seed, epoch, step, distributed.rank())  # of mixup and dropout: a resumed run needs no history
+        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        seed_everything(seed, epoch, step, distributed.rank())  # of mixup and dropout: a resumed run needs no history
         if mixup is not None:
             images, targets = mixup(images, targets)
-        with autocast(args):
+        with autocast(device, amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
             loss = criterion(logits, targets, *dense)
@@ -49,9 +66,9 @@ def train_one_epoch(
 
         optimizer.zero_grad()
         scaler.scale(loss).backward()
-        if args.clip_grad is not None:
+        if clip_grad is not None:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), args.clip_grad)
+            nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
         scaler.step(optimizer)
         scaler.update()
         if ema is not None:
@@ -65,7 +82,7 @@ def train_one_epoch(
     if hasattr(criterion, "renew"):
         criterion.renew()
     seconds = time.perf_counter() - start
-    images_seen = len(loader) * args.batch_size * distributed.world_size()
+    images_seen = len(loader) * images_per_step
     mean_loss = distributed.sum_over_processes(torch.stack(losses).double().mean()).item() / distributed.world_size()
     top1 = None if mixup is not None else 100 * distributed.sum_over_processes(right).item() / images_seen
     return {"loss": mean_loss, "top1": top1, "images_per_second": images_seen / seconds}
@@ -82,15 +99,28 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
         )
 
 
+def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
+    """Raise InputError where the last step of an epoch has ruined the model, which no training loss of that epoch shows."""
+    finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
+    if not finite or not math.isfinite(val_loss):
+        raise InputError(
+            f"weights or validation loss are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last "
+            "checkpoint is good. Try a lower --lr, --clip-grad 1 or --amp off"
+        )
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: DataLoader, args) -> dict:
-    """Top-1 and top-5 (%), cross-entropy and expected calibration error over every image of the loaders of all processes."""
+def evaluate(model: nn.Module, loader: DataLoader, device: str, amp: str, shared: bool) -> dict:
+    """Top-1 and top-5 (%), cross-entropy and expected calibration error over every image of the loader.
+
+    With `shared` the loaders of all processes hold a part each, and the figures are those of all images.
+    """
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=args.device)  # images, right, right in the top 5, cross-entropy
-    bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=args.device)  # confidence, right
-    for images, targets in progress(loader, "evaluate", args.batch_size * distributed.world_size()):
-        images, targets = images.to(args.device, non_blocking=True), targets.to(args.device, non_blocking=True)
-        with autocast(args):
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, right, right in the top 5, cross-entropy
+    bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=device)  # confidence, right
+    for images, targets in progress(loader, "evaluate", loader.batch_size * (distributed.world_size() if shared else 1)):
+        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        with autocast(device, amp):
             logits = model(images)
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
@@ -101,7 +131,7 @@ def evaluate(model: nn.Module, loader: DataLoader, args) -> dict:
         index = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1  # bins (0, 1/15], (1/15, ...
         bins[0].index_add_(0, index, confidence)
         bins[1].index_add_(0, index, right)
-    if args.dist_eval:
+    if shared:
         distributed.sum_over_processes(sums)
         distributed.sum_over_processes(bins)
     count, top1, top5, loss = sums.tolist()
@@ -109,10 +139,9 @@ def evaluate(model: nn.Module, loader: DataLoader, args) -> dict:
     return {"images": int(count), "top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": ece}
 
 
-def autocast(args) -> torch.autocast:
-    """Mixed precision as --amp says; "off" is full precision."""
-    dtype = torch.float16 if args.amp == "fp16" else torch.bfloat16
-    return torch.autocast(args.device, dtype, enabled=args.amp != "off")
+def autocast(device: str, amp: str) -> torch.autocast:
+    """Mixed precision: "bf16", "fp16", or "off" for full precision."""
+    return torch.autocast(device, torch.float16 if amp == "fp16" else torch.bfloat16, enabled=amp != "off")
 
 
 def bare_model(model: nn.Module) -> nn.Module:
@@ -122,13 +151,13 @@ def bare_model(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, WithDenseLogits) else model
 
 
-def progress(loader: DataLoader, title: str, images_a_step: int) -> tqdm:
+def progress(loader: DataLoader, title: str, images_per_step: int) -> tqdm:
     """A bar over batches with the time left, in images/s; only in the main process."""
     return tqdm(
         loader,
         desc=title,
         unit=" images",
-        unit_scale=images_a_step,
+        unit_scale=images_per_step,
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,

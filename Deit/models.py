@@ -6,6 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import distributed
 from errors import InputError
 
 
@@ -29,6 +30,18 @@ def create_model(name: str, num_classes: int, input_size: int, drop: float, drop
             reason = error
             break
     raise InputError(f"--model {name} cannot have --input-size {input_size}: {str(reason).splitlines()[0]}")
+
+
+def wrap(model: nn.Module, dense_logits: bool, device: str, compiled: bool) -> nn.Module:
+    """The model as it is trained: with dense logits where it has them, over all processes, compiled."""
+    if dense_logits and has_dense_logits(model):
+        model = WithDenseLogits(model)
+    elif dense_logits:
+        distributed.say("zipf: this model's classifier cannot read its feature map, so the ranks come from the logits")
+    if distributed.world_size() > 1:
+        devices = [torch.cuda.current_device()] if device == "cuda" else None
+        model = nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    return torch.compile(model) if compiled else model
 
 
 class WithDenseLogits(nn.Module):
@@ -55,7 +68,7 @@ def has_dense_logits(model: nn.Module) -> bool:
 
 
 def locations(model: nn.Module, features: Tensor) -> Tensor:
-    """The feature map (N, C, H, W), (N, H, W, C) or (N, tokens, C) as (N, locations, C), class tokens left out."""
+    """The feature map (N, C, H, W), (N, H, W, C) or (N, tokens, C) as (N, locations, C), without the class tokens."""
     if features.ndim == 3:
         return features[:, getattr(model, "num_prefix_tokens", 0) :]
     if features.shape[1] == model.num_features:

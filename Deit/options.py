@@ -1,12 +1,22 @@
 """The command line of main.py: DeiT's flag names, and the loss's."""
 
 import argparse
+import os
 from pathlib import Path
 
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from errors import InputError
 from maxsup_loss import LOSS_NAMES
+
+# What should not change between the start of a run and its resumption.
+SETTINGS = """
+    alpha alpha_end epochs global_batch lr unscale_lr weight_decay sched warmup_epochs warmup_lr min_lr clip_grad seed amp
+    decay_epochs decay_rate momentum opt_eps opt_betas input_size mean std drop drop_path model_ema model_ema_decay
+    no_aug color_jitter aa hflip scale train_interpolation repeated_aug
+    reprob remode recount mixup cutmix mixup_prob mixup_switch_prob mixup_mode
+""".split()
 
 # Smallest and largest values that mean something; None, where an option has it, always does.
 RANGES = {
@@ -24,17 +34,42 @@ RANGES = {
 }
 
 
-def check_ranges(args: argparse.Namespace) -> None:
+ALPHAS = {"focal": (0, 100), "ls": (-100, 1)}  # focal's gamma; negative label smoothing
+
+
+def fill_in(args: argparse.Namespace) -> None:
+    """Settle the options that depend on the machine or on one another. Raises InputError for values that mean nothing."""
+    check_values(args)
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
+    args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
+    if args.num_workers is None:
+        args.num_workers = min(10, os.cpu_count() or 1)
+    if args.no_aug:
+        args.mixup = args.cutmix = 0.0
+    if (args.mixup > 0 or args.cutmix > 0) and args.batch_size % 2 and not args.eval:
+        raise InputError(f"--batch-size {args.batch_size}: mixup pairs the images of a batch, so it must be even")
+    torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def check_values(args: argparse.Namespace) -> None:
     """Raise InputError for the first option whose value, or one of whose values, means nothing."""
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
-        high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
+        if name in ("alpha", "alpha_end"):
+            low, high = ALPHAS.get(args.loss, (low, high))
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
                 flag = name if name == "num_workers" else name.replace("_", "-")  # DeiT's spelling
                 raise InputError(f"--{flag} {one}: goes from {low:g} to {high:g}")
     if args.scale[0] > args.scale[1]:
         raise InputError(f"--scale {args.scale[0]:g} {args.scale[1]:g}: the smaller share comes first")
+    if args.sched not in ("cosine", "step", "tanh", "poly"):
+        raise InputError(f"--sched {args.sched}: choose cosine, step, tanh or poly")
     if args.opt_betas and len(args.opt_betas) != 2:
         raise InputError("--opt-betas: two numbers")
     if args.aa != "none" and not args.aa.startswith(("rand", "augmix", "original", "v0", "3a")):
@@ -52,8 +87,16 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="maxsup", metavar="NAME", help=f"one of {', '.join(LOSS_NAMES)}")
-    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the loss's published one (maxsup 0.1)")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
+    group.add_argument(
+        "--alpha", type=float, help="strength; none: the loss's published strength and schedule (maxsup 0.1 -> 0.2)"
+    )
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha throughout")
+    group.add_argument(
+        "--prior",
+        default="uniform",
+        choices=["uniform", "frequency"],
+        help="for ls, the distribution to smooth towards: frequency is that of the training labels",
+    )
 
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="deit_small_patch16_224", metavar="NAME", help="any timm model")
@@ -66,8 +109,8 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=int, default=300, help="epochs to train")
-    group.add_argument("--batch-size", type=int, default=64, help="images a process and step")
-    group.add_argument("--recipe-batch", type=int, default=1024, help="global batch to warn about differing from; 0: never")
+    group.add_argument("--batch-size", type=int, default=64, help="images per process and step")
+    group.add_argument("--recipe-batch", type=int, default=1024, help="warn if the global batch is another one; 0: never")
     group.add_argument("--opt", default="adamw", metavar="NAME", help="any timm optimiser")
     group.add_argument("--opt-eps", type=float, default=1e-8, help="epsilon of the optimiser")
     group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; none: its own")
@@ -76,12 +119,12 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--clip-grad", type=float, help="largest norm of the gradient; none: not clipped")
     group.add_argument("--lr", type=float, default=5e-4, help="learning rate for a global batch of 512, scaled linearly")
     group.add_argument("--unscale-lr", action="store_true", help="take --lr as it is, whatever the batch")
-    group.add_argument("--sched", default="cosine", metavar="NAME", help="cosine, step, tanh or poly, a step an epoch")
+    group.add_argument("--sched", default="cosine", metavar="NAME", help="cosine, step, tanh or poly; changed once per epoch")
     group.add_argument("--warmup-epochs", type=int, default=5, help="epochs of linear warm-up")
     group.add_argument("--warmup-lr", type=float, default=1e-6, help="learning rate at the start of the warm-up")
     group.add_argument("--min-lr", type=float, default=1e-5, help="learning rate at the end")
     group.add_argument("--decay-epochs", type=float, default=30, help="epochs between steps, for step schedules")
-    group.add_argument("--decay-rate", type=float, default=0.1, help="factor a step, for step; the power, for poly")
+    group.add_argument("--decay-rate", type=float, default=0.1, help="factor per step, for step; the power, for poly")
 
     group = parser.add_argument_group("augmentation")
     group.add_argument("--no-aug", action="store_true", help="resize and centre crop only, and no mixup")
@@ -90,7 +133,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--hflip", type=float, default=0.5, help="probability of a horizontal flip")
     group.add_argument("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area share of random resized crops")
     group.add_argument("--train-interpolation", default="bicubic", choices=["random", "bilinear", "bicubic"], help="resizing")
-    group.add_argument("--repeated-aug", action=switch, default=True, help="show each drawn image 3 times an epoch")
+    group.add_argument("--repeated-aug", action=switch, default=True, help="show each drawn image 3 times per epoch")
     group.add_argument("--reprob", type=float, default=0.25, help="probability of random erasing")
     group.add_argument("--remode", default="pixel", choices=["const", "rand", "pixel"], help="what erased pixels become")
     group.add_argument("--recount", type=int, default=1, help="areas to erase")
@@ -98,12 +141,12 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--cutmix", type=float, default=1.0, help="cutmix's alpha; 0: no cutmix")
     group.add_argument("--mixup-prob", type=float, default=1.0, help="probability of mixing a batch")
     group.add_argument("--mixup-switch-prob", type=float, default=0.5, help="probability of cutmix where both are on")
-    group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="what shares a mix")
+    group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="which images share one mix")
 
     group = parser.add_argument_group("data")
     group.add_argument("--data-path", type=Path, required=True, help="folder with train/ and val/, or train.zip and val.zip")
-    group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once a node")
-    group.add_argument("--num_workers", type=int, help="loading processes a process; none: at most 10, as the cores allow")
+    group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once per machine")
+    group.add_argument("--num_workers", type=int, help="loading processes per process; none: one per core, at most 10")
     group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
     group.add_argument("--mean", type=float, nargs=3, default=list(IMAGENET_DEFAULT_MEAN), help="mean of the inputs")
     group.add_argument("--std", type=float, nargs=3, default=list(IMAGENET_DEFAULT_STD), help="their standard deviation")
@@ -112,10 +155,10 @@ def get_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, default=Path("output/deit"), help="folder for checkpoint and log")
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
-    group.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--eval", action="store_true", help="evaluate --resume on val/ and stop")
     group.add_argument("--dist-eval", action=switch, default=True, help="share the validation images among the processes")
-    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate each N epochs, and after the last")
+    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
     group.add_argument("--amp", choices=["bf16", "fp16", "off"], help="mixed precision; none: bf16 on a GPU, off on a CPU")

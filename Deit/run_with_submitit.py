@@ -1,7 +1,7 @@
-"""Run main.py on a SLURM cluster: one process a GPU on any number of nodes, requeued and resumed at the time limit.
+"""Run main.py on a SLURM cluster: one process per GPU on any number of nodes, requeued and resumed at the time limit.
 
     python run_with_submitit.py --nodes 2 --ngpus 8 --partition gpu --output_dir /shared/run1 \\
-        --data-path /path/to/ImageNet --batch-size 64 --alpha 0.1 --alpha-end 0.2
+        --data-path /path/to/ImageNet --batch-size 64
 
 Options that are not listed in --help go to main.py. --cluster local runs the same on this machine, without SLURM.
 """
@@ -45,11 +45,11 @@ class Training:
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1, help="machines")
-    parser.add_argument("--ngpus", type=int, default=8, help="processes a machine, one a GPU")
+    parser.add_argument("--ngpus", type=int, default=8, help="processes per machine, one per GPU")
     parser.add_argument("--hours", type=float, default=72, help="time limit of a job")
     parser.add_argument("--partition", help="SLURM partition")
     parser.add_argument("--constraint", help="SLURM constraint, such as the kind of GPU")
-    parser.add_argument("--cpus-per-task", type=int, default=10, help="cores a process")
+    parser.add_argument("--cpus-per-task", type=int, default=10, help="cores per process")
     parser.add_argument("--cluster", default="slurm", choices=["slurm", "local"], help="where to run")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder that all machines see")
     parser.add_argument("--wait", action="store_true", help="stay until the job ends, and fail if it fails")
@@ -61,7 +61,7 @@ def submit() -> None:
 
     args, arguments = get_parser().parse_known_args()
     if any(word.split("=")[0] in ("--overwrite", "--resume") for word in arguments):
-        sys.exit("error: --overwrite and --resume: a job goes on with the run in --output_dir, each time that it is requeued")
+        sys.exit("error: --overwrite and --resume: a job continues the run in --output_dir, each time that it is requeued")
     arguments += ["--output_dir", str(args.output_dir), "--resume", "auto"]
     options.get_parser().parse_args(arguments)  # a mistyped option ends here, not in the job
     try:

@@ -3,10 +3,12 @@
 #
 #   bash train_with_MaxSup.sh --data-path /path/to/ImageNet [--output_dir DIR] [any option of main.py, overriding these]
 #
-# Another --loss comes with its published strength (see --alpha, --alpha-end). Every GPU of the node is used, with 1024 / GPUs images each. By variables:
+# Each --loss has its published strength and schedule unless --alpha is given. Every GPU of the machine is used, with 1024 / GPUs
+# images each. Variables:
 #   PYTHON  the interpreter (python3)    GPUS  how many processes (all GPUs, or 1 without)    BATCH  the global batch (1024)
-# Several nodes: run it once a node with TORCHRUN="--nnodes=4 --node-rank=N --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"
-# and BATCH=256; SLURM: run_with_submitit.py. An interrupted run goes on with --resume auto.
+# Several machines: run it once on each with BATCH=256 (for four) and
+# TORCHRUN="--nnodes=4 --node-rank=N --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"; SLURM: run_with_submitit.py.
+# --resume auto continues an interrupted run.
 set -euo pipefail
 folder=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -27,10 +29,6 @@ recipe=(
     --opt adamw --lr 5e-4 --weight-decay 0.05 --sched cosine --warmup-epochs 5 --warmup-lr 1e-6 --min-lr 1e-5
     --color-jitter 0.3 --aa rand-m9-mstd0.5-inc1 --repeated-aug --reprob 0.25 --mixup 0.8 --cutmix 1.0
 )
-case " $* " in  # losses that do not begin as maxsup have their published strengths
-    *" --loss "[!m]* | *" --loss="[!m]*) ;;
-    *) recipe+=(--alpha 0.1 --alpha-end 0.2) ;;
-esac
 if [ "$gpus" -eq 1 ] && [ -z "${TORCHRUN:-}" ]; then
     exec "$python" "$folder/main.py" "${recipe[@]}" "$@"
 fi

@@ -15,7 +15,7 @@ class DataError(ValueError):
     """Says what is wrong, where, and what to do."""
 
 
-def place(split: str, class_name: str, file: str) -> str:
+def image_path(split: str, class_name: str, file: str) -> str:
     """<split>/<class>/<file>, which names a file inside the folder whatever an archive says. Raises DataError."""
     parts = [split, class_name, file]
     if any(part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part for part in parts):

@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from conftest import ROOT, complains, run
-from main import main
-from training import MAIN, PLAIN, SMALL, assert_same, log, options, torchrun, weights
+from training import DEIT, MAIN, PLAIN, SMALL, assert_same, log, options, torchrun, weights
+
+SUBPROJECT = DEIT
+main = DEIT.load("main").main
 
 PREPARE = ROOT / "data/imagenet/prepare.py"
 

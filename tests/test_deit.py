@@ -13,11 +13,11 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from checkpoint import load as load_checkpoint
 from conftest import ROOT, complains, run
-from errors import InputError
-from main import main
-from training import MAIN, PLAIN, SMALL, assert_same, kill_all, log, options, torchrun, weights
+from training import DEIT, MAIN, PLAIN, SMALL, assert_same, kill_all, load, log, options, torchrun, weights
+
+SUBPROJECT = DEIT
+InputError, main = DEIT.load("errors").InputError, DEIT.load("main").main
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_killed_and_resumed_ends_bit_identical(few, tmp_path, processes, loss):
     result = run(*command, *words, "--output_dir", broken)
     assert result.returncode == 0, result.stderr
     assert re.search(r"resuming .* after epoch [4-9] of 10", result.stdout), result.stdout
-    ours, theirs = load_checkpoint(broken / "checkpoint.pth"), load_checkpoint(whole / "checkpoint.pth")
+    ours, theirs = load(broken), load(whole)
     for key in ("model", "model_ema", "optimizer", "lr_scheduler", "loss", "epoch", "rng", "classes"):
         assert_same(ours[key], theirs[key])
     assert [line["epoch"] for line in log(broken)] == list(range(1, 11))
@@ -129,12 +129,40 @@ def test_every_loss_trains(few, tmp_path, loss, model):
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
-def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few):
-    folder, _ = trained
-    sys.path.insert(0, str(ROOT / "viz"))
-    from logits import extract
+def test_strengths_published_and_given(few, tmp_path, capsys):
+    """Without --alpha the published schedule applies; with --alpha alone the strength is constant; ls takes a negative one."""
+    words = [*PLAIN, "--data-path", few, "--epochs", 2, "--batch-size", 64, "--eval-every", 2, "--output_dir"]
+    for folder, options_, alphas in (
+        ("published", [], [0.1, 0.2]),
+        ("constant", ["--alpha", 0.05], [0.05, 0.05]),
+        ("ls", ["--loss", "ls"], [0.1, 0.1]),
+        ("negative", ["--loss", "ls", "--alpha", -0.5], [-0.5, -0.5]),
+    ):
+        main(options(*words, tmp_path / folder, *options_))
+        assert [line["alpha"] for line in log(tmp_path / folder)] == pytest.approx(alphas)
+    assert "maxsup 0.1 -> 0.2" in capsys.readouterr().out
+    assert load(tmp_path / "published")["args"]["alpha_end"] == 0.2
 
-    content = extract(folder / "checkpoint.pth", few)
+
+def test_the_class_frequencies_as_prior(few, tmp_path):
+    """24 of 32 odd digits are removed: the loss smooths towards 32/40 and 8/40, and its state is refused by another prior."""
+    shutil.copytree(few, tmp_path / "data")
+    for image in sorted((tmp_path / "data/train/odd").iterdir())[8:]:
+        image.unlink()
+    words = [*PLAIN, "--data-path", tmp_path / "data", "--epochs", 1, "--batch-size", 8, "--output_dir", tmp_path / "run"]
+    main(options(*words, "--loss", "ls", "--prior", "frequency"))
+    assert load(tmp_path / "run")["loss"]["prior"].tolist() == pytest.approx([0.8, 0.2])
+    refused("trained with --prior frequency, not uniform", *words, "--loss", "ls", "--resume", "auto")
+    words[-1] = tmp_path / "other"
+    refused("--loss maxsup: .*no prior", *words, "--prior", "frequency")
+
+
+def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few, tmp_path):
+    folder, _ = trained
+    words = ["--checkpoint", folder / "checkpoint.pth", "--data-path", few, "--output", tmp_path / "logits.pt"]
+    result = run(ROOT / "viz/logits.py", *words)
+    assert result.returncode == 0, result.stderr
+    content = torch.load(tmp_path / "logits.pt", weights_only=True)
     logits, labels = content["logits"], content["labels"]
     top1 = 100 * MulticlassAccuracy(2, average="micro")(logits, labels).item()
     ece = MulticlassCalibrationError(2, n_bins=15, norm="l1")(logits.softmax(1), labels).item()
@@ -183,7 +211,7 @@ def test_submitit_runs_two_processes_here(few, tmp_path):
     words = ["--cluster", "local", "--ngpus", 2, "--wait", "--output_dir", tmp_path, "--data-path", few, *PLAIN]
     result = run(ROOT / "Deit/run_with_submitit.py", *words, "--epochs", 1, "--batch-size", 16)
     assert result.returncode == 0, result.stderr
-    assert load_checkpoint(tmp_path / "checkpoint.pth")["args"]["global_batch"] == 32
+    assert load(tmp_path)["args"]["global_batch"] == 32
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path, capsys):
@@ -218,9 +246,7 @@ def test_two_processes_evaluate_the_model_that_is_saved(few, tmp_path):
 
 
 def test_a_model_that_knows_neither_size_nor_stochastic_depth():
-    from models import create_model
-
-    assert create_model("vgg11", 3, 64, 0.0, 0.1).get_classifier().out_features == 3
+    assert DEIT.load("models").create_model("vgg11", 3, 64, 0.0, 0.1).get_classifier().out_features == 3
 
 
 # --------------------------------------------------------------------------------- bad input: one line, no traceback
@@ -318,6 +344,12 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(few, tmp_path, monkeypatc
 def test_outputs(trained, few, tmp_path, capsys):
     folder, _ = trained
     refused("holds a run already: --resume auto goes on", "--data-path", few, "--output_dir", folder)
+    replaced = tmp_path / "replaced"
+    shutil.copytree(folder, replaced)
+    words = [*PLAIN, "--data-path", few, "--output_dir", replaced, "--batch-size", 16, "--overwrite", "--opt", "sgd"]
+    with pytest.raises(InputError, match="epoch 1"):  # it ends before its first checkpoint, and the old one is gone
+        main(options(*words, "--lr", 1e30, "--unscale-lr"))
+    assert [path.name for path in replaced.iterdir()] == ["log.jsonl"] and log(replaced) == []
     (tmp_path / "file").write_text("")
     refused("file/run: cannot be written", "--data-path", few, "--output_dir", tmp_path / "file/run")
     fresh = ["--output_dir", tmp_path / "new", "--epochs", 1, "--batch-size", 32, "--resume", "auto"]

@@ -17,8 +17,11 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from archives import jpeg, write_zip
-from conftest import PREPARE, complains, prepare, run
-from zip_dataset import ZipImages
+from conftest import PREPARE, ROOT, complains, prepare, run
+from training import DEIT
+
+SUBPROJECT = DEIT
+ZipImages = DEIT.load("data.zip_images").ZipImages
 
 
 def test_prepare_writes_plain_archives_and_maps(parity, zips):
@@ -123,7 +126,7 @@ def test_two_at_once(parity, tmp_path):
 
 
 def test_re_encoding(odd, tmp_path):
-    """Shrunk to the size asked and smaller; images that are small_zips enough keep their bytes; the order of entries stays."""
+    """Shrunk to the size asked and smaller; images that are small enough keep their bytes; the order of entries stays."""
     prepare(odd, "--output", tmp_path / "s", "--shorter-side", "20")
     data, folder = ZipImages(tmp_path / "s", "train"), ImageFolder(odd / "train")
     assert {image.size for image, _ in data} == {(27, 20)} and data.labels.tolist() == folder.targets
@@ -296,3 +299,12 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
     for words in (["--quality", "0"], ["--maps-only", "--check"], ["--maps-only", "--quality", "50"], ["--shorter-side", "0"]):
         result = run(PREPARE, "--root", small_zips, *words)
         assert result.returncode == 2 and "Traceback" not in result.stderr
+
+
+def test_digits_that_are_there_already(ten):
+    """A second call says so and succeeds; digits with other labels are left alone."""
+    before = sorted(path.stat().st_mtime_ns for path in ten.rglob("*"))
+    result = run(ROOT / "data/digits/prepare.py", "--output", ten)
+    assert result.returncode == 0 and f"the digits are in {ten}/ already" in result.stdout
+    complains(run(ROOT / "data/digits/prepare.py", "--output", ten, "--labels", "parity"), "holds something else")
+    assert sorted(path.stat().st_mtime_ns for path in ten.rglob("*")) == before

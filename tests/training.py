@@ -1,4 +1,4 @@
-"""What the tests of training share: its command line in small, what it leaves, and equality to the bit."""
+"""What the tests of training share: small command lines, what a run leaves, and equality to the bit."""
 
 import contextlib
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import load as load_checkpoint
 from conftest import ROOT, run
-from options import get_parser
+from subprojects import Subproject
 
+DEIT = Subproject("Deit")
 MAIN = ROOT / "Deit/main.py"
 # A small ViT: no batch norm, whose statistics would differ between one process and two.
 SMALL = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0".split()
@@ -38,7 +38,7 @@ def kill_all(folder):
 
 
 def options(*words):
-    return get_parser().parse_args([str(word) for word in words])
+    return DEIT.load("options").get_parser().parse_args([str(word) for word in words])
 
 
 def weights(folder):
@@ -46,7 +46,7 @@ def weights(folder):
 
 
 def load(folder):
-    return load_checkpoint(folder / "checkpoint.pth")
+    return torch.load(folder / "checkpoint.pth", weights_only=True)
 
 
 def log(folder):
@@ -64,7 +64,7 @@ def assert_same(a, b):
         assert torch.equal(a, b)
     elif isinstance(a, (list, tuple)):
         assert len(a) == len(b)
-        for x, y in zip(a, b):
+        for x, y in zip(a, b, strict=True):
             assert_same(x, y)
     else:
         assert a == b or (a != a and b != b)

@@ -14,7 +14,7 @@ from pathlib import Path
 import scipy.io
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from unpack import DataError, members, place, run, unpack
+from unpack import DataError, image_path, members, run, unpack
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def prepare(archives: Path, folder: Path) -> str:
         raise DataError(f"{devkit}: holds no {missing[0]}")
     test = archives / "cars_test_annos_withlabels.mat"
     if not test.is_file():
-        raise DataError(f"{test}: no such file; the labels of the test images come by themselves")
+        raise DataError(f"{test}: no such file; the labels of the test images are a file of their own")
     annotations = {"train": wanted["devkit/cars_train_annos.mat"], "val": read_mat(test.read_bytes(), str(test))}
     try:
         # A slash in "Ram C/V Cargo Van Minivan 2012" would be a folder.
@@ -51,7 +51,7 @@ def prepare(archives: Path, folder: Path) -> str:
     except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{archives}: the annotations are not those of Stanford Cars ({error!r})")
     for split, official in (("train", "cars_train"), ("val", "cars_test")):
-        targets = {f"{official}/{file}": place(split, name, file) for file, name in samples[split]}
+        targets = {f"{official}/{file}": image_path(split, name, file) for file, name in samples[split]}
         unpack(archives / f"{official}.tgz", targets, folder)
     return f"{len(samples['train']):,} training and {len(samples['val']):,} validation images"
 

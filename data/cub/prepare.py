@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from unpack import DataError, members, place, run, unpack
+from unpack import DataError, image_path, members, run, unpack
 
 LISTS = ("images.txt", "train_test_split.txt")
 
@@ -37,11 +37,12 @@ def prepare(archive: Path, folder: Path) -> str:
         raise DataError(f"{archive}: holds no CUB_200_2011/{' and '.join(name for name in LISTS if name not in lists)}")
     images, is_training = (lists[name] for name in LISTS)
     if images.keys() != is_training.keys():
-        raise DataError(f"{archive}: {LISTS[0]} and {LISTS[1]} speak of different images")
+        raise DataError(f"{archive}: {LISTS[0]} and {LISTS[1]} list different images")
     targets, counts = {}, {"train": 0, "val": 0}
     for number, path in images.items():
         split = "train" if is_training[number] == "1" else "val"
-        targets[f"CUB_200_2011/images/{path}"] = place(split, *path.rsplit("/", 1)) if "/" in path else place(split, "", path)
+        folder, _, file = path.rpartition("/")
+        targets[f"CUB_200_2011/images/{path}"] = image_path(split, folder, file)
         counts[split] += 1
     unpack(archive, targets, folder)
     return f"{counts['train']:,} training and {counts['val']:,} validation images"

@@ -4,7 +4,7 @@
     python data/digits/prepare.py --labels parity                   # even and odd, into data/digits/parity
 
 The split is fixed: the first 1,400 images train, the last 397 validate. The two parts were written by different people
-(the set is in the order of its writers), so validation asks about unseen hands. File names begin with the digit.
+(the set is in the order of its writers), so validation measures unseen hands. File names begin with the digit.
 """
 
 import argparse
@@ -27,9 +27,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder to make (default: data/digits/<labels>)")
     args = parser.parse_args()
     output = args.output or Path(__file__).parent / args.labels
+    if all((output / split / name).is_dir() for split in ("train", "val") for name in set(map(LABELS[args.labels], range(10)))):
+        print(f"the digits are in {output}/ already; nothing was written")
+        return
     if output.exists():
-        sys.exit(f"error: {output} is there already; remove it, or choose another --output")
-    # Written beside its place and renamed: a killed run leaves nothing under the final name.
+        sys.exit(f"error: {output} is there already and holds something else; remove it, or choose another --output")
+    # Written under another name and renamed: a killed run leaves nothing under the final name.
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
     try:
         write(temporary, LABELS[args.labels])
@@ -44,10 +47,10 @@ def write(folder: Path, class_name) -> None:
     """Save every digit as an 8-bit grey PNG under its split and class; the data's 17 grey levels become 0, 15, ..., 255."""
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    for index, (image, digit) in enumerate(zip(pixels, digits.target)):
-        place = folder / ("train" if index < TRAIN_IMAGES else "val") / class_name(digit)
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / f"{digit}_{index:04d}.png")
+    for index, (image, digit) in enumerate(zip(pixels, digits.target, strict=True)):
+        parent = folder / ("train" if index < TRAIN_IMAGES else "val") / class_name(digit)
+        parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(parent / f"{digit}_{index:04d}.png")
 
 
 if __name__ == "__main__":

@@ -5,18 +5,17 @@ import importlib.util
 import io
 import os
 import re
-import struct
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from archives import in_folder_order, list_folder
+from archives import folder_order, read_directory, read_image
 from common import DEVKIT, IN_FLIGHT, InputError, in_order, one_line, processes
-from maps import archive_images, read_devkit
+from maps import read_devkit
+from writer import list_folder
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}  # images
 VAL_PER_CLASS = 50
@@ -32,11 +31,12 @@ def check(root: Path, workers: int) -> int:
     for split in ("train", "val"):
         archive, folder = root / f"{split}.zip", root / split
         if archive.exists():
-            where, images = archive, [(name, archive, place(entry)) for name, entry in archive_images(archive)]
-            sizes = [entry[2] for _, _, entry in images]
+            where, (names, records, _) = archive, read_directory(archive, split)
+            images = [(name, archive, record) for name, record in zip(names, records, strict=True)]
+            sizes = records["packed"].tolist()
         elif folder.is_dir():
             where, (listed, _) = folder, list_folder(folder)
-            images = sorted([(name, path, None) for name, path in listed], key=lambda item: in_folder_order(item[0]))
+            images = [(*listed[row], None) for row in folder_order([name for name, _ in listed])]
             sizes = [os.path.getsize(path) for _, path, _ in images]
         else:
             raise InputError(f"{root}: no {split}.zip and no folder {split}/ to check")
@@ -68,40 +68,20 @@ def check(root: Path, workers: int) -> int:
     return problems
 
 
-def place(entry: zipfile.ZipInfo) -> tuple:
-    return entry.header_offset, entry.compress_type, entry.compress_size, entry.file_size, entry.CRC, entry.flag_bits
-
-
 def try_images(images: list[tuple]) -> list[tuple[str, str | None]]:
-    """For each (name, file, place in it or None) the reason why it does not decode, or None."""
-    return [(name, try_image(path, place)) for name, path, place in images]
+    """For each (name, file, record of the archive or None) the reason why it does not decode, or None."""
+    return [(name, try_image(path, record)) for name, path, record in images]
 
 
-def try_image(path: Path | str, place: tuple | None) -> str | None:
+def try_image(path: Path | str, record: np.void | None) -> str | None:
     try:
         with open(path, "rb") as file:
-            data = file.read() if place is None else read_entry(file, *place)
+            data = file.read() if record is None else read_image(lambda at, size: os.pread(file.fileno(), size, at), record)
         with Image.open(io.BytesIO(data)) as image:
             image.convert("RGB")
     except Exception as error:  # a damaged file can fail in any way
         return one_line(error)
     return None
-
-
-def read_entry(file, offset: int, method: int, packed: int, size: int, crc: int, flags: int) -> bytes:
-    if flags & 1:
-        raise ValueError("encrypted")
-    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"compressed by method {method}")
-    header = os.pread(file.fileno(), 30, offset)
-    if header[:4] != b"PK\3\4":
-        raise ValueError("no entry where the archive's directory says")
-    data = os.pread(file.fileno(), packed, offset + 30 + sum(struct.unpack_from("<2H", header, 26)))
-    if method == zipfile.ZIP_DEFLATED:
-        data = zlib.decompressobj(-15).decompress(data, size + 1)
-    if len(data) != size or zlib.crc32(data) != crc:
-        raise ValueError("not the size and checksum that the archive's directory states")
-    return data
 
 
 def about_imagenet(root: Path, split: str, counts: collections.Counter | None, images: int, mean_kb: float) -> list[str]:
@@ -114,7 +94,7 @@ def about_imagenet(root: Path, split: str, counts: collections.Counter | None, i
     lines = []
     known = imagenet_wnids()
     if known is None:
-        lines.append("hint: not compared with the 1,000 classes of ImageNet-1K, whose list comes with timm (pip install timm)")
+        lines.append("hint: not compared with the 1,000 classes of ImageNet-1K; their list comes with timm (pip install timm)")
     else:
         missing, foreign = sorted(known - counts.keys()), sorted(counts.keys() - known)
         if missing:
@@ -135,7 +115,7 @@ def about_imagenet(root: Path, split: str, counts: collections.Counter | None, i
         if wrong:
             lines.append(f"{len(wrong)} classes have another number of images than in ImageNet-1K: {listing(wrong)}")
     if not MEAN_KB[0] <= mean_kb <= MEAN_KB[1]:
-        lines.append(f"hint: {mean_kb:.1f} KB an image, the original has about 110: looks re-encoded or scaled")
+        lines.append(f"hint: {mean_kb:.1f} KB per image, the original has about 110: looks re-encoded or scaled")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What the parts of prepare.py share: its one kind of error, what counts as an image, work in parallel but in order."""
+"""What the parts of prepare.py share: its one kind of error, and work in parallel but in order."""
 
 import collections
 import contextlib
@@ -8,22 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-IN_FLIGHT = 8  # images a process that wait for their turn
+IN_FLIGHT = 8  # images per process that wait for their turn
 PART = "part"  # ending of what is not whole yet
 
 
 class InputError(ValueError):
     """Says what is wrong, where, and what to do."""
-
-
-def is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)
-
-
-def is_hidden(name: str) -> bool:
-    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/"))
 
 
 def in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
@@ -51,16 +42,10 @@ def one_line(error: Exception) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Written aside and renamed: whole or not there."""
+    """Write a file through a temporary one: whole or not there."""
     temporary = path.with_name(f"{path.name}.{PART}")
     with open(temporary, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def in_folder_order(name: str) -> tuple[str, str, str]:
-    """torchvision's order: by class, then by the folder below it, then by file name."""
-    folder, _, file = name.rpartition("/")
-    return folder.split("/")[0], folder, file

@@ -4,17 +4,17 @@ import io
 import os
 import re
 import tarfile
-import zipfile
 from pathlib import Path
 
-from common import DEVKIT, ENDINGS, InputError, in_folder_order, is_hidden, is_image, one_line, write_text
+from archives import read_directory, read_map
+from common import DEVKIT, InputError, one_line, write_text
 
 
 def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
     """Write train_map.txt and val_map.txt for the archives in `root`, labels in the order of sorted class names.
 
-    Validation images in no class folders get their labels from the development kit. A training map that stays, whatever its
-    order, rules the validation labels.
+    Validation images in no class folders get their labels from the development kit. Validation labels follow a training map that
+    is kept, whatever its order.
     """
     archives = [root / f"{split}.zip" for split in ("train", "val") if (root / f"{split}.zip").exists()]
     if not archives:
@@ -26,8 +26,8 @@ def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
             print(f"{map_file} is there already and kept; --overwrite replaces it")
             labels = labels_of_map(map_file) if split == "train" else labels
             continue
-        names = [name for name, _ in archive_images(archive)]
-        if all("/" not in name for name in names):
+        names = read_directory(archive, split)[0]
+        if "/" not in names[0]:
             if split == "train":
                 raise InputError(
                     f"{archive}: its images lie in no class folders, which hold the labels; zip the folder train/ whole"
@@ -35,8 +35,6 @@ def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
             wnids = devkit_labels(devkit or root, names)
         else:
             wnids = {name: name.split("/")[0] for name in names}
-        if stray := next((name for name in names if "/" not in name and wnids[name] == name), None):
-            raise InputError(f"{archive}: {stray} lies in no class folder, others do")
         found = sorted(set(wnids.values()))
         own = {name: index for index, name in enumerate(found)}
         labels = labels or own
@@ -52,48 +50,10 @@ def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
 
 def labels_of_map(path: Path) -> dict[str, int]:
     """Class folder -> label as a training map has them."""
-    labels, lines = {}, path.read_text().splitlines()
-    prefix = "train/" if all(line.startswith("train/") for line in lines) else ""  # else it is a class, as one of CIFAR-100's
-    for number, line in enumerate(lines, 1):
-        name, _, label = line.rpartition("\t")
-        parts = name.removeprefix(prefix).split("/")
-        if len(parts) < 2 or not label.isdigit():
-            raise InputError(f"{path}, line {number}: not <class>/<file>, a tab, and a label; --overwrite writes it anew")
-        labels[parts[0]] = int(label)
-    return labels
-
-
-def archive_images(archive: Path) -> list[tuple[str, zipfile.ZipInfo]]:
-    """Images of an archive in an image folder's order, by their names without `train/` or `val/`."""
-    try:
-        with zipfile.ZipFile(archive) as file:
-            entries = file.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise InputError(f"{archive}: truncated or damaged ({error}); copy or make it again")
-    images = [(entry_name(entry), entry) for entry in entries if not entry.is_dir()]
-    images = [(name, entry) for name, entry in images if is_image(name) and not is_hidden(name)]
-    if not images:
-        raise InputError(f"{archive}: holds no images ({', '.join(ENDINGS)})")
-    for name, _ in images:
-        if name.startswith("/") or ".." in name.split("/"):
-            raise InputError(f"{archive}: {name!r} is not a path inside the archive; make the archive again")
-    prefix = f"{archive.stem}/"
-    cut = len(prefix) if all(name.startswith(prefix) for name, _ in images) else 0
-    named = sorted(((name[cut:], entry) for name, entry in images), key=lambda item: in_folder_order(item[0]))
-    for (name, _), (after, _) in zip(named, named[1:]):
-        if name == after:
-            raise InputError(f"{archive}: {name} is there more than once; make the archive again")
-    return named
-
-
-def entry_name(entry: zipfile.ZipInfo) -> str:
-    """`zip` writes UTF-8 without saying so, and zipfile then reads it in the format's old code page."""
-    if entry.flag_bits & 0x800 or entry.filename.isascii():
-        return entry.filename
-    try:
-        return entry.filename.encode("cp437").decode()
-    except UnicodeError:
-        return entry.filename
+    names, labels = read_map(path, "train")
+    if "/" not in names[0]:
+        raise InputError(f"{path}: its lines are not <class>/<file>, a tab, and a label; --overwrite writes it anew")
+    return {name.partition("/")[0]: label for name, label in zip(names, labels.tolist(), strict=True)}
 
 
 def devkit_labels(root: Path, names: list[str]) -> dict[str, str]:

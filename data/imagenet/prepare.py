@@ -6,7 +6,7 @@
     python data/imagenet/prepare.py --root data/ImageNet --shorter-side 256 --output data/ImageNet256
 
 --root holds train/<class>/<image> and val/<class>/<image>, or ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
-ILSVRC2012_devkit_t12.tar.gz as they are downloaded. A run that was killed goes on where it was; nothing is overwritten.
+ILSVRC2012_devkit_t12.tar.gz as they are downloaded. A killed run continues where it was; nothing is overwritten.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from archives import write_archives
+from archives import ArchiveError
 from check import check
 from common import InputError
 from maps import write_maps
+from writer import write_archives
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
                 write_maps(args.root, args.overwrite)
             else:
                 write_archives(args, output)
-    except InputError as error:
+    except (InputError, ArchiveError) as error:
         sys.exit(f"error: {error}")
     except BrokenProcessPool:
         sys.exit(

@@ -8,8 +8,8 @@ from PIL import Image
 from common import IN_FLIGHT, InputError, in_order, one_line, processes
 
 
-def reencoded(entries: list, read: Callable, settings: tuple, workers: int) -> Iterator[bytes]:
-    jobs = ((name, read(place), *settings) for name, place in entries)
+def reencoded(images: list, read: Callable, settings: tuple, workers: int) -> Iterator[bytes]:
+    jobs = ((name, read(location), *settings) for name, location in images)
     with processes(workers) as pool:
         try:
             yield from in_order(pool, reencode, jobs, IN_FLIGHT * workers)

@@ -1,12 +1,11 @@
-"""Images from ZIP archives: root/{train,val}.zip, mapped into memory once for all processes, in an image folder's order.
+"""Images from ZIP archives: root/{train,val}.zip, mapped into memory once for all processes, in ImageFolder's order.
 
-Stored entries are slices of the mapping, deflated ones are inflated on reading. Where they lie is zip_index.py's business.
+Stored entries are slices of the mapping; deflated entries are inflated when they are read.
 """
 
 import io
 import mmap
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from data.archives import read_image
+from data.index import CHUNK, file_stat, index_path, map_records, open_index
 from errors import InputError
-from zip_archive import CHUNK, as_text
-from zip_index import file_stat, index_path, map_records, open_index
 
 try:
     from torchvision.io import decode_jpeg
@@ -36,10 +35,9 @@ class ZipImages(Dataset):
 
     def __init__(self, root: Path, split: str, transform: Callable | None = None, tensors: bool = False):
         self.root, self.transform, self.tensors = root / f"{split}.zip", transform, tensors
-        self._archive = self._records = self._stat = None
-        header, self._records = open_index(root, split)
-        self._header, self._stat = header, header["archive"]
-        self.classes, self.notes = list(header["classes"]), list(header["notes"])
+        self._archive = self._file = None
+        self._header, self._records = open_index(self.root, split)
+        self.classes, self.notes = list(self._header["classes"]), list(self._header["notes"])
         self.labels = self._records["label"].astype(np.int64)
 
     def __len__(self) -> int:
@@ -55,35 +53,29 @@ class ZipImages(Dataset):
         return self.transform(image) if self.transform else image, int(self.labels[index])
 
     def read(self, index: int) -> memoryview | bytes:
-        """The bytes of an image file: a slice of the mapping where the entry is stored, inflated where it is deflated.
+        """The bytes of an image file: a slice of the mapping if the entry is stored, inflated if it is deflated.
 
         Raises InputError where they are not the bytes whose checksum the archive holds.
         """
         self._open()
-        offset, size, raw, crc, _, deflated = self._records[index].item()
         try:
-            signature, lengths = struct.unpack_from("<4s22x4s", self._archive, offset)
-            if signature != b"PK\3\4":
-                raise ValueError("no entry where the directory says")
-            start = offset + 30 + sum(struct.unpack("<2H", lengths))  # this header's lengths, not the directory's, count
-            data = memoryview(self._archive)[start : start + size]
-            if deflated:
-                data = zlib.decompressobj(-15).decompress(data, raw + 1)  # one more would show that it is longer than stated
-            if len(data) != raw or zlib.crc32(data) != crc:
-                raise ValueError("not the size and checksum that the directory states")
-        except (ValueError, struct.error, zlib.error) as error:
+            return read_image(self._fetch, self._records[index])
+        except ValueError as error:
             self._check_unchanged()
             raise InputError(f"{self.root}: {self.name(index)} is damaged ({error}); copy or make the archive again")
-        return data
 
     def name(self, index: int) -> str:
-        """The entry's path in the archive, from its local header: the index carries no names."""
+        """The entry's path in the archive, from its local header: the index holds no names."""
         self._open()
         offset = int(self._records[index]["offset"])
-        if self._archive[offset : offset + 4] != b"PK\3\4":
+        header = self._archive[offset : offset + 30]
+        if header[:4] != b"PK\3\4" or len(header) < 30:
             return f"the entry at byte {offset:,}"
-        (length,) = struct.unpack_from("<H", self._archive, offset + 26)
-        return as_text(self._archive[offset + 30 : offset + 30 + length])
+        (length,) = struct.unpack_from("<H", header, 26)
+        return self._archive[offset + 30 : offset + 30 + length].decode("utf-8", "backslashreplace")
+
+    def _fetch(self, offset: int, length: int) -> memoryview:
+        return memoryview(self._archive)[offset : offset + length]
 
     def _open(self) -> None:
         """Map the archive, once in each process; in a loading process also the index. See that neither has changed."""
@@ -99,12 +91,12 @@ class ZipImages(Dataset):
             self._records = map_records(index_path(self.root), self._header)
 
     def _check_unchanged(self) -> None:
-        # Before every access: touching pages of a file that was cut short would kill the process without a word.
-        if file_stat(self._file.fileno()) != self._stat:
+        # Before every access: touching pages of a file that was cut short would kill the process without a message.
+        if file_stat(self._file.fileno()) != self._header["archive"]:
             raise InputError(f"{self.root}: the archive has changed while it was in use; start the run again")
 
     def __getstate__(self) -> dict:
-        """For loading processes: they map archive and index themselves; only an index that is no file travels."""
+        """For loading processes: they map archive and index themselves; only records that are in no file are sent to them."""
         state = {**self.__dict__, "_archive": None, "_file": None}
         if self._header["saved"]:
             state["_records"] = None
@@ -121,7 +113,7 @@ def _decode(data: memoryview | bytes) -> Image.Image:
 
 
 def _decode_tensor(data: memoryview | bytes) -> torch.Tensor:
-    """The same pixels as a uint8 tensor (3, H, W). JPEGs skip Pillow, but for CMYK, which torchvision converts otherwise."""
+    """The same pixels as a uint8 tensor (3, H, W). JPEGs skip Pillow, except CMYK, which torchvision converts differently."""
     if decode_jpeg and data[:3] == b"\xff\xd8\xff":
         image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))  # tensors take no read-only bytes
         if image.shape[0] in (1, 3):
@@ -130,29 +122,22 @@ def _decode_tensor(data: memoryview | bytes) -> torch.Tensor:
 
 
 def warm(*archives: Path, show: bool = True) -> str | None:
-    """Read archives once from end to end, so that training finds them in memory; one process a node does it, with a bar.
+    """Read archives once from end to end, so that training finds them in memory; one process per machine does it, with a bar.
 
     Returns a warning, one line, if they are larger than the memory that is free for them; then as much as fits is read.
     """
-    total, room = sum(path.stat().st_size for path in archives), available_memory()
-    buffer, left = memoryview(bytearray(4 * CHUNK)), total if room is None else min(total, room)
-    with tqdm(
-        total=left,
-        desc="reading archives",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        dynamic_ncols=True,
-        disable=None if show else True,
-    ) as bar:
+    total, free = sum(path.stat().st_size for path in archives), available_memory()
+    buffer, left = memoryview(bytearray(4 * CHUNK)), total if free is None else min(total, free)
+    bar = {"unit": "B", "unit_scale": True, "leave": False, "dynamic_ncols": True, "disable": None if show else True}
+    with tqdm(total=left, desc="reading archives", **bar) as bar:
         for path in archives:
             with open(path, "rb", buffering=0) as file:
                 while left > 0 and (count := file.readinto(buffer)):
                     left -= count
                     bar.update(count)
-    if room is not None and total > room:
+    if free is not None and total > free:
         return (
-            f"warning: the archives take {total / 1e9:.1f} GB, the free memory is {room / 1e9:.1f} GB: what does not fit is read "
+            f"warning: the archives take {total / 1e9:.1f} GB, the free memory is {free / 1e9:.1f} GB: what does not fit is read "
             "from the disk again in each epoch. prepare.py --shorter-side 256 makes smaller ones"
         )
     return None
@@ -162,10 +147,10 @@ def available_memory() -> int | None:
     """Bytes free for the page cache, within the limit of this process's container; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        room = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
     try:
-        return min(room, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        return min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no limit, or "max"
-        return room
+        return free

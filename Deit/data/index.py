@@ -1,0 +1,110 @@
+"""The index of a ZIP archive: offsets, sizes, checksums and labels of its images as one array, in ImageFolder's order.
+
+It lies beside the archive (.train.zip.index). The first opening makes it, and it is made again when the archive or a map changes.
+So a million entries are opened in a moment, and no process holds a list of their names.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from data.archives import PREPARE, RECORD, ArchiveError, read_archive
+from errors import InputError
+
+VERSION = 2
+CHUNK = 4 << 20  # bytes read at a time
+
+
+def open_index(archive: Path, split: str) -> tuple[dict, np.ndarray]:
+    """Header and records (N,) of the archive's index: the one on the disk if it is whole and of these files, else a new one.
+
+    Raises InputError for an archive or map that is missing, damaged or contradictory.
+    """
+    # Flat validation entries get their class names from the training map, so its changes count too.
+    maps = sorted({archive.with_name(f"{archive.stem}_map.txt"), archive.with_name("train_map.txt")})
+    try:
+        if not archive.is_file():
+            read_archive(archive, split)  # says so
+        files = {"archive": file_stat(archive), "maps": [file_stat(path) if path.exists() else None for path in maps]}
+        index = index_path(archive)
+        header = _read_header(index)
+        if header and files.items() <= header.items() and _checksum(index) == header["crc"]:
+            return header, map_records(index, header)
+        names, records, classes, notes = read_archive(archive, split)
+    except ArchiveError as error:
+        raise InputError(error)
+    except OSError as error:
+        raise InputError(f"{archive}: cannot be read ({error.strerror or error})")
+    del names
+    if classes is None:
+        raise InputError(
+            f"{archive.with_name(f'{archive.stem}_map.txt')}: holds labels but no class names, which train_map.txt "
+            f"(<class>/<file>, label) would give; {PREPARE.format(root=archive.parent)} --maps-only writes it"
+        )
+    header = {"version": VERSION, **files, "classes": classes, "notes": notes, "entries": len(records)}
+    header |= {"crc": zlib.crc32(records), "saved": True}
+    try:
+        _write_index(index, header, records)
+    except OSError:  # a folder that cannot be written: this process keeps the records to itself
+        header["saved"] = False
+        return header, records
+    return header, map_records(index, header)
+
+
+def index_path(archive: Path) -> Path:
+    return archive.with_name(f".{archive.name}.index")
+
+
+def file_stat(file: Path | int) -> list[int]:
+    status = os.stat(file)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def map_records(path: Path, header: dict) -> np.ndarray:
+    """The records as a read-only mapping. Raises InputError if the index is no longer the one that has this header."""
+    if _read_header(path) != header:
+        raise InputError(f"{path}: the index has gone or changed while it was in use; start the run again")
+    with open(path, "rb") as file:
+        start = len(file.readline())
+    # A plain array over the mapping: indexing numpy's memmap class takes several times longer.
+    return np.asarray(np.memmap(path, RECORD, mode="r", offset=start, shape=(header["entries"],)))
+
+
+def _write_index(path: Path, header: dict, records: np.ndarray) -> None:
+    """One line of JSON, then the records as they lie in memory; written to a temporary file and renamed."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(json.dumps(header).encode() + b"\n")
+            file.write(records)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_header(path: Path) -> dict | None:
+    """The header of an index of this version and of the size it states; None for anything else."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.readline(1 << 26))
+            right = header["version"] == VERSION
+            whole = os.fstat(file.fileno()).st_size == file.tell() + header["entries"] * RECORD.itemsize
+        return header if right and whole and {"archive", "maps", "classes", "notes", "crc", "saved"} <= header.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _checksum(path: Path) -> int:
+    """The CRC-32 of the records. They are read, not mapped: pages that nobody needs yet stay out of this process."""
+    with open(path, "rb") as file:
+        file.readline()
+        crc = 0
+        while chunk := file.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc

@@ -1,0 +1,30 @@
+"""What is done to an image before the model sees it."""
+
+from timm.data import create_transform
+from torchvision import transforms
+from torchvision.transforms.functional import InterpolationMode
+
+SMALL = 32  # pixels; up to here an image is not cropped to a part of its area, which would leave few pixels
+
+
+def crop_ratio(input_size: int, ratio: float) -> float:
+    """The share of the resized shorter side that the centre crop of evaluation keeps: all of a small image."""
+    return 1.0 if input_size <= SMALL else ratio
+
+
+def train_transform(input_size: int, mean: list[float], std: list[float], **augmentation) -> transforms.Compose:
+    """timm's training transform with these options of its create_transform. Small images get DeiT's padded crop as first step."""
+    transform = create_transform(input_size=input_size, is_training=True, mean=mean, std=std, **augmentation)
+    if input_size <= SMALL:
+        transform.transforms[0:1] = [_resize(input_size), transforms.RandomCrop(input_size, padding=input_size // 8)]
+    return transform
+
+
+def eval_transform(input_size: int, crop_ratio: float, mean: list[float], std: list[float]) -> transforms.Compose:
+    """Resize the shorter side to input_size / crop_ratio (bicubic), and crop the centre."""
+    crop = [_resize(int(input_size / crop_ratio)), transforms.CenterCrop(input_size)]
+    return transforms.Compose([*crop, transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+def _resize(side: int) -> transforms.Resize:
+    return transforms.Resize(side, interpolation=InterpolationMode.BICUBIC)

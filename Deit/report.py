@@ -1,0 +1,44 @@
+"""What a run tells its user after each epoch, on the screen and in TensorBoard."""
+
+from pathlib import Path
+
+import distributed
+from errors import InputError
+
+
+def say_epoch(line: dict, epochs: int, seconds_left: float) -> None:
+    """Print an epoch's line of the log in short."""
+    text = f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.4f}"
+    if line["train_top1"] is not None:
+        text += f"  train top-1 {line['train_top1']:.2f} %"
+    if "val_top1" in line:
+        text += f"  val top-1 {line['val_top1']:.2f} %  ECE {line['val_ece']:.3f}"
+    left = f"{seconds_left / 60:.0f} min" if seconds_left >= 90 else f"{seconds_left:.0f} s"
+    distributed.say(f"{text}  {line['train_images_per_second']:,.0f} images/s  {left} left")
+
+
+def warn_of_batch(global_batch: int, recipe_batch: int) -> None:
+    """Say that the global batch is not the recipe's; recipe_batch 0 says nothing."""
+    if recipe_batch and global_batch != recipe_batch:
+        distributed.say(
+            f"warning: the global batch is {global_batch}, the recipe's is {recipe_batch}: accuracies will differ from published "
+            f"ones by points. --batch-size {recipe_batch // distributed.world_size()} gives the recipe's batch here "
+            "(--recipe-batch 0 silences this)"
+        )
+
+
+class TensorBoard:
+    """The log's lines as TensorBoard events; of a resumed run, those of later epochs than it keeps are purged."""
+
+    def __init__(self, output: Path, kept_epochs: int):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("--tensorboard: not installed; pip install tensorboard")
+        self.writer = SummaryWriter(output, purge_step=kept_epochs + 1)
+
+    def write(self, line: dict) -> None:
+        for key, value in line.items():
+            if isinstance(value, (int, float)):
+                self.writer.add_scalar(key.replace("_", "/", 1), value, line["epoch"])
+        self.writer.flush()
