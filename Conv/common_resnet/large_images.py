@@ -30,21 +30,27 @@ class LargeImages:
         self.labels, self.classes = torch.tensor(folder.targets), folder.classes
         self.scale = 1 / (255 * torch.tensor(std, device=args.device)).view(3, 1, 1)
         self.shift = -torch.tensor(mean, device=args.device).view(3, 1, 1) * 255 * self.scale
-        self.loader = None
+        self.loader, self.rows = None, None
 
     def __len__(self) -> int:
         return len(self.folder)
 
     def keep(self, rows: Tensor) -> "LargeImages":
-        """Keep the images of these indices alone; returns itself."""
+        """Keep only the images of these indices; returns itself. self.rows (n,) are theirs in the split, None for all."""
         self.folder.samples = [self.folder.samples[row] for row in rows.tolist()]
         self.labels = self.labels[rows]
+        self.rows = rows if self.rows is None else self.rows[rows]
         return self
 
     def relabel(self, table: list[int], classes: list[str]) -> None:
         """Replace each label by table[label], which counts in `classes`."""
-        self.folder.samples = [(path, table[label]) for path, label in self.folder.samples]
-        self.labels, self.classes = torch.tensor(table)[self.labels], classes
+        self.set_labels(torch.tensor(table)[self.labels])
+        self.classes = classes
+
+    def set_labels(self, labels: Tensor) -> None:
+        """Replace all labels, (N,) int64."""
+        self.folder.samples = [(path, label) for (path, _), label in zip(self.folder.samples, labels.tolist(), strict=True)]
+        self.labels = labels
 
     def training_batches(self, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of each global batch of an epoch, augmented; see epoch_order."""

@@ -40,6 +40,7 @@ RANGES = {
     "stem_stride": (1, 2),
     "holdout": (0, 0.9),
     "imbalance_ratio": (1, 1e6),
+    "label_noise": (0, 1),
 }
 
 
@@ -55,6 +56,12 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="what is minimised")
     group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the loss's published one (maxsup 0.1)")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
+    group.add_argument(
+        "--prior",
+        default="uniform",
+        choices=("uniform", "frequency"),
+        help="target of ls: 1/K, or the training labels' frequencies",
+    )
     group.add_argument("--model", default="resnet20", metavar="NAME", help="resnet18/34/50/101, mobilenet_v2, or resnet8 to 110")
     group.add_argument("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
     group.add_argument("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
@@ -65,6 +72,9 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--data", default="digits", choices=SOURCES, help="data set")
     group.add_argument("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into data/")
     group.add_argument("--imbalance-ratio", type=float, default=1.0, help="largest over smallest class of a long-tailed subset")
+    group.add_argument(
+        "--label-noise", type=float, default=0.0, metavar="R", help="share of the training images that get a wrong label"
+    )
     group.add_argument(
         "--superclasses", nargs="?", const="default", metavar="FILE", help="coarse labels: the data set's own, or of a JSON file"
     )
@@ -117,6 +127,7 @@ def fill_in(args: argparse.Namespace) -> None:
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
         high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
+        low = -100 if name in ("alpha", "alpha_end") and args.loss == "ls" else low  # negative label smoothing
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
                 raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
@@ -126,6 +137,8 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--width {args.width}: even, for the shortcuts pad half the channels on either side")
     if args.loss == "ce" and args.alpha is not None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.prior != "uniform" and args.loss != "ls":
+        raise InputError(f"--prior {args.prior}: for --loss ls, not {args.loss}")
     if marks and args.sched != "step":
         raise InputError(f"--decay-epochs: for --sched step, not {args.sched}")
     if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):

@@ -8,6 +8,7 @@ import torch
 import distributed
 import pixels
 from errors import InputError
+from label_noise import symmetric_noise
 from large_images import Folder, LargeImages
 from longtail import long_tailed
 from order import generator
@@ -53,7 +54,7 @@ SMALL = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
 def open_data(args) -> tuple[SmallImages | LargeImages, SmallImages | LargeImages]:
-    """Training and validation images of --data, cut and relabelled as --holdout, --superclasses and --imbalance-ratio say.
+    """Training and validation images of --data, after --holdout, --superclasses, --imbalance-ratio and --label-noise in turn.
 
     Raises InputError for data that is missing, damaged, or too little for what is asked.
     """
@@ -76,6 +77,8 @@ def open_data(args) -> tuple[SmallImages | LargeImages, SmallImages | LargeImage
         val.relabel(table, names)
     if args.imbalance_ratio != 1:
         train.keep(long_tailed(train.labels.cpu(), len(train.classes), args.imbalance_ratio))
+    if args.label_noise:
+        train.set_labels(symmetric_noise(train.labels, len(train.classes), args.label_noise, args.seed))
     if args.data in SMALL:
         train.augment(args.padding, args.flip, args.cutout)
     return train, val

@@ -30,7 +30,7 @@ from sources import SMALL, open_data
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
     data alpha alpha_end epochs batch_size lr momentum weight_decay sched decay_epochs decay_rate warmup_epochs seed amp
-    input_size mean std padding flip cutout imbalance_ratio superclasses holdout ema_decay sync_bn
+    input_size mean std padding flip cutout imbalance_ratio superclasses holdout ema_decay sync_bn label_noise prior
 """.split()
 
 
@@ -65,7 +65,7 @@ def train(args, facts: dict) -> None:
     ema = None
     if args.ema_decay:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
-    criterion = build_criterion(args, len(classes)).to(args.device)
+    criterion = build_criterion(args, training_images).to(args.device)
     optimizer = build_optimizer(model, args)
     steps = len(train_data) // args.batch_size
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, args))
@@ -100,7 +100,7 @@ def train(args, facts: dict) -> None:
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
-            save(output / checkpoint.NAME, model, ema, parts, classes, facts, epoch, args)
+            save(output / checkpoint.NAME, model, ema, parts, train_data, facts, epoch, args)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args)
     distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
     say(f"checkpoint and log: {output}/")
@@ -170,12 +170,15 @@ def start_from(init: str, model: nn.Module, args) -> None:
     say(f"starting from {init}" + (", with a fresh classifier" if kept else ""))
 
 
-def build_criterion(args, classes: int) -> nn.Module:
+def build_criterion(args, training_images: torch.Tensor) -> nn.Module:
+    """The loss that the options name. training_images (K,): how many training images have each label."""
+    prior = {"prior": training_images / training_images.sum()} if args.prior == "frequency" else {}
     try:
-        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end)
+        criterion = make_loss(args.loss, len(training_images), args.alpha, args.alpha_end, **prior)
     except ValueError as error:
         raise InputError(f"--loss {args.loss}: {error}")
     args.alpha = getattr(criterion, "alpha", args.alpha)
+    args.alpha_end = getattr(criterion, "alpha_end", args.alpha_end)
     return criterion
 
 
@@ -196,14 +199,18 @@ def wrap(model: nn.Module, args) -> nn.Module:
     return torch.compile(model) if args.compile else model
 
 
-def save(path: Path, model: nn.Module, ema, parts: dict, classes: list[str], facts: dict, epoch: int, args) -> None:
+def save(path: Path, model: nn.Module, ema, parts: dict, train_data, facts: dict, epoch: int, args) -> None:
     """Write the checkpoint of a finished epoch, counted from 0 (design: File formats)."""
     plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()} | facts
     state = {"model": bare_model(model).state_dict(), "model_ema": ema.module.state_dict() if ema else None, "scaler": {}}
     state |= {name: part.state_dict() for name, part in parts.items()}
     state["ema_updates"] = int(ema.n_averaged) if ema else 0
     # Every generator is reseeded from (seed, epoch, step, rank) at each step, so the seed is the whole state of all of them.
-    state |= {"epoch": epoch, "rng": {"seed": args.seed}, "args": plain, "classes": classes}
+    state |= {"epoch": epoch, "rng": {"seed": args.seed}, "args": plain, "classes": train_data.classes}
+    if train_data.rows is not None:
+        state["training_rows"] = train_data.rows
+    if args.label_noise:
+        state["training_labels"] = train_data.labels.cpu()
     try:
         checkpoint.save(state, path)
     except OSError as error:
@@ -290,11 +297,12 @@ def say_setup(model: nn.Module, train_data, val_data, start_epoch: int, args) ->
     steps = len(train_data) // args.batch_size
     epochs = f"{start_epoch + 1} to {args.epochs}, {steps} steps each" if start_epoch < args.epochs else "all done already"
     where = "in memory" if args.data in SMALL else f"in {args.data_path}"
+    noise = f", {args.label_noise:.0%} of the training labels replaced" if args.label_noise else ""
     held = f" ({args.holdout:.0%} of the training images, held out)" if args.holdout else ""
     say(
         f"model          {args.model}, {millions:.2f} M parameters, {len(train_data.classes)} classes, {args.input_size} px\n"
         f"loss           {args.loss}{alpha}\n"
-        f"data           {args.data}: {len(train_data):,} training and {len(val_data):,} validation images{held} {where}\n"
+        f"data           {args.data}: {len(train_data):,} training and {len(val_data):,} validation images{held} {where}{noise}\n"
         f"processes      {distributed.world_size()} on {args.device}, mixed precision {args.amp}\n"
         f"optimiser      SGD, batch {args.batch_size}, lr {args.lr:g} ({args.sched}), weight decay {args.weight_decay:g}\n"
         f"epochs         {epochs}"
