@@ -9,7 +9,7 @@ from subprojects import Subproject
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 InputError = conv.load("errors").InputError
-checkpoint, options, train, noise = (conv.load(name) for name in ("checkpoint", "options", "train", "label_noise"))
+checkpoint, options, train, noise = (conv.load(name) for name in ("checkpoint", "options", "train", "data.label_noise"))
 DIGITS = torch.from_numpy(load_digits().target).long()
 TRAINING, VALIDATION = DIGITS[:1400], DIGITS[1400:]
 
@@ -57,9 +57,9 @@ def test_every_loss_of_a_seed_sees_the_same_wrong_labels_and_clean_validation_la
     assert all(torch.equal(first, state["training_labels"]) for state in states)
     assert states[0]["args"]["label_noise"] == 0.2
     assert states[0]["args"]["training_images"] == torch.bincount(first).tolist()
-    args = options.get_parser().parse_args(["--label-noise", "0.2", "--device", "cpu"])
-    options.fill_in(args)
-    assert torch.equal(train.open_data(args)[1].labels, VALIDATION)
+    digits = train.Inputs("digits", None, 8, 1.0, [0.3] * 3, [0.4] * 3, "cpu")
+    noisy, val, _ = train.open_data(digits, label_noise=0.2)
+    assert torch.equal(noisy.labels, first) and torch.equal(val.labels, VALIDATION)
     assert not torch.equal(first, trained(tmp_path / "other", "--label-noise", 0.2, "--seed", 1)["training_labels"])
     assert "training_labels" not in trained(tmp_path / "clean")
 
@@ -82,8 +82,7 @@ def test_noise_acts_on_the_labels_of_the_images_trained_on(tmp_path):
 def test_class_prior_smoothing_takes_the_frequencies_of_the_labels_trained_on(tmp_path):
     """The loss of logits by hand: (1 - alpha) * CE + alpha * cross-entropy against the frequencies, in float64."""
     counts = torch.tensor([60.0, 30.0, 10.0])
-    words = ["--loss", "ls", "--prior", "frequency", "--alpha", "0.2", "--device", "cpu"]
-    criterion = train.build_criterion(options.get_parser().parse_args(words), counts).double()
+    criterion = train.build_criterion("ls", 0.2, None, "frequency", counts).double()
     logits, targets = torch.randn(8, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
     log_p = logits - logits.logsumexp(1, keepdim=True)
     smoothed = 0.8 * torch.eye(3, dtype=torch.float64)[targets] + 0.2 * torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)

@@ -1,15 +1,14 @@
 """The command line of train.py."""
 
 import argparse
-import math
 import os
 from pathlib import Path
 
 import torch
 
+from data import SMALL, SOURCES, need_path
 from errors import InputError
 from maxsup_loss import LOSS_NAMES
-from sources import SMALL, SOURCES, need_path
 
 # What a data set's own recipe fills in where the command line is silent.
 OF_DATA = (
@@ -149,7 +148,7 @@ def fill_in(args: argparse.Namespace) -> None:
         if args.input_size not in (None, source.size):
             raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; the option is for large images")
         args.crop_ratio = 1.0
-    need_path(args)
+    need_path(args.data, args.data_path)
     if args.data not in SMALL and (args.cutout or args.padding):
         raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
     args.input_size = args.input_size or source.size
@@ -160,7 +159,6 @@ def fill_in(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} {getattr(args, name)}: larger than the images, {args.input_size} pixels")
     if args.data_path is not None:
         args.data_path = args.data_path.resolve()
-    args.interpolation = "bilinear"
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
@@ -170,16 +168,6 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-def rate(step: int, steps: int, args: argparse.Namespace) -> float:
-    """The learning rate as a share of --lr, before step `step` of a run whose epochs have `steps` steps."""
-    epoch = step / steps
-    if epoch < args.warmup_epochs:
-        return (step + 1) / (steps * args.warmup_epochs)
-    if args.sched == "step":
-        return args.decay_rate ** sum(epoch >= mark for mark in args.decay_epochs)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1e-9)))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import distributed
-from order import epoch_order, generator, share
+from data.order import epoch_order, generator, share
 
 
 class SmallImages:

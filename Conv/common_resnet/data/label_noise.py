@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from order import generator
+from data.order import generator
 
 STREAM = 2**32 - 1  # the generators of an epoch are seeded by (seed, epoch), and no epoch has this number
 
@@ -16,7 +16,7 @@ def symmetric_noise(labels: Tensor, classes: int, share: float, seed: int) -> Te
     """
     random = generator(seed, STREAM)
     rows = torch.randperm(len(labels), generator=random)[: round(share * len(labels))]
-    steps = torch.randint(1, max(classes, 2), (len(labels),), generator=random)[: len(rows)].to(labels.device)
+    steps = torch.randint(1, max(classes, 2), (len(labels),), generator=random)[: len(rows)]
     noisy = labels.clone()
     noisy[rows] = (labels[rows] + steps) % classes
     return noisy
