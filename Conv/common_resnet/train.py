@@ -152,9 +152,9 @@ def build_criterion(
     loss: str, alpha: float | None, alpha_end: float | None, prior: str, training_images: torch.Tensor
 ) -> nn.Module:
     """The loss that the options name. training_images (K,): how many training images have each label."""
-    frequencies = {"prior": training_images / training_images.sum()} if prior == "frequency" else {}
+    frequencies = training_images / training_images.sum() if prior == "frequency" else None
     try:
-        return make_loss(loss, len(training_images), alpha, alpha_end, **frequencies)
+        return make_loss(loss, len(training_images), alpha, alpha_end, frequencies)
     except ValueError as error:
         raise InputError(f"--loss {loss}: {error}")
 
