@@ -92,10 +92,10 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="FOLDER",
-        help="15 corruptions: CIFAR-10-C's .npy files; no folder: made here",
+        help="15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images",
     )
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
-    parser.add_argument("--batch-size", type=int, default=256, help="images a step")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per step")
     parser.add_argument(
         "--num-workers", type=int, default=min(8, os.cpu_count() or 1), help="loading processes, for large images"
     )

@@ -53,8 +53,8 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("loss and model")
     group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="what is minimised")
-    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the loss's published one (maxsup 0.1)")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
+    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha is constant")
     group.add_argument(
         "--prior",
         default="uniform",
@@ -65,12 +65,19 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
     group.add_argument("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
     group.add_argument("--init", metavar="imagenet|PATH", help="weights to start from: torchvision's, or a checkpoint's")
-    group.add_argument("--ema-decay", type=float, default=0.0, help="keep a moving average of the weights, decay a step; 0: none")
+    group.add_argument(
+        "--ema-decay", type=float, default=0.0, help="decay per step of a moving average of the weights; 0: no average"
+    )
 
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="digits", choices=SOURCES, help="data set")
-    group.add_argument("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into data/")
-    group.add_argument("--imbalance-ratio", type=float, default=1.0, help="largest over smallest class of a long-tailed subset")
+    group.add_argument("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into output/downloads/")
+    group.add_argument(
+        "--imbalance-ratio",
+        type=float,
+        default=1.0,
+        help="keep a long-tailed subset: size of the largest class over that of the smallest",
+    )
     group.add_argument(
         "--label-noise", type=float, default=0.0, metavar="R", help="share of the training images that get a wrong label"
     )
@@ -89,22 +96,22 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("optimisation: SGD with Nesterov momentum; none: by the data set")
     group.add_argument("--epochs", type=int, help="epochs to train")
-    group.add_argument("--batch-size", type=int, help="images a step, all processes together")
-    group.add_argument("--lr", type=float, help="highest learning rate, taken as it is")
+    group.add_argument("--batch-size", type=int, help="images per step, all processes together")
+    group.add_argument("--lr", type=float, help="highest learning rate, not rescaled")
     group.add_argument("--momentum", type=float, default=0.9, help="momentum")
     group.add_argument("--weight-decay", type=float, help="weight decay, none on norms and biases")
-    group.add_argument("--sched", choices=("cosine", "step"), help="course of the rate, a step at a time")
+    group.add_argument("--sched", choices=("cosine", "step"), help="schedule of the rate")
     group.add_argument(
         "--decay-epochs", type=int, nargs="+", help="where the rate drops, for step; none: the data set's, in proportion"
     )
-    group.add_argument("--decay-rate", type=float, default=0.1, help="factor of a drop")
+    group.add_argument("--decay-rate", type=float, default=0.1, help="factor of each drop")
     group.add_argument("--warmup-epochs", type=int, help="epochs in which the rate rises linearly")
 
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
-    group.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in --output_dir")
-    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate each N epochs, and after the last")
+    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
     group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision; none: bf16 on a GPU, off on a CPU")
