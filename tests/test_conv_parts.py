@@ -245,7 +245,7 @@ def test_bad_data(ten, tmp_path):
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n0_1402.png\t1\n")
     refused("val_map.txt: 0_1402.png is there more than once", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n")
-    refused("396 in the archive but not in the map", tmp_path / "stray")
+    refused("397 in the archive but not in the map", tmp_path / "stray")
     (tmp_path / "wrapped").mkdir()
     for split in ("train", "val"):
         with zipfile.ZipFile(tmp_path / f"wrapped/{split}.zip", "w") as archive:
