@@ -22,7 +22,7 @@ open_data, Inputs = conv.load("data").open_data, conv.load("data").Inputs
 epoch_order, SmallImages = conv.load("data.order").epoch_order, conv.load("data.small_images").SmallImages
 GROUPINGS, group = conv.load("data.superclasses").GROUPINGS, conv.load("data.superclasses").group
 viz = Subproject("viz")
-open_images = viz.load("image_sets").open_images
+open_images = viz.load("images.find").open_images
 
 # ----------------------------------------------------------------------------------------------------------- models
 
@@ -206,7 +206,8 @@ def test_a_class_may_have_the_splits_name(ten, tmp_path, mapped):
     expected = pixels.read("digits", tmp_path / "folder", "train", 8)
     assert names == classes and torch.equal(labels, expected[1]) and torch.equal(images, expected[0])
     if mapped:
-        found = open_images(tmp_path / "zips", "train")
+        with viz.active():
+            found = open_images(tmp_path / "zips", "train")
         assert found.classes == classes and found.labels.tolist() == labels.tolist()
 
 

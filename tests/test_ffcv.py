@@ -20,8 +20,8 @@ from subprojects import Subproject
 from training import assert_same
 
 SUBPROJECT, viz = ffcv, Subproject("viz")
-open_ffcv, open_images = viz.load("ffcv_images").open_ffcv, viz.load("image_sets").open_images
-transform = viz.load("inference").transform
+open_ffcv, open_images = viz.load("images.ffcv_files").open_ffcv, viz.load("images.find").open_images
+transform = viz.load("images.transforms").transform
 
 
 @pytest.fixture(scope="module")

@@ -57,21 +57,12 @@ def facts(
     small_stem          a torchvision model whose first layers keep the resolution of small images
     blurpool            a torchvision model with BlurPool
     """
-    variant = {"superclasses": superclasses, "width": width, "stem_stride": stem_stride}
-    variant |= {"small_stem": small_stem, "blurpool": blurpool}
-    return {
-        "model": model,
-        "library": library,
-        "num_classes": num_classes,
-        "input_size": input_size,
-        "mean": list(mean),
-        "std": list(std),
-        "interpolation": interpolation,
-        "crop_ratio": crop_ratio,
-        "data": data,
-        "data_path": str(data_path.resolve()) if data_path else None,
-        **{name: value for name, value in variant.items() if value is not None},
-    }
+    said = {"model": model, "library": library, "num_classes": num_classes, "input_size": input_size, "mean": list(mean)}
+    said |= {"std": list(std), "interpolation": interpolation, "crop_ratio": crop_ratio, "data": data}
+    said |= {"data_path": str(data_path.resolve()) if data_path else None}
+    optional = {"superclasses": superclasses, "width": width, "stem_stride": stem_stride}
+    optional |= {"small_stem": small_stem, "blurpool": blurpool}
+    return said | {name: value for name, value in optional.items() if value is not None}
 
 
 def save(

@@ -11,19 +11,7 @@ from errors import InputError
 from maxsup_loss import LOSS_NAMES
 
 # What a data set's own recipe fills in where the command line is silent.
-OF_DATA = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "sched",
-    "decay_epochs",
-    "warmup_epochs",
-    "mean",
-    "std",
-    "flip",
-    "padding",
-)
+OF_DATA = "epochs batch_size lr weight_decay sched decay_epochs warmup_epochs mean std flip padding".split()
 # Smallest and largest values that mean something.
 RANGES = {
     **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**9)),

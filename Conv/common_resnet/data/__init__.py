@@ -87,7 +87,9 @@ def open_data(
     """
     train, val = open_split(inputs, "train"), open_split(inputs, "val")
     if len(train.classes) < 2:
-        raise InputError(f"{inputs.path}: one class, {train.classes[0]}; images are train/<class>/<image>, of two classes or more")
+        raise InputError(
+            f"{inputs.path}: one class, {train.classes[0]}; images are train/<class>/<image>, of two classes or more"
+        )
     if set(val.classes) - set(train.classes):
         foreign = sorted(set(val.classes) - set(train.classes))[:3]
         raise InputError(f"{inputs.path}: validation has classes that training has not: {', '.join(foreign)}")

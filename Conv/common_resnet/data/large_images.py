@@ -1,7 +1,6 @@
 """Large images: an image folder through loading processes, cropped at random, normalised on the training device."""
 
 import multiprocessing
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import distributed
 from errors import InputError
+from data.archives import is_image
 from data.order import epoch_order, generator
 
 
@@ -28,14 +27,7 @@ class LargeImages:
     """
 
     def __init__(
-        self,
-        folder: "Folder",
-        size: int,
-        crop_ratio: float,
-        mean: list[float],
-        std: list[float],
-        device: str,
-        num_workers: int = 0,
+        self, folder: "Folder", size: int, crop_ratio: float, mean: list[float], std: list[float], device: str, num_workers: int = 0
     ):
         self.folder, self.size, self.crop_ratio, self.device, self.num_workers = folder, size, crop_ratio, device, num_workers
         self.labels, self.classes = torch.tensor(folder.targets), folder.classes
@@ -136,18 +128,13 @@ class Folder(ImageFolder):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; an image folder holds train/<class>/<image> and val/<class>/<image>")
         try:
-            super().__init__(path, loader=load_rgb, is_valid_file=is_image)
+            super().__init__(path, loader=load_rgb, is_valid_file=lambda file: is_image(file[len(str(path)) :]))
         except FileNotFoundError as error:
             raise InputError(f"{path}: {str(error).splitlines()[0]}")
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
         return classes, {name: label for label, name in enumerate(classes)}
-
-
-def is_image(path: str) -> bool:
-    """Whether a file counts as an image by its name; what macOS adds to folders does not."""
-    return path.lower().endswith(IMG_EXTENSIONS) and not os.path.basename(path).startswith(".")
 
 
 def load_rgb(path: str) -> Image.Image:
