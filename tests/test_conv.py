@@ -14,8 +14,11 @@ import torch
 from sklearn.datasets import load_digits
 
 from conftest import ROOT, complains, run
-from superclasses import GROUPINGS
+from subprojects import Subproject
 from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PLAIN, assert_same, kill_all, load, log, torchrun
+
+SUBPROJECT = conv = Subproject("Conv/common_resnet")
+GROUPINGS = conv.load("data.superclasses").GROUPINGS
 
 # -------------------------------------------------------------------------------------------------- the commands
 
@@ -171,7 +174,7 @@ SYNCED = """
 import sys; sys.path.insert(0, {conv!r})
 import torch, torch.distributed as dist
 from cifar_resnet import CifarResNet
-from networks import sync_batch_norm
+from models import sync_batch_norm
 dist.init_process_group("gloo")
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
@@ -184,7 +187,7 @@ for step in range(3):
         model.zero_grad()
         torch.nn.functional.cross_entropy(model(x), y).backward()
         torch.optim.SGD(model.parameters(), 0.1).step()
-pairs = zip(whole.state_dict().values(), part.state_dict().values())
+pairs = zip(whole.state_dict().values(), part.state_dict().values(), strict=True)
 difference = max((a - b).abs().max().item() for a, b in pairs)
 with torch.autocast("cpu", torch.bfloat16):
     assert shared.module.float()(images[rows].float()).isfinite().all()

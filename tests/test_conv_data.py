@@ -15,13 +15,14 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
 
-import corruptions
-import pixels
 from conftest import ROOT, complains, run
-from errors import InputError
-from networks import create_model
-from superclasses import GROUPINGS
+from subprojects import Subproject
 from training import CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, assert_same, load, log
+
+SUBPROJECT = conv = Subproject("Conv/common_resnet")
+corruptions, pixels = conv.load("corruptions"), conv.load("data.pixels")
+create_model, InputError = conv.load("models").create_model, conv.load("errors").InputError
+GROUPINGS = conv.load("data.superclasses").GROUPINGS
 
 
 def jpeg(value: int) -> bytes:

@@ -1,6 +1,5 @@
 """Conv/common_resnet, part by part: models, small images in memory, long tails, groupings, data from everywhere."""
 
-import argparse
 import gzip
 import shutil
 import zipfile
@@ -11,17 +10,19 @@ import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 
-import distributed
-import pixels
-from cifar_resnet import Block, CifarResNet
-from errors import InputError
-from image_sets import open_images
-from large_images import Folder, LargeImages
-from longtail import by_shots, long_tailed
-from networks import create_model, model_facts
-from order import epoch_order
-from small_images import SmallImages
-from superclasses import GROUPINGS, group
+from subprojects import Subproject
+
+SUBPROJECT = conv = Subproject("Conv/common_resnet")
+distributed, pixels, cifar_resnet = (conv.load(name) for name in ("distributed", "data.pixels", "cifar_resnet"))
+Block, CifarResNet, InputError = cifar_resnet.Block, cifar_resnet.CifarResNet, conv.load("errors").InputError
+Folder, LargeImages = conv.load("data.large_images").Folder, conv.load("data.large_images").LargeImages
+by_shots, long_tailed = conv.load("data.longtail").by_shots, conv.load("data.longtail").long_tailed
+create_model, model_facts = conv.load("models").create_model, conv.load("models").model_facts
+open_data, Inputs = conv.load("data").open_data, conv.load("data").Inputs
+epoch_order, SmallImages = conv.load("data.order").epoch_order, conv.load("data.small_images").SmallImages
+GROUPINGS, group = conv.load("data.superclasses").GROUPINGS, conv.load("data.superclasses").group
+viz = Subproject("viz")
+open_images = viz.load("images.find").open_images
 
 # ----------------------------------------------------------------------------------------------------------- models
 
@@ -58,8 +59,8 @@ def test_large_images_flip_where_asked(tmp_path, flip):
     (tmp_path / "a").mkdir()
     ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (60, 1))
     Image.fromarray(ramp).save(tmp_path / "a/0.png")
-    args = argparse.Namespace(device="cpu", num_workers=0, flip=flip)
-    images = LargeImages(Folder(tmp_path), 24, 1.0, [0.0] * 3, [1.0] * 3, args)
+    images = LargeImages(Folder(tmp_path), 24, 1.0, [0.0] * 3, [1.0] * 3, "cpu")
+    images.flip = flip
     crops = [crop for epoch in range(30) for crop, _ in images.training_batches(1, 0, epoch)]
     flipped = [bool(crop[..., 0].mean() > crop[..., -1].mean()) for crop in crops]
     assert len(flipped) == 30 and (5 < sum(flipped) < 25 if flip else not any(flipped))
@@ -95,7 +96,7 @@ def test_augmented_images_are_crops_and_flips_of_their_own():
     for epoch in range(40):
         for batch, labels in data.training_batches(12, seed=0, epoch=epoch):
             assert batch.is_contiguous(memory_format=torch.channels_last) and sorted(labels.tolist()) == list(range(12))
-            for image, row in zip(batch, labels.tolist()):
+            for image, row in zip(batch, labels.tolist(), strict=True):
                 distance = (candidates[row] - image).abs().amax((1, 2, 3))
                 assert distance.min() < 1e-5  # float32: (x - mean) / std and x * scale + shift round differently
                 seen.add(int(distance.argmin()))
@@ -180,7 +181,9 @@ def test_the_same_digits_from_everywhere(ten, tmp_path):
         """Every image's bytes with its class name: what must agree, in whatever order."""
         images, labels, classes = pixels.read("digits", path, split, 8)
         assert images.shape[1:] == (8, 8, 3) and images.dtype == torch.uint8
-        return sorted((classes[label], image.numpy().tobytes()) for image, label in zip(images, labels.tolist())), classes
+        return sorted(
+            (classes[label], image.numpy().tobytes()) for image, label in zip(images, labels.tolist(), strict=True)
+        ), classes
 
     built_in, classes = sums(None)
     zipped(ten, tmp_path / "plain", "val")
@@ -203,7 +206,8 @@ def test_a_class_may_have_the_splits_name(ten, tmp_path, mapped):
     expected = pixels.read("digits", tmp_path / "folder", "train", 8)
     assert names == classes and torch.equal(labels, expected[1]) and torch.equal(images, expected[0])
     if mapped:
-        found = open_images(tmp_path / "zips", "train")
+        with viz.active():
+            found = open_images(tmp_path / "zips", "train")
         assert found.classes == classes and found.labels.tolist() == labels.tolist()
 
 
@@ -236,23 +240,48 @@ def test_bad_data(ten, tmp_path):
     refused("holds neither", tmp_path / "empty")
     refused(r"0/0_\d+.png has 8x8 pixels, not 28x28", ten, "fashion-mnist", 28)
     zipped(ten, tmp_path / "stray", "val", flat=True)
-    refused("lies in no class folder", tmp_path / "stray")
+    refused("lie in no class folders", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png 0\n")
     refused("val_map.txt, line 1", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n0_1402.png\t1\n")
-    refused("val_map.txt, line 2: a second label", tmp_path / "stray")
+    refused("val_map.txt: 0_1402.png is there more than once", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n")
-    refused("has no line for", tmp_path / "stray")
+    refused("397 in the archive but not in the map", tmp_path / "stray")
     (tmp_path / "wrapped").mkdir()
-    with zipfile.ZipFile(tmp_path / "wrapped/val.zip", "w") as archive:
-        for file in sorted((ten / "val").rglob("*.png")):
-            archive.write(file, f"data/val/{file.parent.name}/{file.name}")
-    refused("entries are val/<class>/<image>", tmp_path / "wrapped")
+    for split in ("train", "val"):
+        with zipfile.ZipFile(tmp_path / f"wrapped/{split}.zip", "w") as archive:
+            for file in sorted((ten / "val").rglob("*.png")):
+                archive.write(file, f"data/{split}/{file.parent.name}/{file.name}")
+    with pytest.raises(InputError, match="one class, data; images are train/<class>/<image>, of two classes or more"):
+        open_data(Inputs("digits", tmp_path / "wrapped", 8, 1.0, [0.0] * 3, [1.0] * 3, "cpu"))
     content = (tmp_path / "stray/val.zip").read_bytes()
     (tmp_path / "stray/val.zip").write_bytes(content[:-40])
-    refused("val.zip: damaged", tmp_path / "stray")
+    refused("val.zip: truncated or damaged", tmp_path / "stray")
     shutil.copytree(ten / "val", tmp_path / "broken/val")
     (tmp_path / "broken/val/4/4_1404.png").write_bytes(b"not a picture")
     refused("4_1404.png does not decode", tmp_path / "broken")
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "broken/val/4/4_1404.png")
     refused("4_1404.png has more than 8 bits", tmp_path / "broken")
+
+
+@pytest.mark.parametrize(("form", "options", "tolerance"), [("png", {}, 0), ("webp", {"lossless": True}, 0), ("jpeg", {}, 64)])
+def test_archives_of_every_format_give_the_folders_pixels(ten, tmp_path, form, options, tolerance):
+    """Stored and deflated; hidden files and folders count in neither. Against Pillow's pixels: equal, or within JPEG's loss."""
+    folder = tmp_path / "folder/val"
+    files = sorted((ten / "val").rglob("*.png"), key=lambda file: (file.parent.name, file.name))[::5]
+    with zipfile.ZipFile(tmp_path / "val.zip", "w") as archive:
+        for number, file in enumerate(files):
+            target = folder / file.parent.name / f"{file.stem}.{form}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(file).save(target, form.upper(), **options)
+            method = zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED
+            archive.write(target, f"val/{target.relative_to(folder)}", method)
+            for hidden in (target.with_name(f"._{target.name}"), folder / ".cache" / target.name):
+                hidden.parent.mkdir(exist_ok=True)
+                hidden.write_bytes(b"no image")
+                archive.write(hidden, f"val/{hidden.relative_to(folder)}")
+    images, labels, classes = pixels.read("digits", tmp_path, "val", 8)
+    expected = pixels.read("digits", tmp_path / "folder", "val", 8)
+    assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1]) and classes == expected[2] == list("0123456789")
+    originals = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]).astype(int)
+    assert np.abs(images.numpy() - originals).max() <= tolerance and len(images) == 80

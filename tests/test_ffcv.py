@@ -15,11 +15,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from conftest import complains, run
-from ffcv_images import open_ffcv
-from ffcv_modules import CPU, WRITE, errors, ffcv_file, loaders, pixels_of, settings, write_imagenet
-from image_sets import open_images
-from inference import transform
+from ffcv_helpers import CPU, WRITE, data, errors, ffcv, ffcv_file, pixels_of, settings, write_imagenet
+from subprojects import Subproject
 from training import assert_same
+
+SUBPROJECT, viz = ffcv, Subproject("viz")
+open_ffcv, open_images = viz.load("images.ffcv_files").open_ffcv, viz.load("images.find").open_images
+transform = viz.load("images.transforms").transform
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +48,18 @@ def full_size(photographs):
 
 def open_val(ffcv_files, on_device=False, **more):
     file = ffcv_file.read(ffcv_files / "val_500_0_90.ffcv", "")
-    whole = {"crops": lambda images, _: loaders.centre_crops(images, 1.0), "batch_size": 10, "workers": 1, "device": CPU}
-    return file, loaders.Images(file.path, file.records, on_device=on_device, **(whole | more))
+    whole = {"crops": lambda images, _: data.centre_crops(images, 1.0), "batch_size": 10, "workers": 1, "device": CPU}
+    return file, data.Images(file.path, file.records, on_device=on_device, **(whole | more))
 
 
 def samples_of(path):
     """(mode, width, height, label, bytes) of every sample of a .ffcv file, read by hand."""
     file, content = ffcv_file.read(path, ""), path.read_bytes()
     table = np.frombuffer(content[int.from_bytes(content[16:24], "little") :], "<u8").reshape(-1, 3)
-    sizes = {int(place): int(size) for _, place, size in table}
+    sizes = {int(start): int(size) for _, start, size in table}
     found = []
-    for (mode, width, height, place), label in zip(file.records["f0"].tolist(), file.records["f1"].tolist()):
-        found.append((mode, width, height, label, content[place : place + sizes[place]]))
+    for (mode, width, height, start), label in zip(file.records["f0"].tolist(), file.records["f1"].tolist(), strict=True):
+        found.append((mode, width, height, label, content[start : start + sizes[start]]))
     return found
 
 
@@ -170,12 +172,12 @@ def test_crops_are_cut_and_scaled_as_ffcv_does_it(full_size):
     flips = np.arange(40) % 3 == 0
 
     def crops(images, epoch):
-        loaders.centre_crops(images, 0.875)
+        data.centre_crops(images, 0.875)
         images["flip"] = flips
 
-    ours = loaders.Images(full_size, file.records, crops, 40, 1, CPU, on_device=True)
+    ours = data.Images(full_size, file.records, crops, 40, 1, CPU, on_device=True)
     batch = next(iter(ours.epoch(0, 24)))[0]
-    mean, std = torch.tensor(loaders.MEAN).view(3, 1, 1), torch.tensor(loaders.STD).view(3, 1, 1)
+    mean, std = torch.tensor(data.MEAN).view(3, 1, 1), torch.tensor(data.STD).view(3, 1, 1)
     found = ((batch * std + mean) * 255).round().byte().permute(0, 2, 3, 1)
     expected[torch.from_numpy(flips)] = expected[torch.from_numpy(flips)].flip(2)
     assert expected.float().std() > 30 and torch.equal(found, expected)
@@ -191,17 +193,19 @@ def test_viz_shows_images_as_ffcv_does(photographs, full_size, tmp_path, crop_ra
     result = run(WRITE, "--data", photographs, "--output", raw, "--max-resolution", 0, "--compress-probability", 0)
     assert result.returncode == 0, result.stderr
 
-    def largest_difference(images, path, interpolation="area"):
-        images.transform = transform({"input_size": side, "crop_ratio": crop_ratio, "interpolation": interpolation})
-        ours = torch.stack([images[index][0] for index in range(40)]).int().permute(0, 2, 3, 1)
+    def largest_difference(open_them, *where, path=raw, interpolation="area"):
+        with viz.active():
+            images = open_them(*where)
+            images.transform = transform({"input_size": side, "crop_ratio": crop_ratio, "interpolation": interpolation})
+            ours = torch.stack([images[index][0] for index in range(40)]).int().permute(0, 2, 3, 1)
         theirs = ffcvs_own(path, side, crop_ratio).int()
         assert theirs.float().std() > 30
         return (ours - theirs).abs().max()
 
-    assert largest_difference(open_images(photographs, "val"), raw) <= 1
-    assert largest_difference(open_ffcv(raw), raw) <= 1
-    assert largest_difference(open_ffcv(full_size), full_size) <= 1
-    assert largest_difference(open_images(photographs, "val"), raw, "bilinear") > 10  # the filter matters
+    assert largest_difference(open_images, photographs, "val") <= 1
+    assert largest_difference(open_ffcv, raw) <= 1
+    assert largest_difference(open_ffcv, full_size, path=full_size) <= 1
+    assert largest_difference(open_images, photographs, "val", interpolation="bilinear") > 10  # the filter matters
 
 
 def test_viz_reads_damaged_files_safely(full_size, tmp_path):
@@ -230,9 +234,8 @@ def test_viz_reads_damaged_files_safely(full_size, tmp_path):
         (scrambled(), jpeg),
     ):
         path.write_bytes(case)
-        images = open_ffcv(path)
-        with pytest.raises(ValueError, match=f"image {index:08d} is damaged .*; write the file again"):
-            images[index]
+        with viz.active(), pytest.raises(ValueError, match=f"image {index:08d} is damaged .*; write the file again"):
+            open_ffcv(path)[index]
     huge = (1 << 63).to_bytes(8, "little")
     for case in (
         damaged(raw, "data_ptr", 1 << 62),
@@ -244,15 +247,15 @@ def test_viz_reads_damaged_files_safely(full_size, tmp_path):
         b"",
     ):
         path.write_bytes(case)
-        with pytest.raises(ValueError, match="x.ffcv: damaged, or not an FFCV file of images and labels"):
+        with viz.active(), pytest.raises(ValueError, match="x.ffcv: damaged, or not an FFCV file of images and labels"):
             open_ffcv(path)
 
 
 def test_random_crops_have_torchvisions_distribution():
     """20,000 crops of a 100x150 image: the mean of each quantity within 5 standard errors of torchvision's mean."""
-    images = np.zeros(20_000, loaders.IMAGE_TYPE)
+    images = np.zeros(20_000, data.IMAGE_TYPE)
     images["height"], images["width"] = 100, 150
-    loaders.random_crops(images, 0, 0, 0.08, 0.5)
+    data.random_crops(images, 0, 0, 0.08, 0.5)
     torch.manual_seed(0)
     tensor = torch.empty(3, 100, 150)
     draw = torchvision.transforms.RandomResizedCrop.get_params
@@ -272,10 +275,10 @@ def test_random_crops_have_torchvisions_distribution():
 
 def test_crops_are_a_function_of_seed_and_epoch_and_narrow_images_have_one():
     def drawn(seed, epoch):
-        images = np.zeros(50, loaders.IMAGE_TYPE)
+        images = np.zeros(50, data.IMAGE_TYPE)
         images["height"], images["width"] = 40, 60
         images["height"][0], images["width"][0] = 10, 1000
-        loaders.random_crops(images, seed, epoch, 0.9, 0.5)
+        data.random_crops(images, seed, epoch, 0.9, 0.5)
         return images
 
     assert np.array_equal(drawn(0, 3), drawn(0, 3))
@@ -288,12 +291,12 @@ def test_crops_are_a_function_of_seed_and_epoch_and_narrow_images_have_one():
 def test_orders_share_one_shuffle():
     """Two processes with 8 images a batch see together what one with 16 sees; an epoch shows each image at most once."""
     for epoch in (0, 5):
-        one = loaders.EpochOrder(50, 16, 7).sample_order(epoch)
-        two = [loaders.EpochOrder(50, 8, 7, rank, 2).sample_order(epoch).reshape(3, 8) for rank in (0, 1)]
+        one = data.EpochOrder(50, 16, 7).sample_order(epoch)
+        two = [data.EpochOrder(50, 8, 7, rank, 2).sample_order(epoch).reshape(3, 8) for rank in (0, 1)]
         assert len(one) == 48 == len(set(one.tolist()))
         assert np.array_equal(np.concatenate(two, 1).flatten(), one)
-    assert not np.array_equal(loaders.EpochOrder(50, 16, 7).sample_order(0), loaders.EpochOrder(50, 16, 7).sample_order(1))
-    assert not np.array_equal(loaders.EpochOrder(50, 16, 7).sample_order(1), loaders.EpochOrder(50, 16, 8).sample_order(0))
+    assert not np.array_equal(data.EpochOrder(50, 16, 7).sample_order(0), data.EpochOrder(50, 16, 7).sample_order(1))
+    assert not np.array_equal(data.EpochOrder(50, 16, 7).sample_order(1), data.EpochOrder(50, 16, 8).sample_order(0))
 
 
 def test_epochs_do_not_depend_on_threads_or_history(ffcv_files, capsys):
@@ -302,8 +305,8 @@ def test_epochs_do_not_depend_on_threads_or_history(ffcv_files, capsys):
     for in_memory in (1, 0):
         seen = []
         for threads, epochs in ((1, [3]), (2, [0, 3])):
-            options = settings(f"--data.in_memory={in_memory}", f"--data.num_workers={threads}", "--training.batch_size=16")
-            images = loaders.train_images(file.path, file.records, options, CPU)
+            options = settings("--training.batch_size=16")
+            images = data.train_images(file, options.training, options.augmentation, threads, bool(in_memory), CPU)
             for epoch in epochs:
                 batches = [(batch.clone(), labels.clone()) for batch, labels in images.epoch(epoch, 8)]
             seen.append((torch.cat([batch for batch, _ in batches]), torch.cat([labels for _, labels in batches])))
@@ -315,11 +318,11 @@ def test_an_image_that_does_not_decode_is_named(full_size, tmp_path):
     path, content = tmp_path / "x.ffcv", bytearray(full_size.read_bytes())
     images = ffcv_file.read(full_size, "").records["f0"]
     number = int(np.flatnonzero(images["mode"] == ffcv_file.JPEG)[3])
-    place = int(images["data_ptr"][number])
-    content[place : place + 400] = bytes(400)
+    start = int(images["data_ptr"][number])
+    content[start : start + 400] = bytes(400)
     path.write_bytes(content)
     file = ffcv_file.read(path, "")
-    images = loaders.Images(path, file.records, lambda images, _: loaders.centre_crops(images, 1.0), 10, 1, CPU, False)
+    images = data.Images(path, file.records, lambda images, _: data.centre_crops(images, 1.0), 10, 1, CPU, False)
     with pytest.raises(errors.InputError, match=f"x.ffcv: images that do not decode: number {number} "):
         for _ in images.epoch(0, 16):
             pass

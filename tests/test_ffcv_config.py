@@ -4,11 +4,14 @@ import re
 
 import pytest
 
-from ffcv_modules import FOLDER, config, errors
+from subprojects import Subproject
+
+SUBPROJECT = ffcv = Subproject("Conv/ffcv")
+options, errors = ffcv.load("options"), ffcv.load("errors")
 
 
 def test_configs_agree_in_all_but_what_they_are_named_for():
-    paths = {path.stem: config.read(["--config", str(path)])[0] for path in sorted((FOLDER / "configs").glob("*.yaml"))}
+    paths = {path.stem: options.read(["--config", str(path)])[0] for path in sorted((ffcv.folder / "configs").glob("*.yaml"))}
     losses = ("ce", "ls", "ols", "zipf", "logit-penalty", "maxsup")
     assert set(paths) == {f"{arch}_{loss}" for arch in ("rn18", "rn50", "rn18_16", "rn50_16") for loss in losses} | {
         "digits_maxsup"
@@ -18,8 +21,8 @@ def test_configs_agree_in_all_but_what_they_are_named_for():
         arch, _, loss = name.rpartition("_")
         assert (found.loss.name, found.logging.folder) == (loss, f"output/{name}")
         assert (found.loss.alpha, found.loss.alpha_end) == strengths.get(loss, (None, None))
-        first = config.plain(paths[f"{arch}_maxsup"])
-        assert {**config.plain(found), "loss": 0, "logging": 0} == {**first, "loss": 0, "logging": 0}
+        first = options.plain(paths[f"{arch}_maxsup"])
+        assert {**options.plain(found), "loss": 0, "logging": 0} == {**first, "loss": 0, "logging": 0}
     original = paths["rn50_maxsup"]
     assert (original.model.arch, original.model.blurpool, original.validation.resolution) == ("resnet50", True, 256)
     assert vars(original.lr) == {
@@ -38,9 +41,10 @@ def test_configs_agree_in_all_but_what_they_are_named_for():
 
 def test_the_command_line_overrides_the_file(tmp_path):
     (tmp_path / "a.yaml").write_text("lr: {lr: 1e-3, schedule: cyclic}\nloss: {alpha: null}\nmodel: {blurpool: true}\n")
-    found = config.read(["--config", str(tmp_path / "a.yaml"), "--lr.schedule=step", "--training.epochs", "7"])[0]
+    found = options.read(["--config", str(tmp_path / "a.yaml"), "--lr.schedule=step", "--training.epochs", "7"])[0]
     assert (found.lr.lr, found.lr.schedule, found.training.epochs, found.loss.alpha) == (1e-3, "step", 7, None)
     assert found.model.blurpool is True
+    assert options.read(["--loss.name=ls", "--loss.alpha=-0.5"])[0].loss.alpha == -0.5  # negative label smoothing
 
 
 BAD_WORDS = {
@@ -53,7 +57,9 @@ BAD_WORDS = {
     "--lr.lr=nan": "goes from",
     "--lr.schedule=cosine": "choose from step, cyclic",
     "--model.blurpool=2": "0 or 1 is expected",
-    "--loss.alpha=-1": "goes from 0 to 1",
+    "--loss.alpha=-1": "loss.alpha=-1: goes from 0 to 1 for maxsup",
+    "--loss.alpha_end=-1": "loss.alpha_end=-1: goes from 0 to 1 for maxsup",
+    "--loss.prior=class": "choose from uniform, frequency",
     "--training.epochs=none": "needs a value",
     "--resolution.min_res=300": "larger than resolution.max_res",
     "--resolution.start_ramp=5": "comes after end_ramp",
@@ -63,7 +69,7 @@ BAD_WORDS = {
 @pytest.mark.parametrize("word", BAD_WORDS)
 def test_bad_words(word):
     with pytest.raises(errors.InputError, match=re.escape(BAD_WORDS[word])):
-        config.read([word])
+        options.read([word])
 
 
 @pytest.mark.parametrize(
@@ -81,5 +87,5 @@ def test_bad_words(word):
 def test_bad_yaml(tmp_path, text, match):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(errors.InputError, match=re.escape(match)) as error:
-        config.read(["--config", str(tmp_path / "a.yaml")])
+        options.read(["--config", str(tmp_path / "a.yaml")])
     assert "\n" not in str(error.value)

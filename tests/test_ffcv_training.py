@@ -10,23 +10,26 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from conftest import complains, run
-from ffcv_modules import (
+from ffcv_helpers import (
     CPU,
     FOLDER,
     SMALL,
     TRAIN,
     WRITE,
-    config,
     data,
+    engine,
     errors,
+    ffcv,
     ffcv_file,
-    loaders,
+    files,
     models,
+    options,
     pixels_of,
     settings,
     train,
@@ -34,13 +37,15 @@ from ffcv_modules import (
 )
 from training import assert_same, kill_all, log, torchrun
 
+SUBPROJECT = ffcv
+
 
 @pytest.fixture(scope="module")
 def trained(ffcv_files, tmp_path_factory):
     """A finished run of 2 epochs, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     with contextlib.redirect_stdout(open(folder.parent / "printed", "w")) as file, file:
-        train(*data(ffcv_files), f"--logging.folder={folder}", "--model.blurpool=1", "--loss.alpha_end=0.2")
+        train(*files(ffcv_files), f"--logging.folder={folder}", "--model.blurpool=1", "--loss.alpha_end=0.2")
     return folder, (folder.parent / "printed").read_text()
 
 
@@ -49,8 +54,11 @@ def test_a_run_says_what_it_does_and_leaves_checkpoint_params_and_log(trained, f
     assert "global batch   32 = 1 x 32" in printed and "2 steps each" in printed and "maxsup 0.1 -> 0.2" in printed
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pth", "log.jsonl", "params.json"]
     params = json.loads((folder / "params.json").read_text())
-    assert {f"{section}.{key}" for section, keys in params.items() for key in keys} == set(config.OPTIONS)
-    assert params["loss"] == {"name": "maxsup", "alpha": 0.1, "alpha_end": 0.2} and params["model"]["num_classes"] == 2
+    assert {f"{section}.{key}" for section, keys in params.items() for key in keys} == set(options.OPTIONS)
+    assert (
+        params["loss"] == {"name": "maxsup", "alpha": 0.1, "alpha_end": 0.2, "prior": "uniform"}
+        and params["model"]["num_classes"] == 2
+    )
     lines = log(folder)
     assert [line["epoch"] for line in lines] == [1, 2] and all(line["val_images"] == 33 for line in lines)
     assert [line["alpha"] for line in lines] == pytest.approx([0.1, 0.2]) and lines[0]["train_images_per_second"] > 0
@@ -80,7 +88,7 @@ def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
     model = models.create_model("resnet18", 2, blurpool=True)
     model.load_state_dict(torch.load(folder / "checkpoint.pth", weights_only=True)["model"])
     pixels, labels = pixels_of(few / "val")
-    images = (torch.tensor(pixels) / 255 - torch.tensor(loaders.MEAN)) / torch.tensor(loaders.STD)
+    images = (torch.tensor(pixels) / 255 - torch.tensor(data.MEAN)) / torch.tensor(data.STD)
     with torch.no_grad():
         logits = model.eval()(images.permute(0, 3, 1, 2))
     labels, last = torch.tensor(labels), log(folder)[-1]
@@ -91,7 +99,7 @@ def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
 
 def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
     """SIGKILL in the middle of the paper's row, then the same command: what it leaves equals a run that nothing disturbed."""
-    words = [*SMALL, *data(ffcv_files), "--training.epochs=4", "--model.blurpool=0"]
+    words = [*SMALL, *files(ffcv_files), "--training.epochs=4", "--model.blurpool=0"]
     train("--config", FOLDER / "configs/rn18_ols.yaml", *words, "--data.num_workers=2", f"--logging.folder={tmp_path}/whole")
     environment = {**os.environ, "LOSSES": "ols", "OUTPUT": str(tmp_path), "PYTHON": sys.executable, "ARCH": "rn18", "GPUS": "1"}
     command, broken = ["bash", str(FOLDER / "train.sh"), *words], tmp_path / "rn18_ols"
@@ -116,7 +124,7 @@ def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
 
 def test_two_processes_killed_and_run_again_end_bit_identical(ffcv_files, tmp_path):
     """SIGKILL to torchrun and both of its processes after the first epoch; the same command goes on."""
-    words = [*SMALL, *data(ffcv_files), "--training.epochs=4", "--training.batch_size=16", "--resume=auto"]
+    words = [*SMALL, *files(ffcv_files), "--training.epochs=4", "--training.batch_size=16", "--resume=auto"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     result = torchrun(2, *words, f"--logging.folder={whole}", script=TRAIN)
     assert result.returncode == 0, result.stderr
@@ -141,7 +149,7 @@ def test_two_processes_count_each_image_once(ffcv_files, tmp_path):
     """33 images do not divide among two; what they log is what one process finds for the checkpoint. Steps: 64 / (2 x 16)."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN]
     result = run(
-        *command, *SMALL, *data(ffcv_files), "--training.batch_size=16", f"--logging.folder={tmp_path}", "--training.epochs=1"
+        *command, *SMALL, *files(ffcv_files), "--training.batch_size=16", f"--logging.folder={tmp_path}", "--training.epochs=1"
     )
     assert result.returncode == 0, result.stderr
     assert "2 x 16" in result.stdout and "2 steps each" in result.stdout and result.stdout.count("global batch") == 1
@@ -156,8 +164,8 @@ def evaluated(path, ffcv_files, *words):
     """What --eval prints: images, top-1, top-5, loss, ECE."""
     with contextlib.redirect_stdout(open(os.devnull, "w")), pytest.MonkeyPatch.context() as patch:
         said = []
-        patch.setattr(train_imagenet.distributed, "say", said.append)
-        train_imagenet.main([*SMALL, "--eval", "--resume", str(path), data(ffcv_files)[1], *words])
+        patch.setattr(train_imagenet, "say", said.append)
+        train_imagenet.main([*SMALL, "--eval", "--resume", str(path), files(ffcv_files)[1], *words])
     found = re.search(r"on (\S+) images: top-1 (\S+) %  top-5 (\S+) %  loss (\S+)  ECE (\S+)", said[-1])
     return [float(value) for value in found.groups()]
 
@@ -185,20 +193,30 @@ def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, t
 
 def test_every_loss_trains(ffcv_files):
     """Three epochs each over the same images, from the same weights; Zipf's ranks come from the feature map."""
-    options = settings("--training.epochs=3", "--training.amp=off", "--lr.lr=2e-3")
+    config = settings("--training.epochs=3", "--training.amp=off", "--lr.lr=2e-3")
     file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
-    batches = loaders.train_images(file.path, file.records, options, CPU)
+    batches = data.train_images(file, config.training, config.augmentation, 1, True, CPU)
     for name in ("ce", "ls", "ols", "zipf", "logit-penalty", "maxsup"):
-        options.loss.name, options.loss.alpha, options.model.num_classes = name, None, 2
+        config.loss.name, config.loss.alpha, config.loss.alpha_end = name, None, None
         torch.manual_seed(0)
-        model, criterion = models.create_model("resnet18", 2), train_imagenet.build_criterion(options)
-        wrapped = train_imagenet.wrap(model, options)
+        model = models.create_model("resnet18", 2)
+        criterion = train_imagenet.build_criterion(config.loss, file.records["f1"], 2)
+        wrapped = models.wrap(model, name == "zipf", False, CPU)
         assert isinstance(wrapped, models.WithDenseLogits) == (name == "zipf")
-        optimizer = train_imagenet.build_optimizer(model, 2e-3, options.training)
+        optimizer = train_imagenet.build_optimizer(model, 2e-3, config.training.momentum, config.training.weight_decay)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        arguments = [wrapped, criterion, batches, optimizer, scaler, 2e-3, 8, options]
-        losses = [train_imagenet.train_one_epoch(*arguments, epoch, CPU)["loss"] for epoch in range(3)]
+        arguments = [wrapped, criterion, batches, optimizer, scaler, 2e-3, config.lr, config.training]
+        losses = [engine.train_one_epoch(*arguments, epoch, 8)["loss"] for epoch in range(3)]
         assert losses[-1] < losses[0], name
+
+
+def test_class_prior_smoothing_takes_the_training_files_frequencies():
+    loss = settings("--loss.name=ls", "--loss.prior=frequency").loss
+    criterion = train_imagenet.build_criterion(loss, np.array([0, 0, 0, 2]), 3)
+    assert criterion.prior.tolist() == [0.75, 0, 0.25] and (loss.alpha, loss.alpha_end) == (0.1, None)
+    loss.name = "maxsup"
+    with pytest.raises(errors.InputError, match="loss.name=maxsup: .*prior"):
+        train_imagenet.build_criterion(loss, np.array([0, 1]), 2)
 
 
 def test_the_dense_logits_average_to_the_logits():
@@ -230,22 +248,23 @@ def test_blurpool_by_hand():
 
 def test_rates_and_resolutions():
     step = settings("--lr.schedule=step", "--training.epochs=90")
-    found = [train_imagenet.rate_factor(epoch, 0.5, step) for epoch in (0, 29, 30, 60, 89)]
+    found = [engine.rate_factor(epoch, 0.5, step.lr, 90) for epoch in (0, 29, 30, 60, 89)]
     assert found == pytest.approx([1, 1, 0.1, 0.01, 0.01])
     cyclic = settings("--lr.schedule=cyclic", "--training.epochs=16", "--lr.peak_epoch=2")
-    found = [train_imagenet.rate_factor(epoch, within, cyclic) for epoch, within in ((0, 0), (1, 0), (2, 0), (9, 0), (15, 0.5))]
+    found = [engine.rate_factor(epoch, within, cyclic.lr, 16) for epoch, within in ((0, 0), (1, 0), (2, 0), (9, 0), (15, 0.5))]
     assert found == pytest.approx([1e-4, 0.50005, 1, 0.5, 0.5 / 14])
     ramp = settings(
         "--resolution.min_res=160", "--resolution.max_res=192", "--resolution.start_ramp=11", "--resolution.end_ramp=13"
     )
-    assert [train_imagenet.resolution(epoch, ramp.resolution) for epoch in (0, 11, 13, 15)] == [160, 160, 192, 192]
-    assert all(train_imagenet.resolution(epoch, ramp.resolution) % 32 == 0 for epoch in range(16))
+    assert [engine.resolution(epoch, ramp.resolution) for epoch in (0, 11, 13, 15)] == [160, 160, 192, 192]
+    assert all(engine.resolution(epoch, ramp.resolution) % 32 == 0 for epoch in range(16))
 
 
 def test_sizes_grow_while_training(ffcv_files):
     """One loader, two resolutions: the decoder follows."""
     file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
-    images = loaders.train_images(file.path, file.records, settings(), CPU)
+    config = settings()
+    images = data.train_images(file, config.training, config.augmentation, 1, True, CPU)
     assert [next(iter(images.epoch(epoch, side)))[0].shape for epoch, side in ((0, 8), (1, 16))] == [
         (32, 3, 8, 8),
         (32, 3, 16, 16),
@@ -263,7 +282,7 @@ def refused(match, *words):
 
 def test_bad_files(ffcv_files, few, tmp_path):
     good = (ffcv_files / "train_500_0_90.ffcv").read_bytes()
-    val, out = data(ffcv_files)[1], f"--logging.folder={tmp_path}/run"
+    val, out = files(ffcv_files)[1], f"--logging.folder={tmp_path}/run"
 
     def refused_file(match, content, description=None):
         (tmp_path / "bad.ffcv").write_bytes(content)
@@ -274,23 +293,23 @@ def test_bad_files(ffcv_files, few, tmp_path):
 
     refused("none.ffcv: no such file", f"--data.train_dataset={tmp_path}/none.ffcv", val, out)
     refused("data.train_dataset .*: a folder", f"--data.train_dataset={tmp_path}", val, out)
-    refused("data.val_dataset is missing", data(ffcv_files)[0], out)
+    refused("data.val_dataset is missing", files(ffcv_files)[0], out)
     for length in (0, 10, 1000, 3000, len(good) // 2, len(good) - 1):
         refused_file("truncated|not a .ffcv file", good[:length])
     refused_file("not a .ffcv file", b"text" * 1000)
-    place = ffcv_file.HeaderType.itemsize + 2 * ffcv_file.FieldDescType.itemsize
+    start = ffcv_file.HeaderType.itemsize + 2 * ffcv_file.FieldDescType.itemsize
     refused_file("its fields are not", good[:24] + b"\5" + good[25:])  # the first field's number
     for field, value in (("data_ptr", 2**60), ("width", 60000), ("mode", 7)):
         records = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "").records.copy()
         records["f0"][field][3] = value
-        refused_file("damaged", good[:place] + records.tobytes() + good[place + records.nbytes :])
+        refused_file("damaged", good[:start] + records.tobytes() + good[start + records.nbytes :])
     records["f0"], records["f1"] = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "").records["f0"], -5
-    refused_file("labels below 0", good[:place] + records.tobytes() + good[place + records.nbytes :])
+    refused_file("labels below 0", good[:start] + records.tobytes() + good[start + records.nbytes :])
     refused_file("description bad.ffcv.json is unreadable", good, "{")
     refused_file("description bad.ffcv.json is of another file", good, '{"classes": ["a"], "images": 64, "source": null}')
     refused_file("classes, or their order", good, '{"classes": ["odd", "even"], "images": 64, "source": null}')
-    refused("labels up to 1, but the model has 1 outputs", *data(ffcv_files), out, "--model.num_classes=1")
-    refused("64 training images do not fill one batch of 65", *data(ffcv_files), out, "--training.batch_size=65")
+    refused("labels up to 1, but the model has 1 outputs", *files(ffcv_files), out, "--model.num_classes=1")
+    refused("64 training images do not fill one batch of 65", *files(ffcv_files), out, "--training.batch_size=65")
 
 
 def test_files_from_elsewhere_have_numbers_for_classes(ffcv_files, tmp_path):
@@ -308,11 +327,11 @@ def test_a_file_larger_than_memory_is_warned_of(ffcv_files, tmp_path, capsys):
         file.seek(far)
         file.write(content[start:])
     huge = ffcv_file.read(tmp_path / "huge.ffcv", "")
-    train_imagenet.warn_of_memory(settings(), huge)
+    train_imagenet.warn_of_memory(True, huge)
     said = capsys.readouterr().out
     assert said.startswith("warning: data.in_memory=1, but the files take 1000.0 GB and the memory is ") and said.count("\n") == 1
-    train_imagenet.warn_of_memory(settings("--data.in_memory=0"), huge)
-    train_imagenet.warn_of_memory(settings(), ffcv_file.read(ffcv_files / "val_500_0_90.ffcv", ""))
+    train_imagenet.warn_of_memory(False, huge)
+    train_imagenet.warn_of_memory(True, ffcv_file.read(ffcv_files / "val_500_0_90.ffcv", ""))
     assert capsys.readouterr().out == ""
 
 
@@ -332,17 +351,17 @@ def test_bad_checkpoints(trained, ffcv_files, tmp_path, monkeypatch):
     torch.save({"model": {"fc.bias": torch.zeros(2)}}, tmp_path / "bare.pth")
     out = f"--logging.folder={tmp_path}/run"
     for how in ([], ["--eval"]):
-        refused("half.pth: damaged", *data(ffcv_files), out, "--resume", tmp_path / "half.pth", *how)
-        refused("evil.pth: refused, .*nothing in it was run", *data(ffcv_files), out, "--resume", tmp_path / "evil.pth", *how)
-        refused("list.pth: a checkpoint is a dict", *data(ffcv_files), out, "--resume", tmp_path / "list.pth", *how)
-        refused("none.pth: no such checkpoint", *data(ffcv_files), out, "--resume", tmp_path / "none.pth", *how)
+        refused("half.pth: damaged", *files(ffcv_files), out, "--resume", tmp_path / "half.pth", *how)
+        refused("evil.pth: refused, .*nothing in it was run", *files(ffcv_files), out, "--resume", tmp_path / "evil.pth", *how)
+        refused("list.pth: a checkpoint is a dict", *files(ffcv_files), out, "--resume", tmp_path / "list.pth", *how)
+        refused("none.pth: no such checkpoint", *files(ffcv_files), out, "--resume", tmp_path / "none.pth", *how)
     assert not (tmp_path / "was-run").exists()
-    refused("empty.pth: holds no weights of a classifier", *data(ffcv_files), "--eval", "--resume", tmp_path / "empty.pth")
-    refused("bare.pth: the weights are another model's", *data(ffcv_files), "--eval", "--resume", tmp_path / "bare.pth")
-    refused("bare.pth: cannot be resumed", *data(ffcv_files), out, "--resume", tmp_path / "bare.pth")
-    refused("--eval needs --resume", *data(ffcv_files), "--eval")
-    refused("trained with model.blurpool=True, not False", *data(ffcv_files), out, "--resume", folder / "checkpoint.pth")
-    blurred = [*data(ffcv_files), "--model.blurpool=1"]
+    refused("empty.pth: holds no weights of a classifier", *files(ffcv_files), "--eval", "--resume", tmp_path / "empty.pth")
+    refused("bare.pth: the weights are another model's", *files(ffcv_files), "--eval", "--resume", tmp_path / "bare.pth")
+    refused("bare.pth: cannot be resumed", *files(ffcv_files), out, "--resume", tmp_path / "bare.pth")
+    refused("--eval needs --resume", *files(ffcv_files), "--eval")
+    refused("trained with model.blurpool=True, not False", *files(ffcv_files), out, "--resume", folder / "checkpoint.pth")
+    blurred = [*files(ffcv_files), "--model.blurpool=1"]
     refused("trained with loss.name=maxsup, not ce", *blurred, out, "--resume", folder / "checkpoint.pth", "--loss.name=ce")
     refused(
         "2 epochs already, more than training.epochs=1",
@@ -357,7 +376,7 @@ def test_bad_checkpoints(trained, ffcv_files, tmp_path, monkeypatch):
 
 
 def test_bad_models_and_losses(ffcv_files, tmp_path):
-    common = [*data(ffcv_files), f"--logging.folder={tmp_path}/run"]
+    common = [*files(ffcv_files), f"--logging.folder={tmp_path}/run"]
     refused("model.arch=resnet5: .*near names: resnet50", *common, "--model.arch=resnet5")
     refused("model.small_stem=1: for ResNets", *common, "--model.arch=vgg11", "--model.small_stem=1")
     refused("model.arch=alexnet cannot take images of 8 px", *common, "--model.arch=alexnet")
@@ -366,7 +385,7 @@ def test_bad_models_and_losses(ffcv_files, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(ffcv_files, tmp_path):
-    words = [*data(ffcv_files), f"--logging.folder={tmp_path}", "--lr.lr=1e30"]
+    words = [*files(ffcv_files), f"--logging.folder={tmp_path}", "--lr.lr=1e30"]
     refused(r"the loss is (nan|inf) in epoch 1, step 2;.*last checkpoint is good", *words)
     assert not (tmp_path / "checkpoint.pth").exists()
 
@@ -379,3 +398,5 @@ def test_without_ffcv_both_scripts_name_the_line_that_installs_it(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
         complains(result, "libopencv_core", f"bash {FOLDER}/install.sh")
+    result = subprocess.run([sys.executable, str(TRAIN), "--help"], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "--loss.alpha_end" in result.stdout, result.stderr

@@ -1,28 +1,99 @@
-"""Checkpoints: written whole or not at all, read without running what is in them; and the lines of the log that go with one."""
+"""Checkpoints: what they hold, written whole or not at all, and read without running anything that is in them.
 
-import contextlib
-import json
+A checkpoint is a dict of tensors and plain types:
+
+    model, optimizer, lr_scheduler, scaler, loss   state dicts
+    model_ema           the state dict of the moving average of the weights, or None
+    epoch               the last finished epoch, counted from 0
+    rng                 {"seed": ...}: every generator is reseeded from the seed and the step, so the seed is its whole state
+    classes             class names in label order
+    args                the options of the run, and the facts below
+    training_rows       optional: int64, the rows of the training split that were trained on, where it was a part of them
+    training_labels     optional: int64, the labels of those rows, where they are not the data set's own
+"""
+
 import os
 import pickle
 import re
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from errors import InputError
 
 NAME = "checkpoint.pth"
 
 
-def save(state: dict, path: Path) -> None:
-    """Write a dict of tensors and plain types under `path`, atomically: a killed process leaves the old file in place."""
+def facts(
+    *,
+    model: str,
+    library: str,
+    num_classes: int,
+    input_size: int,
+    mean: list[float],
+    std: list[float],
+    interpolation: str,
+    crop_ratio: float,
+    data: str | None,
+    data_path: Path | None,
+    superclasses: dict[str, list[str]] | None = None,
+    width: int | None = None,
+    stem_stride: int | None = None,
+    small_stem: bool | None = None,
+    blurpool: bool | None = None,
+) -> dict:
+    """What another program needs to build the model and to feed it, as entries of a checkpoint's `args`.
+
+    model, library      the model's name, and whose it is: "timm", "torchvision", or "cifar" for the ResNets of 32-pixel images
+    num_classes         outputs of the classifier
+    input_size          side of the square input, pixels
+    mean, std           of the input's channels, for values in [0, 1]
+    interpolation       "bilinear", "bicubic", ... of the resizing of images that are evaluated
+    crop_ratio          the shorter side is resized to input_size / crop_ratio before the centre crop
+    data, data_path     name of the data set, None for an image folder; the folder that it lies in
+    superclasses        class names by superclass, where the superclasses were the labels
+    width, stem_stride  of a CIFAR ResNet
+    small_stem          a torchvision model whose first layers keep the resolution of small images
+    blurpool            a torchvision model with BlurPool
+    """
+    said = {"model": model, "library": library, "num_classes": num_classes, "input_size": input_size, "mean": list(mean)}
+    said |= {"std": list(std), "interpolation": interpolation, "crop_ratio": crop_ratio, "data": data}
+    said |= {"data_path": str(data_path.resolve()) if data_path else None}
+    optional = {"superclasses": superclasses, "width": width, "stem_stride": stem_stride}
+    optional |= {"small_stem": small_stem, "blurpool": blurpool}
+    return said | {name: value for name, value in optional.items() if value is not None}
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    ema: nn.Module | None,
+    parts: dict[str, object],
+    classes: list[str],
+    epoch: int,
+    seed: int,
+    args: dict,
+    **more: object,
+) -> None:
+    """Write the checkpoint of a finished epoch, counted from 0, atomically: a killed process leaves the old file in its stead.
+
+    `parts` have a state dict each; `args` are options and facts; `more` are further entries. Raises InputError if it cannot be
+    written.
+    """
+    state = {"model": model.state_dict(), "model_ema": ema.state_dict() if ema else None, "scaler": {}}
+    state |= {name: part.state_dict() for name, part in parts.items()}
+    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in args.items()}
+    state |= {"epoch": epoch, "rng": {"seed": seed}, "args": plain, "classes": classes, **more}
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: the checkpoint cannot be written ({error.strerror}); the one before it is kept")
 
 
 def load_any(path: Path) -> dict:
@@ -54,7 +125,7 @@ def load(path: Path) -> dict:
     kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
     wrong = [key for key, kind in kinds.items() if key in state and not isinstance(state[key], kind)]
     wrong += ["epoch"] * (state.get("epoch", 0) < 0 if "epoch" not in wrong else 0)
-    if wrong or not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
+    if wrong or not all(isinstance(value, Tensor) for value in state["model"].values()):
         raise InputError(f"{path}: not a checkpoint of this project's form: {', '.join(wrong) or 'model'} holds something else")
     return state
 
@@ -74,13 +145,3 @@ def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise InputError(f"{path}: the weights are another model's: {'; '.join(differences[:3])}{more}")
     model.load_state_dict(weights)
-
-
-def kept_lines(path: Path, epochs: int) -> list[str]:
-    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
-                kept.append(line)
-    return kept

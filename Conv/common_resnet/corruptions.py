@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.order import mix
 from errors import InputError
-from order import mix
 
 NAMES = (
     "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness contrast "
     "elastic_transform pixelate jpeg_compression"
 ).split()
 SEVERITIES = range(1, 6)
+INSTALL = "pip install --no-deps imagecorruptions-imaug==1.1.5 && pip install scikit-image"
 OWN_SEED = ("impulse_noise", "glass_blur")  # these do not draw from NumPy's global generator
 
 
@@ -47,7 +48,7 @@ def generated(images: Tensor, labels: Tensor) -> Iterator[tuple[str, int, Tensor
     try:
         from imagecorruptions import corrupt
     except ImportError:
-        raise InputError("--corruptions without a folder makes them by a package: pip install imagecorruptions-imaug==1.1.5")
+        raise InputError(f"--corruptions without a folder needs a package: {INSTALL}")
     if min(images.shape[1:3]) < 32:
         raise InputError(f"--corruptions: images of {images.shape[2]}x{images.shape[1]} pixels; from 32x32 on")
     clean = images.numpy()

@@ -15,7 +15,7 @@ from errors import InputError
 
 
 def start(device_type: str) -> None:
-    """Join the process group if torchrun (or SLURM through run_with_submitit.py) started this process."""
+    """Join the process group if torchrun, or another launcher that sets its variables, started this process."""
     if "RANK" not in os.environ:
         return
     if device_type == "cuda":
@@ -25,7 +25,7 @@ def start(device_type: str) -> None:
                 f"process {local + 1} of this machine finds {devices} GPU(s): start as many processes as it has GPUs"
             )
         torch.cuda.set_device(local)
-    # The others wait while one process of a node reads the archives into memory, which takes long from a slow disk.
+    # The others wait while one process per machine reads or downloads the data, which takes long from a slow disk.
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
 
 
@@ -45,6 +45,12 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the process that prints and writes."""
     return rank() == 0
+
+
+def say(text: str) -> None:
+    """Print in the main process, at once."""
+    if is_main():
+        print(text, flush=True)
 
 
 def is_local_main() -> bool:

@@ -1,42 +1,56 @@
 """The loops: one epoch of training, one evaluation."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import distributed
+from data import Images
+from data.order import mix
 from errors import InputError
-from networks import WithDenseLogits
-from order import mix
+from models import bare_model
 
 CALIBRATION_BINS = 15
 CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
 
 
-def train_one_epoch(model: nn.Module, criterion: nn.Module, data, optimizer, scheduler, ema, args, epoch: int) -> dict:
+def train_one_epoch(
+    model: nn.Module,
+    criterion: nn.Module,
+    data: Images,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    ema: AveragedModel | None,
+    epoch: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    amp: str,
+) -> dict:
     """Train for one epoch. model(images) gives logits (N, K), or (logits, dense logits), as WithDenseLogits does.
 
-    Returns loss (mean over all processes), top1 (%), images_per_second (all processes together). Raises InputError naming epoch
-    and step where the loss is not finite.
+    batch_size is that of all processes together; epoch counts from 0. Returns loss (mean over all processes), top1 (%, by the
+    labels trained on), images_per_second (all processes together). Raises InputError naming epoch and step where the loss is not
+    finite.
     """
     model.train()
     criterion.train()
     if hasattr(criterion, "set_epoch"):
-        criterion.set_epoch(epoch, args.epochs)
+        criterion.set_epoch(epoch, epochs)
 
-    losses, right = [], torch.zeros((), device=args.device)
-    steps = len(data) // args.batch_size
-    batches = data.training_batches(args.batch_size, args.seed, epoch)
+    losses, right = [], torch.zeros((), device=data.device)
+    steps = len(data) // batch_size
+    bar = progress(data.training_batches(batch_size, seed, epoch), f"epoch {epoch + 1}/{epochs}", steps, batch_size)
     start = time.perf_counter()
-    for step, (images, targets) in enumerate(
-        bar := progress(batches, f"epoch {epoch + 1}/{args.epochs}", steps, args.batch_size)
-    ):
-        torch.manual_seed(mix(args.seed, epoch, step, distributed.rank()))  # of dropout: a resumed run needs no history
-        with autocast(args):
+    for step, (images, targets) in enumerate(bar):
+        torch.manual_seed(mix(seed, epoch, step, distributed.rank()))  # of dropout: a resumed run needs no history
+        with autocast(data.device, amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
             loss = criterion(logits, targets, *dense)
@@ -56,7 +70,7 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, data, optimizer, sch
     if hasattr(criterion, "renew"):
         criterion.renew()
     seconds = time.perf_counter() - start
-    images_seen = steps * args.batch_size
+    images_seen = steps * batch_size
     mean_loss = distributed.sum_over_processes(torch.stack(losses).double().mean()).item() / distributed.world_size()
     top1 = 100 * distributed.sum_over_processes(right).item() / images_seen
     return {"loss": mean_loss, "top1": top1, "images_per_second": images_seen / seconds}
@@ -73,20 +87,31 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
         )
 
 
+def check_weights(model: nn.Module, val_loss: float, epoch: int) -> None:
+    """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
+    finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
+    if not finite or not math.isfinite(val_loss):
+        raise InputError(
+            f"weights or validation loss are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last "
+            "checkpoint is good. Try a lower --lr, or --warmup-epochs"
+        )
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, data, classes: int, args) -> tuple[dict, Tensor, Tensor]:
+def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp: str = "off") -> tuple[dict, Tensor, Tensor]:
     """Metrics over every image of all processes, once; and right predictions and images of each class, both (classes,).
 
-    The metrics: images, top1 and top5 (%), loss (cross-entropy, nats), ece (15 equal-width bins).
+    batch_size is that of all processes together. The metrics: images, top1 and top5 (%), loss (cross-entropy, nats), ece (15
+    equal-width bins).
     """
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=args.device)  # right in the top 5, cross-entropy
-    bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=args.device)  # confidence, right
-    counts = torch.zeros(2, classes, dtype=torch.float64, device=args.device)  # right, images
-    batch = max(256, args.batch_size) // distributed.world_size()
+    sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # right in the top 5, cross-entropy
+    bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=data.device)  # confidence, right
+    counts = torch.zeros(2, classes, dtype=torch.float64, device=data.device)  # right, images
+    batch = max(256, batch_size) // distributed.world_size()
     steps = -(-len(data) // (batch * distributed.world_size()))
     for images, targets in progress(data.evaluation_batches(batch), "evaluate", steps, batch * distributed.world_size()):
-        with autocast(args):
+        with autocast(data.device, amp):
             logits = model(images)
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
@@ -111,26 +136,19 @@ def evaluate(model: nn.Module, data, classes: int, args) -> tuple[dict, Tensor, 
     return metrics, counts[0].cpu(), counts[1].cpu()
 
 
-def autocast(args) -> torch.autocast:
-    """bfloat16 where --amp says so."""
-    return torch.autocast(args.device, torch.bfloat16, enabled=args.amp == "bf16")
+def autocast(device: str, amp: str) -> torch.autocast:
+    """Mixed precision: amp is "bf16" or "off"."""
+    return torch.autocast(device, torch.bfloat16, enabled=amp == "bf16")
 
 
-def bare_model(model: nn.Module) -> nn.Module:
-    """The model inside the wrappers of torch.compile, DistributedDataParallel and WithDenseLogits."""
-    model = getattr(model, "_orig_mod", model)
-    model = getattr(model, "module", model)
-    return model.model if isinstance(model, WithDenseLogits) else model
-
-
-def progress(batches: Iterable, title: str, steps: int, images_a_step: int) -> Iterator:
+def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> Iterator:
     """A bar over batches with the time left, in images/s; only in the main process."""
     return tqdm(
         batches,
         title,
         steps,
         unit=" images",
-        unit_scale=images_a_step,
+        unit_scale=images_per_step,
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,

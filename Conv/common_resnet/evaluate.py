@@ -17,36 +17,63 @@ import checkpoint
 import corruptions
 import distributed
 import errors
+from data import IMAGENET, SMALL, SOURCES, Images, Inputs, need_path, open_split
+from data.longtail import by_shots
+from data.small_images import SmallImages
+from data.superclasses import group
+from distributed import say
 from engine import evaluate
 from errors import InputError
-from longtail import by_shots
-from networks import create_model, model_facts
+from models import create_model, model_facts
 from options import RANGES
-from small_images import SmallImages
-from sources import IMAGENET, SMALL, SOURCES, need_path, open_split
-from superclasses import group
 
+MODEL_FACTS = ("model", "library", "width", "stem_stride", "small_stem")
+FACTS = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", "std", "data", "superclasses")
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of DistributedDataParallel, Lightning and torch.compile
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    for name in ("batch_size", "num_workers", "width", "stem_stride", "crop_ratio", "mean", "std"):
-        (low, high), value = RANGES[name], getattr(args, name)
-        if not within(value, low, high):
-            raise InputError(f"--{name.replace('_', '-')} {value}: goes from {low:g} to {high:g}")
-    check_places(args)
-    args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    args.amp = "off"
-    distributed.start(args.device)
-    facts, classes, weights = read(args)
-    try:
-        model = create_model(facts, args.num_classes)
-    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise InputError(f"{args.checkpoint}: describes no model that can be built ({str(error).splitlines()[0][:120]})")
-    checkpoint.load_weights(model, weights, args.checkpoint)
-    model = model.to(args.device, memory_format=torch.channels_last)
-    report(model, facts, classes, args)
+    check_options(args)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    distributed.start(device)
+    state = checkpoint.load_any(args.checkpoint)
+    if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
+        facts, classes, weights = read_own(state, args.checkpoint, args.ema)
+    elif args.model is None or args.data is None:
+        raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
+    else:
+        size, crop_ratio = SOURCES[args.data].size, 1.0 if args.data in SMALL else args.crop_ratio
+        description = model_facts(args.model, size, args.width, args.stem_stride)
+        num_classes, weights = read_foreign(state, args.checkpoint, description)
+        say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
+        facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": args.mean, "std": args.std}
+        facts, classes = description | facts | {"data": args.data, "superclasses": None}, None
+    model = build(facts, weights, args.checkpoint).to(device, memory_format=torch.channels_last)
+
+    data = args.data or facts["data"]
+    path = args.data_path
+    if path is None and data == facts["data"] and facts.get("data_path"):
+        path = Path(facts["data_path"])
+    if args.corruptions is not None and (data not in SMALL or (not args.corruptions and facts["input_size"] < 32)):
+        raise InputError(f"--corruptions: {data} has {facts['input_size']} px; they are for small images, and made from 32x32 on")
+    need_path(data, path)
+    size, crop_ratio, mean, std = (facts[name] for name in ("input_size", "crop_ratio", "mean", "std"))
+    images = open_split(Inputs(data, path, size, crop_ratio, mean, std, device, args.num_workers), args.split)
+    match_classes(images, facts, classes, path or data, args.checkpoint)
+
+    metrics, right, counts = evaluate(model, images, facts["num_classes"], args.batch_size)
+    if not math.isfinite(metrics["loss"]):
+        raise InputError(f"{args.checkpoint}: the loss is {metrics['loss']}: damaged weights, or a wrong --mean or --std")
+    if facts.get("imbalance_ratio", 1) != 1 and len(facts.get("training_images", [])) == facts["num_classes"]:
+        metrics |= by_shots(right, counts, torch.tensor(facts["training_images"]))
+    description = {key: facts[key] for key in MODEL_FACTS if key in facts}
+    result = {"checkpoint": str(args.checkpoint), **description, "data": data, "split": args.split, "clean": metrics}
+    say(f"{facts['model']} on {metrics['images']:,} images of {data}: {line(metrics)}")
+    if args.corruptions is not None:
+        result |= corrupted(model, images, facts, args.corruptions, args.batch_size)
+    if args.output and distributed.is_main():
+        write(result, args.output)
     distributed.stop()
 
 
@@ -65,10 +92,10 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="FOLDER",
-        help="15 corruptions: CIFAR-10-C's .npy files; no folder: made here",
+        help="15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images",
     )
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
-    parser.add_argument("--batch-size", type=int, default=256, help="images a step")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per step")
     parser.add_argument(
         "--num-workers", type=int, default=min(8, os.cpu_count() or 1), help="loading processes, for large images"
     )
@@ -82,55 +109,56 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read(args) -> tuple[dict, list[str] | None, dict]:
-    """The model's facts, its class names in label order (None: not known), and its weights; fills in what the file says."""
-    state = checkpoint.load_any(args.checkpoint)
-    if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
-        return _read_own(state, args)
-    if args.model is None or args.data is None:
-        raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
+def read_own(state: dict, path: Path, ema: bool) -> tuple[dict, list[str], dict]:
+    """The facts of a checkpoint of train.py, the class names in label order, and the weights."""
+    was = state["args"]
+    missing = [key for key in FACTS if key not in was]
+    if missing or not isinstance(was["data"], str) or was["data"] not in SOURCES:
+        raise InputError(f"{path}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}")
+    check_facts(was, path)
+    weights = state.get("model_ema") if ema else state.get("model")
+    if not isinstance(weights, dict) or not weights:
+        raise InputError(f"{path}: holds no moving average; omit --ema")
+    return was, state["classes"], weights
+
+
+def read_foreign(state: dict, path: Path, description: dict) -> tuple[int, dict]:
+    """The number of classes and the weights of a file from elsewhere, with the names that the described model has."""
     weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
     if not weights or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()):
-        raise InputError(f"{args.checkpoint}: holds no weights under 'model', 'state_dict' or by themselves")
+        raise InputError(f"{path}: holds no weights under 'model', 'state_dict' or by themselves")
     while prefix := next((p for p in PREFIXES if weights and all(key.startswith(p) for key in weights)), None):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     heads = [weights[key] for key in ("linear.weight", "fc.weight", "classifier.1.weight") if key in weights]
     if not heads or heads[0].ndim != 2:
-        raise InputError(f"{args.checkpoint}: among its keys is no weight of a classifier")
-    say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
-    args.input_size = SOURCES[args.data].size
-    args.crop_ratio = 1.0 if args.data in SMALL else args.crop_ratio
-    args.superclasses, args.training_images = None, None
-    args.num_classes = len(heads[0])
-    facts = model_facts(args.model, args.input_size, args.width, args.stem_stride)
-    own = create_model(facts, args.num_classes).state_dict()
+        raise InputError(f"{path}: among its keys is no weight of a classifier")
+    own = create_model(description, len(heads[0])).state_dict()
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files have none
-    return facts, None, counters | weights
+    return len(heads[0]), counters | weights
 
 
-def _read_own(state: dict, args) -> tuple[dict, list[str], dict]:
-    was = state["args"]
-    facts = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", "std", "data", "superclasses")
-    missing = [key for key in facts if key not in was]
-    if missing or not isinstance(was["data"], str) or was["data"] not in SOURCES:
-        raise InputError(
-            f"{args.checkpoint}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}"
-        )
-    check_facts(was, args.checkpoint)
-    for key in ("num_classes", "input_size", "crop_ratio", "mean", "std", "superclasses"):
-        setattr(args, key, was[key])
-    if args.data in (None, was["data"]) and args.data_path is None and was.get("data_path"):
-        args.data_path = Path(was["data_path"])
-    args.data = args.data or was["data"]
-    args.training_images = was["training_images"] if was.get("imbalance_ratio", 1) != 1 else None
-    weights = state.get("model_ema") if args.ema else state.get("model")
-    if not isinstance(weights, dict) or not weights:
-        raise InputError(f"{args.checkpoint}: holds no moving average; leave --ema away")
-    return (
-        {key: was[key] for key in ("model", "library", "width", "stem_stride", "small_stem") if key in was},
-        state["classes"],
-        weights,
-    )
+def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
+    """The model that the facts describe, with its weights. Raises InputError where the two do not fit."""
+    try:
+        model = create_model(facts, facts["num_classes"])
+    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: describes no model that can be built ({str(error).splitlines()[0][:120]})")
+    checkpoint.load_weights(model, weights, path)
+    return model
+
+
+def match_classes(images: Images, facts: dict, classes: list[str] | None, source: object, path: Path) -> None:
+    """Give the images the labels of the checkpoint's classes, by name where these are known (None: not known)."""
+    if facts["superclasses"]:
+        table, _, names = group(str(source), images.classes, facts["superclasses"])
+        images.relabel(table, names)
+    if classes is not None and set(images.classes) - set(classes):
+        foreign = ", ".join(sorted(set(images.classes) - set(classes))[:3])
+        raise InputError(f"{source}: has classes that {path} was not trained on: {foreign}")
+    if classes is not None and images.classes != classes:
+        images.relabel([classes.index(name) for name in images.classes], classes)
+    if len(images.classes) != facts["num_classes"]:  # known by their number alone
+        raise InputError(f"{source}: {len(images.classes)} classes, the model has {facts['num_classes']}")
 
 
 def within(value: object, low: float, high: float) -> bool:
@@ -163,68 +191,49 @@ def check_facts(was: dict, path: Path) -> None:
         raise InputError(f"{path}: its training_images are not numbers")
 
 
-def check_places(args) -> None:
-    """Raise InputError, before any work, for an --output that cannot be written or --corruptions that are not there."""
+def check_options(args: argparse.Namespace) -> None:
+    """Raise InputError, before any work, for options that mean nothing, and for paths that are not there or cannot be written."""
+    for name in ("batch_size", "num_workers", "width", "stem_stride", "crop_ratio", "mean", "std"):
+        (low, high), value = RANGES[name], getattr(args, name)
+        if not within(value, low, high):
+            raise InputError(f"--{name.replace('_', '-')} {value}: goes from {low:g} to {high:g}")
     if args.output and (args.output.is_dir() or not args.output.parent.is_dir()):
         raise InputError(f"--output {args.output}: a file in a folder that exists")
     if args.corruptions and not Path(args.corruptions).is_dir():
         raise InputError(f"--corruptions {args.corruptions}: no such folder; CIFAR-10-C is one of .npy files")
 
 
-def report(model: torch.nn.Module, facts: dict, classes: list[str] | None, args) -> None:
-    need_path(args)
-    data = open_split(args, args.split)
-    if args.superclasses:
-        table, _, names = group(args.data, data.classes, args.superclasses)
-        data.relabel(table, names)
-    if classes is not None and set(data.classes) - set(classes):
-        foreign = ", ".join(sorted(set(data.classes) - set(classes))[:3])
-        raise InputError(f"{args.data_path or args.data}: has classes that {args.checkpoint} was not trained on: {foreign}")
-    if classes is not None and data.classes != classes:
-        data.relabel([classes.index(name) for name in data.classes], classes)
-    if len(data.classes) != args.num_classes:  # known by their number alone
-        raise InputError(f"{args.data_path or args.data}: {len(data.classes)} classes, the model has {args.num_classes}")
-    if args.corruptions is not None and (args.data not in SMALL or (not args.corruptions and args.input_size < 32)):
-        raise InputError(
-            f"--corruptions: {args.data} has {args.input_size} px; they are for small images, and made from 32x32 on"
-        )
-    metrics, right, images = evaluate(model, data, args.num_classes, args)
-    if not math.isfinite(metrics["loss"]):
-        raise InputError(f"{args.checkpoint}: the loss is {metrics['loss']}: damaged weights, or a wrong --mean or --std")
-    if args.training_images and len(args.training_images) == args.num_classes:
-        metrics |= by_shots(right, images, torch.tensor(args.training_images))
-    result = {"checkpoint": str(args.checkpoint), **facts, "data": args.data, "split": args.split, "clean": metrics}
-    say(f"{facts['model']} on {metrics['images']:,} images of {args.data}: {line(metrics)}")
-    if args.corruptions is not None:
-        result |= corrupted(model, data, args)
-    if args.output and distributed.is_main():
-        temporary = args.output.with_name(f"{args.output.name}.tmp-{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-            os.replace(temporary, args.output)
-        except OSError as error:
-            raise InputError(f"--output {args.output}: cannot be written ({error.strerror})")
+def corrupted(model: torch.nn.Module, clean: SmallImages, facts: dict, source: str, batch_size: int) -> dict:
+    """Metrics over all corruptions and severities, their mean, and where the images came from; printed as they come.
 
-
-def corrupted(model: torch.nn.Module, data: SmallImages, args) -> dict:
-    """Metrics over all corruptions and severities, their mean, and where the images came from; printed as they come."""
-    folder = Path(args.corruptions)
-    made = not args.corruptions
-    batches = (
-        corruptions.generated(data.images.cpu(), data.labels.cpu()) if made else corruptions.published(folder, args.input_size)
-    )
-    source = "imagecorruptions-imaug, at ImageNet-C's strengths" if made else str(folder)
+    source: the folder of the published arrays; empty: the images are made from the clean ones.
+    """
+    folder, classes = Path(source), facts["num_classes"]
+    if source:
+        batches, source = corruptions.published(folder, facts["input_size"]), str(folder)
+    else:
+        batches = corruptions.generated(clean.images.cpu(), clean.labels.cpu())
+        source = "imagecorruptions-imaug, at ImageNet-C's strengths"
     found: dict[str, list[dict]] = {}
     for name, severity, images, labels in batches:
-        if labels.max() + 1 != args.num_classes or labels.min() < 0:
-            raise InputError(f"{folder}: labels from {labels.min()} to {labels.max()}, the model has {args.num_classes} classes")
-        corrupted_data = SmallImages(images, labels, data.classes, args.mean, args.std, args.device)
-        found.setdefault(name, []).append(evaluate(model, corrupted_data, args.num_classes, args)[0])
+        if labels.max() + 1 != classes or labels.min() < 0:
+            raise InputError(f"{folder}: labels from {labels.min()} to {labels.max()}, the model has {classes} classes")
+        images = SmallImages(images, labels, clean.classes, facts["mean"], facts["std"], clean.device)
+        found.setdefault(name, []).append(evaluate(model, images, classes, batch_size)[0])
         if severity == corruptions.SEVERITIES[-1]:
             say(f"{name:18} {line(mean(found[name]))}")
     overall = mean([metrics for severities in found.values() for metrics in severities])
     say(f"{'mean':18} {line(overall)}   ({source})")
     return {"corruptions": found, "corrupted": overall, "corruptions_from": source}
+
+
+def write(result: dict, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"--output {path}: cannot be written ({error.strerror})")
 
 
 def mean(metrics: list[dict]) -> dict:
@@ -237,12 +246,6 @@ def line(metrics: dict) -> str:
         f"error {100 - metrics['top1']:.2f} %  top-5 error {100 - metrics['top5']:.2f} %  NLL {metrics['loss']:.4f}  "
         f"ECE {metrics['ece']:.4f}  {shots}".rstrip()
     )
-
-
-def say(text: str) -> None:
-    """Print in the main process, at once."""
-    if distributed.is_main():
-        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,17 @@
 """The command line of train.py."""
 
 import argparse
-import math
 import os
 from pathlib import Path
 
 import torch
 
+from data import SMALL, SOURCES, need_path
 from errors import InputError
 from maxsup_loss import LOSS_NAMES
-from sources import SMALL, SOURCES, need_path
 
 # What a data set's own recipe fills in where the command line is silent.
-OF_DATA = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "sched",
-    "decay_epochs",
-    "warmup_epochs",
-    "mean",
-    "std",
-    "flip",
-    "padding",
-)
+OF_DATA = "epochs batch_size lr weight_decay sched decay_epochs warmup_epochs mean std flip padding".split()
 # Smallest and largest values that mean something.
 RANGES = {
     **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**9)),
@@ -40,6 +27,7 @@ RANGES = {
     "stem_stride": (1, 2),
     "holdout": (0, 0.9),
     "imbalance_ratio": (1, 1e6),
+    "label_noise": (0, 1),
 }
 
 
@@ -53,18 +41,34 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("loss and model")
     group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="what is minimised")
-    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the loss's published one (maxsup 0.1)")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
+    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha is constant")
+    group.add_argument(
+        "--prior",
+        default="uniform",
+        choices=("uniform", "frequency"),
+        help="target of ls: 1/K, or the training labels' frequencies",
+    )
     group.add_argument("--model", default="resnet20", metavar="NAME", help="resnet18/34/50/101, mobilenet_v2, or resnet8 to 110")
     group.add_argument("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
     group.add_argument("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
     group.add_argument("--init", metavar="imagenet|PATH", help="weights to start from: torchvision's, or a checkpoint's")
-    group.add_argument("--ema-decay", type=float, default=0.0, help="keep a moving average of the weights, decay a step; 0: none")
+    group.add_argument(
+        "--ema-decay", type=float, default=0.0, help="decay per step of a moving average of the weights; 0: no average"
+    )
 
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="digits", choices=SOURCES, help="data set")
-    group.add_argument("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into data/")
-    group.add_argument("--imbalance-ratio", type=float, default=1.0, help="largest over smallest class of a long-tailed subset")
+    group.add_argument("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into output/downloads/")
+    group.add_argument(
+        "--imbalance-ratio",
+        type=float,
+        default=1.0,
+        help="keep a long-tailed subset: size of the largest class over that of the smallest",
+    )
+    group.add_argument(
+        "--label-noise", type=float, default=0.0, metavar="R", help="share of the training images that get a wrong label"
+    )
     group.add_argument(
         "--superclasses", nargs="?", const="default", metavar="FILE", help="coarse labels: the data set's own, or of a JSON file"
     )
@@ -80,22 +84,22 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("optimisation: SGD with Nesterov momentum; none: by the data set")
     group.add_argument("--epochs", type=int, help="epochs to train")
-    group.add_argument("--batch-size", type=int, help="images a step, all processes together")
-    group.add_argument("--lr", type=float, help="highest learning rate, taken as it is")
+    group.add_argument("--batch-size", type=int, help="images per step, all processes together")
+    group.add_argument("--lr", type=float, help="highest learning rate, not rescaled")
     group.add_argument("--momentum", type=float, default=0.9, help="momentum")
     group.add_argument("--weight-decay", type=float, help="weight decay, none on norms and biases")
-    group.add_argument("--sched", choices=("cosine", "step"), help="course of the rate, a step at a time")
+    group.add_argument("--sched", choices=("cosine", "step"), help="schedule of the rate")
     group.add_argument(
         "--decay-epochs", type=int, nargs="+", help="where the rate drops, for step; none: the data set's, in proportion"
     )
-    group.add_argument("--decay-rate", type=float, default=0.1, help="factor of a drop")
+    group.add_argument("--decay-rate", type=float, default=0.1, help="factor of each drop")
     group.add_argument("--warmup-epochs", type=int, help="epochs in which the rate rises linearly")
 
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
-    group.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in --output_dir")
-    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate each N epochs, and after the last")
+    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
     group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision; none: bf16 on a GPU, off on a CPU")
@@ -117,6 +121,7 @@ def fill_in(args: argparse.Namespace) -> None:
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
         high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
+        low = -100 if name in ("alpha", "alpha_end") and args.loss == "ls" else low  # negative label smoothing
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
                 raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
@@ -126,6 +131,8 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--width {args.width}: even, for the shortcuts pad half the channels on either side")
     if args.loss == "ce" and args.alpha is not None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.prior != "uniform" and args.loss != "ls":
+        raise InputError(f"--prior {args.prior}: for --loss ls, not {args.loss}")
     if marks and args.sched != "step":
         raise InputError(f"--decay-epochs: for --sched step, not {args.sched}")
     if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):
@@ -136,7 +143,7 @@ def fill_in(args: argparse.Namespace) -> None:
         if args.input_size not in (None, source.size):
             raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; the option is for large images")
         args.crop_ratio = 1.0
-    need_path(args)
+    need_path(args.data, args.data_path)
     if args.data not in SMALL and (args.cutout or args.padding):
         raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
     args.input_size = args.input_size or source.size
@@ -147,7 +154,6 @@ def fill_in(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} {getattr(args, name)}: larger than the images, {args.input_size} pixels")
     if args.data_path is not None:
         args.data_path = args.data_path.resolve()
-    args.interpolation = "bilinear"
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
@@ -157,16 +163,6 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-def rate(step: int, steps: int, args: argparse.Namespace) -> float:
-    """The learning rate as a share of --lr, before step `step` of a run whose epochs have `steps` steps."""
-    epoch = step / steps
-    if epoch < args.warmup_epochs:
-        return (step + 1) / (steps * args.warmup_epochs)
-    if args.sched == "step":
-        return args.decay_rate ** sum(epoch >= mark for mark in args.decay_epochs)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1e-9)))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -3,6 +3,7 @@
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,38 @@ from errors import InputError
 
 NAME = "checkpoint.pth"
 PREFIXES = ("module.", "model.", "_orig_mod.")  # DistributedDataParallel's, Lightning's and torch.compile's
+
+
+def facts(
+    model: SimpleNamespace, validation: SimpleNamespace, mean: tuple[float, ...], std: tuple[float, ...], source: str | None
+) -> dict:
+    """What another program needs to build the model and to feed it, as entries of a checkpoint's `args`.
+
+    model, library        the model's name in torchvision; "torchvision"
+    num_classes           outputs of the classifier; the checkpoint's entry `classes` has their names in label order
+    blurpool, small_stem  whether the model has BlurPool, and a stem that keeps the resolution of small images
+    input_size            side of the square input, pixels
+    crop_ratio            share of the shorter side that the central square takes, which is then scaled to input_size
+    interpolation         "area": OpenCV's INTER_AREA, of the central square cut first
+    mean, std             of the input's channels, for values in [0, 1]
+    data_path             the image folder that the validation file was written from, None where it is not known
+
+    model, validation: those sections of the configuration; source: the folder of the validation images.
+    """
+    folder = Path(source) if source else None
+    return {
+        "library": "torchvision",
+        "model": model.arch,
+        "num_classes": model.num_classes,
+        "blurpool": model.blurpool,
+        "small_stem": model.small_stem,
+        "input_size": validation.resolution,
+        "crop_ratio": validation.crop_ratio,
+        "interpolation": "area",
+        "mean": list(mean),
+        "std": list(std),
+        "data_path": str(folder.parent) if folder and folder.name == "val" else None,
+    }
 
 
 def save(state: dict, path: Path) -> None:

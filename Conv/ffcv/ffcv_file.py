@@ -16,7 +16,7 @@ RECORD_TYPE = np.dtype([("f0", IMAGE_TYPE), ("f1", "<i8")], align=True)
 
 
 class File(NamedTuple):
-    """records (N,): f0 is an image's mode, width, height and place, f1 its label. named: whether the classes' names are known.
+    """records (N,): f0 is an image's mode, width, height and offset, f1 its label. named: whether the classes' names are known.
 
     source: the folder that the images came from, None where it is not known.
     """
@@ -46,7 +46,7 @@ def read(path: Path, option: str) -> File:
                 raise InputError(f"{option} {path}: not a .ffcv file of images and labels")
             fields = take(file, FieldDescType, len(FIELDS))
             names = [field["name"].tobytes().rstrip(b"\0").decode("latin1") for field in fields]
-            if len(fields) == len(FIELDS) and [*zip(names, fields["type_id"])] != [*FIELDS.items()]:
+            if len(fields) == len(FIELDS) and [*zip(names, fields["type_id"], strict=True)] != [*FIELDS.items()]:
                 raise InputError(f"{option} {path}: its fields are not an image and a label")
             count, table_start = int(header[0]["num_samples"]), int(header[0]["alloc_table_ptr"])
             data_start, table_bytes = file.tell() + count * RECORD_TYPE.itemsize, size - table_start
@@ -76,8 +76,8 @@ def consistent(images: np.ndarray, table: np.ndarray, end: int) -> bool:
     """Whether each image is a piece that the table knows, inside the file, and raw ones have the bytes that their size asks."""
     if not len(table) or (images["mode"] > RAW).any() or not (images["width"].all() and images["height"].all()):
         return False
-    place = np.searchsorted(table["ptr"], images["data_ptr"]).clip(max=len(table) - 1)
-    start, size = table["ptr"][place], table["size"][place]
+    row = np.searchsorted(table["ptr"], images["data_ptr"]).clip(max=len(table) - 1)
+    start, size = table["ptr"][row], table["size"][row]
     pixels = 3 * images["width"].astype(np.uint64) * images["height"]
     inside = (start == images["data_ptr"]) & (start < end) & (size <= end) & (start + size <= end)
     return bool((inside & ((images["mode"] == JPEG) | (size == pixels))).all())
@@ -93,17 +93,19 @@ def describe(path: Path, labels: np.ndarray, option: str) -> tuple[list[str], bo
     For files from elsewhere, which have no such description: the labels as text, False, None. Raises InputError for a
     description that is unreadable or of another file.
     """
-    place = description_path(path)
-    if not place.exists():
+    description = description_path(path)
+    if not description.exists():
         return [str(label) for label in range(labels.max() + 1)], False, None
     try:
-        found = json.loads(place.read_text())
+        found = json.loads(description.read_text())
         classes, source = found["classes"], found["source"]
         sound = (
             all(isinstance(name, str) for name in classes) and isinstance(source, str | None) and found["images"] == len(labels)
         )
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{option} {path}: its description {place.name} is unreadable; remove it, or write the file again")
+        raise InputError(f"{option} {path}: its description {description.name} is unreadable; remove it, or write the file again")
     if not sound or labels.max() >= len(classes):
-        raise InputError(f"{option} {path}: its description {place.name} is of another file; remove it, or write the file again")
+        raise InputError(
+            f"{option} {path}: its description {description.name} is of another file; remove it, or write the file again"
+        )
     return classes, True, source

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+import distributed
 from errors import InputError
 
 
@@ -74,6 +75,17 @@ class WithDenseLogits(nn.Module):
         with torch.no_grad():
             dense = model.fc(features.flatten(2).transpose(1, 2)).transpose(1, 2)
         return model.fc(model.avgpool(features).flatten(1)), dense
+
+
+def wrap(model: nn.Module, dense: bool, compiled: bool, device: torch.device) -> nn.Module:
+    """The model as it is trained: with dense logits where it is a ResNet, in several processes, compiled."""
+    if dense and isinstance(model, torchvision.models.ResNet):
+        model = WithDenseLogits(model)
+    elif dense:
+        distributed.say("zipf: the ranks come from the logits; only of ResNets the feature map can vote")
+    if distributed.world_size() > 1:
+        model = nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    return torch.compile(model) if compiled else model
 
 
 def bare_model(model: nn.Module) -> nn.Module:

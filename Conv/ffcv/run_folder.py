@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch import nn
 
 import checkpoint
-import config as configuration
 import distributed
+import options
 from errors import InputError
 from models import bare_model
 
@@ -18,8 +19,11 @@ MUST_MATCH = ("model.arch", "model.blurpool", "model.small_stem", "loss.name")
 SHOULD_MATCH = ("lr", "loss", "resolution", "augmentation", "training")
 
 
-def claim(output: Path, resume: str | None, overwrite: bool) -> Path:
-    """Make the folder and see that it can be written and that no run in it would be lost."""
+def claim(output: Path, resume: str | None, overwrite: bool) -> bool:
+    """Make the folder; returns whether --resume continues the run in it, if there is one.
+
+    Raises InputError where the folder cannot be written and where a run in it would be lost.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         probe = output / f".write-{os.getpid()}"
@@ -28,19 +32,20 @@ def claim(output: Path, resume: str | None, overwrite: bool) -> Path:
     except OSError as error:
         raise InputError(f"logging.folder={output}: cannot be written ({error.strerror})")
     own = output / checkpoint.NAME
-    going_on = resume == "auto" or (resume and Path(resume).resolve() == own.resolve())
-    if going_on and overwrite:
-        raise InputError(f"--resume goes on with the run in {output}, --overwrite starts anew: give one of them")
-    if own.exists() and not going_on and not overwrite:
+    continues = resume == "auto" or (resume is not None and Path(resume).resolve() == own.resolve())
+    if continues and overwrite:
+        raise InputError(f"--resume continues the run in {output}, --overwrite replaces it: give one of them")
+    if own.exists() and not continues and not overwrite:
         raise InputError(
             f"logging.folder={output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
             "another logging.folder leaves it alone"
         )
-    distributed.barrier()
-    return output
+    distributed.barrier()  # every process has looked before one of them writes
+    return continues
 
 
 def find_checkpoint(output: Path, resume: str | None) -> Path | None:
+    """The checkpoint that --resume means: the path given, or with "auto" the folder's own where there is one."""
     if resume != "auto":
         return Path(resume) if resume else None
     path = output / checkpoint.NAME
@@ -50,22 +55,27 @@ def find_checkpoint(output: Path, resume: str | None) -> Path | None:
     return None
 
 
+def remove_checkpoint(output: Path) -> None:
+    """Delete the checkpoint of a run that is replaced: --resume auto must not find it before the new run's first."""
+    if distributed.is_main():
+        (output / checkpoint.NAME).unlink(missing_ok=True)
+
+
 def write_params(output: Path, config) -> None:
     """params.json: the whole configuration, as it came to be."""
     if not distributed.is_main():
         return
     temporary = output / "params.json.tmp"
-    temporary.write_text(json.dumps(configuration.plain(config), indent=1) + "\n")
+    temporary.write_text(json.dumps(options.plain(config), indent=1) + "\n")
     os.replace(temporary, output / "params.json")
 
 
-def save(output: Path, model: nn.Module, parts: dict, classes: list[str], epoch: int, args: dict, config) -> None:
+def save(output: Path, model: nn.Module, parts: dict, classes: list[str], epoch: int, seed: int, args: dict) -> None:
     """Write the checkpoint of a finished epoch, counted from 0, in the form of all trainers of this project."""
     state = {"model": bare_model(model).state_dict(), "model_ema": None}
     state |= {name: part.state_dict() for name, part in parts.items()}
     # Rate, order, crops and dropout are functions of (seed, epoch), so the seed is the state of all generators.
-    state |= {"lr_scheduler": {"epoch": epoch + 1}, "epoch": epoch, "rng": {"seed": config.training.seed}}
-    state |= {"args": args | {"config": configuration.plain(config)}, "classes": classes}
+    state |= {"lr_scheduler": {"epoch": epoch + 1}, "epoch": epoch, "rng": {"seed": seed}, "args": args, "classes": classes}
     path = output / checkpoint.NAME
     try:
         checkpoint.save(state, path)
@@ -73,22 +83,20 @@ def save(output: Path, model: nn.Module, parts: dict, classes: list[str], epoch:
         raise InputError(f"{path}: the checkpoint cannot be written ({error.strerror}); the one before it is kept")
 
 
-def restore(state: dict, path: Path, model: nn.Module, parts: dict, args: dict, config) -> int:
+def restore(state: dict, path: Path, model: nn.Module, parts: dict, global_batch: int, config: SimpleNamespace) -> int:
     """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
     missing = [key for key in ("epoch", "classes", "args", *parts) if key not in state]
     if missing or not isinstance(state["args"].get("config"), dict):
         raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing) or 'configuration'}; --eval reads it")
-    was, now = flat(state["args"]["config"]), flat(configuration.plain(config))
+    was, now = flat(state["args"]["config"]), flat(options.plain(config))
     for key in MUST_MATCH:
         if was.get(key) != now[key]:
             raise InputError(f"{path}: trained with {key}={was.get(key)}, not {now[key]}")
     for key, value in now.items():
         if key.split(".")[0] in SHOULD_MATCH and key in was and was[key] != value:
             distributed.say(f"warning: {key} was {was[key]} in {path}, now it is {value}")
-    if state["args"].get("global_batch") != args["global_batch"]:
-        distributed.say(
-            f"warning: the global batch was {state['args'].get('global_batch')} in {path}, now it is {args['global_batch']}"
-        )
+    if state["args"].get("global_batch") != global_batch:
+        distributed.say(f"warning: the global batch was {state['args'].get('global_batch')} in {path}, now it is {global_batch}")
     if state["epoch"] + 1 > config.training.epochs:
         raise InputError(f"{path}: has {state['epoch'] + 1} epochs already, more than training.epochs={config.training.epochs}")
     checkpoint.load_weights(model, state["model"], path)
@@ -111,10 +119,7 @@ def flat(sections: dict[str, dict]) -> dict:
 
 
 class Log:
-    """log.jsonl, a JSON object an epoch, cut back to the epochs that a resumed run keeps.
-
-    Of a run that is replaced the checkpoint goes too: --resume auto must not find it before the new one's first.
-    """
+    """log.jsonl, one JSON object per line and epoch, cut back to the epochs that a resumed run keeps; `seconds` they took."""
 
     def __init__(self, output: Path, kept_epochs: int):
         self.path, self.seconds = output / "log.jsonl", 0.0
@@ -123,7 +128,6 @@ class Log:
             self.seconds = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
             temporary = self.path.with_name("log.jsonl.tmp")
             temporary.write_text("".join(kept))
-            kept_epochs or (output / checkpoint.NAME).unlink(missing_ok=True)
             os.replace(temporary, self.path)
 
     def write(self, line: dict) -> None:

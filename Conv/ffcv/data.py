@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -63,6 +64,7 @@ class Images:
         seed: int = 0,
     ):
         self.path, self.crops, self.device, self.on_device = path, crops, device, on_device
+        self.mean, self.std = (255 * torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
         self.decoder = CropDecoder()
         with_crops = np.zeros(len(records), RECORD_TYPE)
         with_crops["f1"] = records["f1"]
@@ -91,7 +93,7 @@ class Images:
         self.loader.reader.metadata = with_crops
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return len(self.loader)
 
     def epoch(self, number: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,7 +121,7 @@ class Images:
                     torch.set_num_threads(threads)  # the loading thread has set its own number by now
                 if step % CHECK_EVERY == 0:
                     self.check_decoded(images)
-                yield (normalise(batch) if self.on_device else batch), labels.flatten()
+                yield (batch.float().sub_(self.mean).div_(self.std) if self.on_device else batch), labels.flatten()
             if failures:
                 raise failures[0]
             self.check_decoded(images)
@@ -139,12 +141,6 @@ class Images:
             raise InputError(f"{self.path}: images that do not decode: number {some} (counted from 0); write the file again")
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) as float32, less ImageNet's mean and divided by its standard deviation."""
-    mean, std = (255 * torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
-    return images.float().sub_(mean).div_(std)
-
-
 class CropDecoder(SimpleRGBImageDecoder):
     """Decodes an image, cuts out its crop, scales that to side x side pixels, mirrors it where asked: uint8 (side, side, 3).
 
@@ -159,17 +155,17 @@ class CropDecoder(SimpleRGBImageDecoder):
         return replace(previous_state, jit_mode=True, shape=shape, dtype=kind), AllocationQuery(shape, kind)
 
     def generate_code(self) -> Callable:
-        read, places = self.memory_read, Compiler.get_iterator()
+        read, rows = self.memory_read, Compiler.get_iterator()
 
         def decode(batch_indices, destination, table, storage_state):
-            for place in places(len(batch_indices)):
-                number = batch_indices[place]
+            for row in rows(len(batch_indices)):
+                number = batch_indices[row]
                 image = table[number]
                 data = read(image["data_ptr"], storage_state)
                 height, width = np.uint32(image["height"]), np.uint32(image["width"])
                 top, left = np.int64(image["top"]), np.int64(image["left"])
                 bottom, right = top + image["crop_height"], left + image["crop_width"]
-                target = destination[place]
+                target = destination[row]
                 source = data
                 if image["mode"] == 0:
                     source = np.empty(3 * height * width, np.uint8)
@@ -262,51 +258,47 @@ def centre_crops(images: np.ndarray, ratio: float) -> None:
     images["flip"] = 0
 
 
-def train_images(path: Path, records: np.ndarray, config, device: torch.device) -> Images:
-    """Random crops in random order. Raises InputError where the images do not fill one batch of all processes."""
-    data, training, augmentation = config.data, config.training, config.augmentation
-    if len(records) < training.batch_size * distributed.world_size():
+def train_images(
+    file: ffcv_file.File,
+    training: SimpleNamespace,
+    augmentation: SimpleNamespace,
+    threads: int | None,
+    in_memory: bool,
+    device: torch.device,
+) -> Images:
+    """Random crops in random order; training, augmentation: those sections of the configuration.
+
+    Raises InputError where the images do not fill one batch of all processes.
+    """
+    global_batch, count = training.batch_size * distributed.world_size(), len(file.records)
+    if count < global_batch:
         raise InputError(
-            f"{path}: {len(records):,} training images do not fill one batch of "
-            f"{training.batch_size * distributed.world_size():,}; see training.batch_size"
+            f"{file.path}: {count:,} training images do not fill one batch of {global_batch:,}; see training.batch_size"
         )
 
     def crops(images: np.ndarray, epoch: int) -> None:
         random_crops(images, training.seed, epoch, augmentation.min_area, augmentation.flip)
 
     # FFCV has the order by pages for one process alone; several shuffle over the mapped file.
-    paged = not data.in_memory and distributed.world_size() == 1
-    shuffled = EpochOrder(len(records), training.batch_size, training.seed, distributed.rank(), distributed.world_size())
-    return Images(
-        path,
-        records,
-        crops,
-        training.batch_size,
-        threads_of(data.num_workers),
-        device,
-        device.type == "cuda",
-        PagedOrder() if paged else shuffled,
-        in_memory=not paged,
-        seed=training.seed,
-    )
+    paged = not in_memory and distributed.world_size() == 1
+    shuffled = EpochOrder(count, training.batch_size, training.seed, distributed.rank(), distributed.world_size())
+    order = PagedOrder() if paged else shuffled
+    options = {"order": order, "in_memory": not paged, "seed": training.seed}
+    on_device = device.type == "cuda"
+    return Images(file.path, file.records, crops, training.batch_size, threads_of(threads), device, on_device, **options)
 
 
-def val_images(path: Path, records: np.ndarray, config, device: torch.device) -> Images | None:
+def val_images(file: ffcv_file.File, validation: SimpleNamespace, threads: int | None, device: torch.device) -> Images | None:
     """Central crops of this process's share of the images, each image in one process's share; None where the share is empty."""
-    indices = np.arange(distributed.rank(), len(records), distributed.world_size())
+    indices = np.arange(distributed.rank(), len(file.records), distributed.world_size())
     if not len(indices):
         return None
-    validation = config.validation
-    return Images(
-        path,
-        records,
-        lambda images, _: centre_crops(images, validation.crop_ratio),
-        validation.batch_size,
-        threads_of(config.data.num_workers),
-        device,
-        device.type == "cuda",
-        indices=indices,
-    )
+
+    def crops(images: np.ndarray, epoch: int) -> None:
+        centre_crops(images, validation.crop_ratio)
+
+    threads, on_device = threads_of(threads), device.type == "cuda"
+    return Images(file.path, file.records, crops, validation.batch_size, threads, device, on_device, indices=indices)
 
 
 def threads_of(asked: int | None) -> int:

@@ -35,7 +35,7 @@ OPTIONS = {
     "model.num_classes": Option(int, None, "size of the classifier; none: as many as the training file has labels", 1, 1e9),
     "data.train_dataset": Option(str, None, "the .ffcv file to train on"),
     "data.val_dataset": Option(str, None, "the .ffcv file to validate on"),
-    "data.num_workers": Option(int, None, "loading threads a process; none: the cores, shared among the processes", 1, 4096),
+    "data.num_workers": Option(int, None, "loading threads per process; none: the cores, shared among the processes", 1, 4096),
     "data.in_memory": Option(bool, True, "1: shuffle in full, files held in memory by the system; 0: fewer, longer reads"),
     "resolution.min_res": Option(int, 224, "side of the training images at first, pixels", 1, 1e5),
     "resolution.max_res": Option(int, 224, "side of the training images at last, pixels", 1, 1e5),
@@ -50,10 +50,13 @@ OPTIONS = {
     "lr.step_length": Option(int, 30, "epochs between steps", 1, 1e9),
     "lr.peak_epoch": Option(int, 2, "epoch in which the cyclic rate is highest", 0, 1e9),
     "loss.name": Option(str, "maxsup", ", ".join(LOSS_NAMES)),
-    "loss.alpha": Option(float, None, "strength in the first epoch; none: the loss's published one", 0, 100),
-    "loss.alpha_end": Option(float, None, "strength in the last epoch, reached linearly; none: constant", 0, 1),
+    "loss.alpha": Option(float, None, "strength in the first epoch; none: the loss's published strength and schedule", -100, 100),
+    "loss.alpha_end": Option(float, None, "strength in the last epoch, reached linearly; none: loss.alpha is constant", -100, 1),
+    "loss.prior": Option(
+        str, "uniform", "target of ls: uniform, or the training labels' frequency", choices=("uniform", "frequency")
+    ),
     "training.epochs": Option(int, 90, "epochs to train", 1, 1e9),
-    "training.batch_size": Option(int, 512, "images a process and step", 1, 1e9),
+    "training.batch_size": Option(int, 512, "images per process and step", 1, 1e9),
     "training.momentum": Option(float, 0.9, "momentum of SGD", 0, 1),
     "training.weight_decay": Option(float, 1e-4, "weight decay, none on norms and biases", 0, 1e9),
     "training.seed": Option(int, 0, "seed of weights, data order and augmentation", 0, 2**32 - 1),
@@ -61,7 +64,7 @@ OPTIONS = {
     "training.amp": Option(str, None, "mixed precision; none: bf16 on a GPU, off on a CPU", choices=("bf16", "fp16", "off")),
     "training.compile": Option(bool, False, "compile the model with torch.compile"),
     "training.deterministic": Option(bool, False, "slower GPU kernels whose results never vary"),
-    "validation.batch_size": Option(int, 512, "images a process and step", 1, 1e9),
+    "validation.batch_size": Option(int, 512, "images per process and step", 1, 1e9),
     "validation.resolution": Option(int, 256, "side of the validation images, pixels", 1, 1e5),
     "validation.crop_ratio": Option(float, 0.875, "central crop's share of an image's shorter side", 1e-6, 1),
     "validation.lr_tta": Option(bool, False, "average the logits of each image and its mirror image"),
@@ -160,9 +163,11 @@ def parse(key: str, value: Any, where: str) -> Any:
 
 def check_together(flat: dict[str, Any]) -> None:
     """Raise InputError for values that mean something alone but not with one another."""
-    name, alpha = flat["loss.name"], flat["loss.alpha"] or 0
-    if alpha > 1 and name != "focal":  # focal's is its gamma
-        raise InputError(f"loss.alpha={alpha:g}: goes from 0 to 1 for {name}")
+    name = flat["loss.name"]
+    low, high = -100 if name == "ls" else 0, 100 if name == "focal" else 1  # negative label smoothing; focal's is its gamma
+    for key in ("loss.alpha", "loss.alpha_end"):
+        if not low <= (flat[key] or 0) <= high:
+            raise InputError(f"{key}={flat[key]:g}: goes from {low} to {high} for {name}")
     if flat["lr.schedule"] == "cyclic" and flat["lr.peak_epoch"] >= flat["training.epochs"]:
         last = flat["training.epochs"]
         raise InputError(f"lr.peak_epoch={flat['lr.peak_epoch']}: before training.epochs={last}, or the rate never falls")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import distributed
-from order import epoch_order, generator, share
+from data.order import epoch_order, generator, share
 
 
 class SmallImages:
@@ -25,15 +25,21 @@ class SmallImages:
         self.shift = -torch.tensor(mean, device=device).view(3, 1, 1) * 255 * self.scale
         self.padding, self.flip, self.cutout = 0, False, 0
         self.padded = self.images
+        self.rows = None
 
     def keep(self, rows: Tensor) -> "SmallImages":
-        """Keep the images of these indices alone; returns itself."""
+        """Keep only the images of these indices; returns itself. self.rows (n,) are theirs in the split, None for all."""
         self.images, self.labels = self.images[rows.to(self.device)], self.labels[rows.to(self.device)]
+        self.rows = rows if self.rows is None else self.rows[rows]
         return self
 
     def relabel(self, table: list[int], classes: list[str]) -> None:
         """Replace each label by table[label], which counts in `classes`."""
         self.labels, self.classes = torch.tensor(table, device=self.device)[self.labels], classes
+
+    def set_labels(self, labels: Tensor) -> None:
+        """Replace all labels, (N,) int64."""
+        self.labels = labels.to(self.device)
 
     def augment(self, padding: int, flip: bool, cutout: int) -> "SmallImages":
         """Set what training batches go through; returns itself."""

@@ -1,9 +1,7 @@
-"""Conv/ffcv for its tests: the modules imported apart, the command line in small. Skips the importing file without FFCV."""
+"""What the tests of Conv/ffcv share: its modules, its command line in small. Skips the importing file without FFCV."""
 
-import importlib
 import importlib.util
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -11,9 +9,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from conftest import ROOT
+from subprojects import Subproject
 
-FOLDER = ROOT / "Conv/ffcv"
+ffcv = Subproject("Conv/ffcv")
+FOLDER = ffcv.folder
 TRAIN, WRITE = FOLDER / "train_imagenet.py", FOLDER / "write_imagenet.py"
 
 if importlib.util.find_spec("ffcv") is None:
@@ -21,23 +20,9 @@ if importlib.util.find_spec("ffcv") is None:
         raise RuntimeError("FFCV_REQUIRED is set, but FFCV is not installed; bash Conv/ffcv/install.sh says why")
     pytest.skip("FFCV is not installed; bash Conv/ffcv/install.sh installs it", allow_module_level=True)
 
-
-def import_modules() -> list:
-    """The folder's modules, imported as if it were the only one: other folders have modules of the same names."""
-    names = [path.stem for path in FOLDER.glob("*.py")]
-    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.path.insert(0, str(FOLDER))
-    try:
-        wanted = ("config", "ffcv_file", "loaders", "models", "train_imagenet", "write_imagenet", "checkpoint", "errors")
-        return [importlib.import_module(name) for name in wanted]
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(others)
-
-
-config, ffcv_file, loaders, models, train_imagenet, write_imagenet, checkpoint, errors = import_modules()
+data, engine, errors, ffcv_file, models, options, train_imagenet, write_imagenet = (
+    ffcv.load(name) for name in ("data", "engine", "errors", "ffcv_file", "models", "options", "train_imagenet", "write_imagenet")
+)
 CPU = torch.device("cpu")
 SMALL = """
     --model.arch=resnet18 --resolution.min_res=8 --resolution.max_res=8 --validation.resolution=8 --validation.crop_ratio=1
@@ -46,12 +31,12 @@ SMALL = """
 """.split()
 
 
-def data(folder):
+def files(folder):
     return [f"--data.train_dataset={folder}/train_500_0_90.ffcv", f"--data.val_dataset={folder}/val_500_0_90.ffcv"]
 
 
 def settings(*words):
-    return config.read([*SMALL, *[str(word) for word in words]])[0]
+    return options.read([*SMALL, *[str(word) for word in words]])[0]
 
 
 def train(*words):

@@ -77,7 +77,7 @@ class WithDenseLogits(nn.Module):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """A sum whose gradient is the sum of all processes' gradients: each of them uses it."""
+    """A sum whose gradient is the sum of all processes' gradients, since each of them uses it."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, on CPUs too, where torch's own SyncBatchNorm does not go."""
+    """Batch norm over the batches of all processes, for CPUs: nn.SyncBatchNorm refuses them (in torch 2.15 still)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or distributed.world_size() == 1:
@@ -115,3 +115,20 @@ def sync_batch_norm(model: nn.Module, device: str) -> nn.Module:
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm2d  # the same parameters and buffers, another forward pass
     return model
+
+
+def wrap(model: nn.Module, dense: bool, compiled: bool, device: str) -> nn.Module:
+    """The model as it is trained: with dense logits, in several processes, compiled. bare_model takes it out again."""
+    if dense:
+        model = WithDenseLogits(model)
+    if distributed.world_size() > 1:
+        devices = [torch.cuda.current_device()] if device == "cuda" else None
+        model = nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    return torch.compile(model) if compiled else model
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of torch.compile, DistributedDataParallel and WithDenseLogits."""
+    model = getattr(model, "_orig_mod", model)
+    model = getattr(model, "module", model)
+    return model.model if isinstance(model, WithDenseLogits) else model

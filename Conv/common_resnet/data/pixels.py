@@ -1,0 +1,158 @@
+"""Small images as arrays: from scikit-learn, idx files, torchvision's downloads, image folders and ZIP archives."""
+
+import gzip
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.mnist import read_image_file, read_label_file
+from tqdm import tqdm
+
+import distributed
+from data import archives
+from data.large_images import Folder
+from errors import InputError
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
+TRAIN_DIGITS = 1400  # the first ones; the last 397 were written by other people
+DOWNLOADS = Path("output/downloads")
+Pixels = tuple[Tensor, Tensor, list[str]]
+
+
+def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
+    """Images (N, size, size, 3) uint8, labels (N,) int64 and class names of a split, "train" or "val".
+
+    path: a folder that holds train/ and val/, or train.zip and val.zip, or idx files; None: the data set as a package of the system
+    has it, or its download into output/downloads/. Raises InputError where images are missing, damaged or of another size.
+    """
+    if path is None and data == "digits":
+        return _digits(split)
+    if path is None and data == "fashion-mnist" and DEBIAN.is_dir():
+        path = DEBIAN
+    if path is None:
+        return _download(data, split)
+    if not path.is_dir():
+        raise InputError(f"--data-path {path}: no such folder")
+    if (path / split).is_dir():
+        return _folder(path / split, size)
+    if (path / f"{split}.zip").is_file():
+        return _archive(path, split, size)
+    if data == "fashion-mnist" and list(path.glob("*-ubyte*")):
+        return _idx(path, split, size)
+    raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image> nor {split}.zip")
+
+
+def _digits(split: str) -> Pixels:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("--data digits comes with scikit-learn, which is not installed: pip install scikit-learn")
+
+    digits = load_digits()
+    images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))
+    rows = slice(TRAIN_DIGITS) if split == "train" else slice(TRAIN_DIGITS, None)
+    return _grey(images[rows]), torch.from_numpy(digits.target[rows]).long(), [str(digit) for digit in range(10)]
+
+
+def _download(data: str, split: str) -> Pixels:
+    kind = {"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[data]
+    folder = DOWNLOADS / data
+    try:
+        found = getattr(torchvision.datasets, kind)(folder, train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{data}: cannot be downloaded into {folder} ({str(error).splitlines()[0]}); see --data-path")
+    images = torch.as_tensor(found.data)
+    return _grey(images) if images.ndim == 3 else images, torch.as_tensor(found.targets).long(), list(found.classes)
+
+
+def _idx(path: Path, split: str, size: int) -> Pixels:
+    """Fashion-MNIST's idx files, as they are or gzipped, by torchvision's reader."""
+    stem = {"train": "train", "val": "t10k"}[split]
+    images = _read_idx(path / f"{stem}-images-idx3-ubyte", read_image_file)
+    labels = _read_idx(path / f"{stem}-labels-idx1-ubyte", read_label_file)
+    if not len(labels) or images.shape != (len(labels), size, size):
+        raise InputError(
+            f"{path}: {split} images {tuple(images.shape)}, labels {tuple(labels.shape)}; wanted are (N, {size}, {size}) and (N,)"
+        )
+    classes = list(torchvision.datasets.FashionMNIST.classes)
+    if labels.max() >= len(classes):
+        raise InputError(f"{path}: {split} labels up to {labels.max()}; the classes are 0 to {len(classes) - 1}")
+    return _grey(images), labels, classes
+
+
+def _read_idx(file: Path, reader: Callable[[str], Tensor]) -> Tensor:
+    packed = file.with_name(f"{file.name}.gz")
+    if not file.is_file() and not packed.is_file():
+        raise InputError(f"{file}: no such file, nor with .gz")
+    try:
+        if file.is_file():
+            return reader(str(file))
+        with tempfile.NamedTemporaryFile() as unpacked, gzip.open(packed) as content:
+            shutil.copyfileobj(content, unpacked)
+            unpacked.flush()
+            return reader(unpacked.name)
+    except Exception as error:  # a damaged file can fail in many ways
+        found = file if file.is_file() else packed
+        raise InputError(f"{found}: damaged, or not an idx file ({str(error) or type(error).__name__})")
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(N, H, W) -> (N, H, W, 3)"""
+    return images.unsqueeze(3).expand(-1, -1, -1, 3).contiguous()
+
+
+def _folder(path: Path, size: int) -> Pixels:
+    """A split of an image folder."""
+    folder = Folder(path)
+    files = [file for file, _ in folder.samples]
+    return _decode(path, [os.path.relpath(file, path) for file in files], folder.targets, folder.classes, files.__getitem__, size)
+
+
+def _archive(path: Path, split: str, size: int) -> Pixels:
+    """A split of the ZIP form, by the rules of archives.py."""
+    archive = path / f"{split}.zip"
+    try:
+        found = archives.read_archive(archive, split)
+    except archives.ArchiveError as error:
+        raise InputError(str(error))
+    if found.classes is None:
+        raise InputError(f"{path / f'{split}_map.txt'}: names no class folders, nor does a train_map.txt beside it")
+    with open(archive, "rb") as file:
+
+        def fetch(offset: int, length: int) -> bytes:
+            return os.pread(file.fileno(), length, offset)
+
+        def image(row: int) -> io.BytesIO:
+            return io.BytesIO(archives.read_image(fetch, found.records[row]))
+
+        return _decode(archive, found.names, found.records["label"].tolist(), found.classes, image, size)
+
+
+def _decode(
+    source: Path, names: list[str], labels: list[int], classes: list[str], image: Callable[[int], str | io.BytesIO], size: int
+) -> Pixels:
+    """All images of a split; image(row) is a path, or a file with the image's bytes."""
+    images = np.empty((len(names), size, size, 3), np.uint8)
+    hidden = None if distributed.is_main() else True
+    for row, name in enumerate(tqdm(names, f"reading {source}", unit=" images", leave=False, disable=hidden, delay=2)):
+        try:
+            with Image.open(image(row)) as picture:
+                if picture.size != (size, size):
+                    raise InputError(f"{source}: {name} has {picture.width}x{picture.height} pixels, not {size}x{size}")
+                if picture.mode.startswith(("I", "F")):
+                    raise InputError(f"{source}: {name} has more than 8 bits per channel")
+                images[row] = np.asarray(picture.convert("RGB"))
+        except InputError:
+            raise
+        except Exception as error:  # a damaged image can fail in many ways
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{source}: {name} does not decode as an image ({reason}); replace or remove it")
+    return torch.from_numpy(images), torch.tensor(labels), classes

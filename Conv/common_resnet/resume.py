@@ -1,0 +1,69 @@
+"""How a run goes on from its checkpoint."""
+
+from pathlib import Path
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import checkpoint
+from distributed import say
+from errors import InputError
+
+# What should not change between the start of a run and its resumption.
+SETTINGS = """
+    data alpha alpha_end epochs batch_size lr momentum weight_decay sched decay_epochs decay_rate warmup_epochs seed amp
+    input_size mean std padding flip cutout imbalance_ratio superclasses holdout ema_decay sync_bn label_noise prior
+""".split()
+
+
+def restore(
+    state: dict,
+    path: Path,
+    model: nn.Module,
+    ema: AveragedModel | None,
+    parts: dict,
+    classes: list[str],
+    steps: int,
+    options: dict,
+) -> int:
+    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's.
+
+    steps: those of an epoch. parts: optimizer, lr_scheduler (a LambdaLR) and loss. options: those of this run, by name.
+    """
+    was = state.get("args", {})
+    missing = [key for key in ("epoch", "classes", *parts) if key not in state]
+    if missing:
+        raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; evaluate.py reads it")
+    for name in ("model", "width", "stem_stride", "loss"):
+        if was.get(name) != options[name]:
+            raise InputError(f"{path}: a run with --{name.replace('_', '-')} {was.get(name)}, not {options[name]}")
+    if state["classes"] != classes:
+        raise InputError(f"{path}: trained on other classes, {', '.join(map(str, state['classes'][:3]))} ...")
+    for name in SETTINGS:
+        if name in was and was[name] != options[name]:
+            say(f"warning: {name} was {was[name]} in {path}, now it is {options[name]}")
+    checkpoint.load_weights(model, state["model"], path)
+    if ema is not None:
+        if not state.get("model_ema"):
+            raise InputError(f"{path}: holds no moving average; omit --ema-decay")
+        checkpoint.load_weights(ema.module, state["model_ema"], path)
+    epoch = state["epoch"] + 1
+    if epoch > options["epochs"]:
+        raise InputError(f"{path}: has {epoch} epochs already, more than --epochs {options['epochs']}")
+    optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]
+    base_lrs = scheduler.base_lrs
+    try:
+        parts["loss"].load_state_dict(state["loss"])
+        # The command line has the last word on rates and decay; of the optimiser, its memory is taken over.
+        optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+        scheduler.load_state_dict(state["lr_scheduler"])
+        ema is None or ema.n_averaged.fill_(state.get("ema_updates", 1))
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: its optimiser, rates or loss do not fit ({(str(error) or repr(error)).splitlines()[0]})")
+    scheduler.last_epoch = epoch * steps  # in steps, as this run counts them: the batch size may be another one
+    scheduler.base_lrs = base_lrs
+    scheduler._last_lr = [lr * share(scheduler.last_epoch) for lr, share in zip(base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, lr in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["lr"] = lr
+    say(f"resuming {path} after epoch {epoch} of {options['epochs']}")
+    return epoch
