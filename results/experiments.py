@@ -54,7 +54,7 @@ class Experiment:
     path: str | None = None  # data that a script of the repository makes
     prepare: str | None = None  # that script and its words
     logits: bool = False  # the trainer leaves the logits of its test set, which are measured
-    transfer: bool = False  # frozen features are asked for the data set's own classes
+    transfer: str | None = None  # frozen features are asked for these finer classes: --transfer-labels of viz/measure.py
     strength: str = "0.1"
 
     @property
@@ -105,13 +105,17 @@ def digits(labels: str, title: str, seeds: int, **more) -> Experiment:
 
 
 EXPERIMENTS = {
-    "digits-parity": digits("parity", "odd and even; transfer to the ten", 10, transfer=True),
+    "digits-parity": digits("parity", "odd and even; transfer to the ten", 10, transfer="prefix"),
     "cifar10-resnet20": _resnet(
         20, "converged", f"--epochs 30 {RESNET20.format('12 23')}", arms("0.2", "0.1"), 3, 75, strength="0.2"
     ),
-    "cifar10-coarse": _cifar10("3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer=True),
+    "cifar10-coarse": _cifar10(
+        "3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes"
+    ),
     "cifar10-fine": _cifar10("ten classes", "--epochs 5", SWEEP, 2.5),
-    "fashion-coarse": _fashion("4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer=True),
+    "fashion-coarse": _fashion(
+        "4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes"
+    ),
     "fashion-fine": _fashion("ten classes", "--epochs 6", SWEEP, 2.5),
     "fashion-noise-20": _fashion("a fifth of the training labels wrong", "--epochs 6 --label-noise 0.2", MATCHED, 2.5),
     "fashion-noise-40": _fashion("two fifths of the training labels wrong", "--epochs 6 --label-noise 0.4", MATCHED, 2.5),
@@ -130,7 +134,7 @@ EXPERIMENTS = {
         5,
         12,
         source="cifar100",
-        transfer=True,
+        transfer="classes",
     ),
     "cifar10-long": _cifar10("ten classes, trained to convergence", "--epochs 60", MATCHED, 25),
     "cifar10-resnet20-paper": _resnet(

@@ -49,7 +49,7 @@ class Run:
     method: str
     seed: int
     work: Path = WORK
-    experiment: Experiment = None
+    experiment: Experiment = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "experiment", self.experiment or EXPERIMENTS[self.name])
@@ -107,7 +107,7 @@ class Run:
             words = [models[0], str(self.folder / models[1]), "--names", self.method, "--output", str(file)]
             if not self.experiment.logits:
                 words += [*self._data_path(machine), "--device", machine.device]
-                words += ["--transfer"] * self.experiment.transfer
+                words += ["--transfer", "--transfer-labels", self.experiment.transfer] if self.experiment.transfer else []
             yield from work(["viz/measure.py", *words], self.folder / "measure.txt", machine.threads)
             (model,) = json.loads(file.read_text())["models"].values()
             last = json.loads((self.folder / "log.jsonl").read_text().splitlines()[-1])

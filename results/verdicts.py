@@ -40,8 +40,9 @@ def power_of(difference: float, deviation: float, seeds: int, level: float = LEV
 
     deviation: standard deviation of the differences over seeds, above 0.
     """
-    shift, limit = difference / deviation * math.sqrt(seeds), t.ppf(1 - level / 2, seeds - 1)
-    return float(nct.sf(limit, seeds - 1, shift) + nct.cdf(-limit, seeds - 1, shift))
+    shift, limit = abs(difference) / deviation * math.sqrt(seeds), t.ppf(1 - level / 2, seeds - 1)
+    wrong_sign = np.nan_to_num(nct.cdf(-limit, seeds - 1, shift))  # scipy gives NaN where it is next to 0
+    return float(nct.sf(limit, seeds - 1, shift) + wrong_sign)
 
 
 def detectable(deviation: float, seeds: int) -> float:
