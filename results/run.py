@@ -158,12 +158,17 @@ def hardware(machine: Machine) -> dict:
     gpu = torch.cuda.get_device_name() if machine.device == "cuda" else None
     instructions = torch.backends.cpu.get_cpu_capability()
     return {
-        "cpu": tables.cpu_name(),
+        "cpu": cpu_name(),
         "instructions": instructions,
         "gpu": gpu,
         "threads": machine.threads,
         "cores": os.cpu_count(),
     }
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def work(command: list[str], printed: Path, threads: int, lock: int | None = None) -> Iterator[None]:

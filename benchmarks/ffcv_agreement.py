@@ -1,7 +1,7 @@
 """Does a model get the same top-1 through FFCV's loader as through Pillow?
 
-    python results/ffcv_agreement.py                                          # trains two small models first, minutes
-    python results/ffcv_agreement.py --data FOLDER --checkpoint C --title T   # adds: class folders, and what viz/ reads
+    python benchmarks/ffcv_agreement.py                                          # trains two small models first, minutes
+    python benchmarks/ffcv_agreement.py --data FOLDER --checkpoint C --title T   # adds: class folders, and what viz/ reads
 
 Images are written as raw pixels at full size, so that both loaders see the same ones; the digits are enlarged to 60 to 120 px
 before. "FFCV" is its own loader and decoder, which cut the centre and scale; the others are viz/'s ways with Pillow. It writes
@@ -22,13 +22,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from tqdm import tqdm
 
-import tables
-from tables import TABLES, TOP
+import table
 
+TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "viz"))
-from architectures import logits_and_features
-from checkpoints import build_model, load_checkpoint
-from inference import normalise
+from checkpoints.models import logits_and_features
+from checkpoints.read import build_model, load_checkpoint
+from images.transforms import normalise
 from logits import extract
 
 FFCV = TOP / "Conv/ffcv"
@@ -58,21 +58,19 @@ def main() -> None:
     if args.data and not (args.checkpoint and args.title):
         parser.error("--data needs --checkpoint and --title")
     WORK.mkdir(parents=True, exist_ok=True)
-    path = TABLES / "ffcv_agreement.json"
-    where = f"the same files by both loaders, written as raw pixels at full size; {tables.environment()}"
-    table = json.loads(path.read_text()) if path.exists() else {"rows": [], "environment": where}
+    path = TOP / "results/tables" / "ffcv_agreement.json"
+    where = f"the same files by both loaders, written as raw pixels at full size; {table.environment()}"
+    old = json.loads(path.read_text()) if path.exists() else {"rows": [], "environment": where}
     said = {"model": args.model, "mean": args.mean, "std": args.std}
     rows = rows_of(args.title, args.checkpoint, args.data, **said) if args.data else digits()
     titles = {row[0] for row in rows}
-    kept = [row for row in table["rows"] if row[0] not in titles]
-    if kept and table["environment"] != where:
+    kept = [row for row in old["rows"] if row[0] not in titles]
+    if kept and old["environment"] != where:
         sys.exit(f"error: {path} has rows of another machine or version, such as {kept[0][0]}: move it away, or measure all anew")
     rows += kept
     rows.sort(key=lambda row: row[1], reverse=True)
-    tables.report(where, COLUMNS, rows, path)
-    from render import render
-
-    render()
+    table.report(where, COLUMNS, rows, path)
+    subprocess.run([sys.executable, TOP / "results/reproduce.py", "--render"], check=True)
 
 
 def digits() -> list[list]:
@@ -92,13 +90,15 @@ def digits() -> list[list]:
 def enlarge(folder: Path) -> None:
     """The 1,797 digits with sides of 60 to 120 px; the first 1,400 also for training."""
     sides, digits = random.Random(0), load_digits()
-    for index, (image, digit) in enumerate(zip(np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target)):
+    for index, (image, digit) in enumerate(
+        zip(np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target, strict=True)
+    ):
         side = sides.randint(60, 120)
         large = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
         for split in ("train", "val") if index < 1400 else ("val",):
-            place = folder / split / str(digit)
-            place.mkdir(parents=True, exist_ok=True)
-            large.save(place / f"{index:04d}.png")
+            of_class = folder / split / str(digit)
+            of_class.mkdir(parents=True, exist_ok=True)
+            large.save(of_class / f"{index:04d}.png")
 
 
 def write(folder: Path) -> Path:
