@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TOP / "output/digits", help="folder for runs, tables and figures")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, a core each")
     args = parser.parse_args()
-    for option, value, low in (("seeds", args.seeds, 3), ("epochs", args.epochs, 3), ("jobs", args.jobs, 1)):
+    for option, value, low in (("seeds", args.seeds, 2), ("epochs", args.epochs, 3), ("jobs", args.jobs, 1)):
         if value < low:
             sys.exit(f"error: --{option} {value}: it must be at least {low}")
     started, output = time.time(), args.output.resolve()
