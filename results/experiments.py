@@ -154,10 +154,10 @@ EXPERIMENTS = {
         "11 classes of pixels",
         "DeepLabV3+ on ResNet-18",
         "segmentation",
-        "camvid --model deeplabv3plus_resnet18 --epochs 20",
+        "camvid --model deeplabv3plus_resnet18 --epochs 30",
         arms("0.2"),
         3,
-        15,
+        10,
     ),
     "distillation-fashion": _fashion(
         "teachers of width 32, students of width 16", "--epochs 6", TEACHERS | STUDENTS | arms("0.1"), 4

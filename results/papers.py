@@ -11,7 +11,13 @@ METRICS = {"top-1 %": ("top1", 2), "error %": ("top1", 2), "AURC": ("aurc", 5), 
 def markdown(metrics: dict[str, dict[str, dict[int, dict]]]) -> str:
     """The MaxSup paper's ImageNet tables, then the rows that runs of ours stand beside. metrics[experiment][method][seed]."""
     content = json.loads(FILE.read_text())
-    return f"{imagenet(content['imagenet'])}\n{content['imagenet_note']}\n\n{beside(content['rows'], metrics)}"
+    parts = [
+        imagenet(content["imagenet"]),
+        content["imagenet_note"] + "\n",
+        beside(content["rows"], metrics),
+        content["rows_note"],
+    ]
+    return "\n".join(parts) + "\n"
 
 
 def imagenet(rows: dict[str, list]) -> str:

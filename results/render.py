@@ -1,6 +1,7 @@
 """results/README.md and the blocks of all other pages, from the JSON files alone."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ FEW_IMAGES = 1000  # test images, below which their own uncertainty stands besid
 # metric: heading, decimals
 COLUMNS = {
     "train_top1": ("train top-1 %", 2),
+    "train_top1_clean": ("train top-1, true labels %", 2),
     "top1": ("test top-1 %", 2),
     "many": ("many %", 1),
     "medium": ("medium %", 1),
@@ -138,7 +140,7 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
     parts.append(CAUTION.format(near=f". Here that is so in {', '.join(near)} (over {NEAR} %)" if near else ""))
     for name, methods in runs.items():
-        parts.append(f"## {name}: {data_of(methods)}, {EXPERIMENTS[name].title}\n\n{table_of_runs(name, methods)}")
+        parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
         tests = {title: [test for test in found if test.experiment == name] for title, found in judged.items()}
         parts += [table_of_tests(tests)] if any(tests.values()) else []
     return "\n".join([*parts, planned()])
@@ -162,20 +164,30 @@ def summary(judged: dict[str, list[Test]]) -> str:
 
 
 def table_of_claims(found: list[Test], link: bool = True) -> str:
-    """A row for each claim and test: in which experiments it was supported, contradicted, or could not be told."""
-    lines = [f"| | claim | source | {' | '.join(VERDICTS)} |", "|---|---|---|---|---|---|"]
+    """A row for each claim and test: in which experiments it was supported or contradicted, and in how many it cannot be told."""
+    lines = [f"| | claim | source | {VERDICTS[0]} in | {VERDICTS[1]} in | {VERDICTS[2]} in |", "|---|---|---|---|---|---|"]
     rows = {test.claim: [] for test in found}
     for test in found:
         rows[test.claim].append(test)
     for claim, group in rows.items():
-        cells = [", ".join(name(test, link) for test in group if test.verdict == word) for word in VERDICTS]
-        lines.append(f"| {claim.id} | {claim.sentence} | {claim.source} | {' | '.join(cells)} |")
+        by = {word: [test for test in group if test.verdict == word] for word in VERDICTS}
+        names = [
+            ", ".join(f"[{t.experiment}](#{anchor(t)})" if link else t.experiment for t in by[word]) for word in VERDICTS[:2]
+        ]
+        open_ = f"{len(by[VERDICTS[2]])} of {len(group)}"
+        kept = sum(test.kept_msp for test in group)
+        open_ += f"; {kept} kept MSP in every split" if kept else ""
+        lines.append(f"| {claim.id} | {claim.sentence} | {claim.source} | {' | '.join([*names, open_])} |")
     return "\n".join(lines) + "\n"
 
 
-def name(test: Test, link: bool) -> str:
-    words = f"[{test.experiment}](runs/{test.experiment})" if link else test.experiment
-    return f"{words} (MSP kept in every split)" if test.kept_msp else words
+def anchor(test: Test) -> str:
+    """Of the experiment's section in this page, as GitHub makes it of the heading."""
+    return re.sub(r"[^\w -]", "", section(test.experiment).lower()).replace(" ", "-")
+
+
+def section(experiment: str) -> str:
+    return f"{experiment}: {EXPERIMENTS[experiment].data}, {EXPERIMENTS[experiment].title}"
 
 
 def table_of_tests(groups: dict[str, list[Test]]) -> str:
@@ -222,6 +234,8 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     lines = means(metrics, [key for key in COLUMNS if values_of(metrics, key)])
     every = [run for seeds in methods.values() for run in seeds.values()]
     minutes = sum(run["training_seconds"] for run in every) / 60
+    if {run["data"] for run in every} != {EXPERIMENTS[experiment].data}:
+        raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
     kinds = sorted({machine(run["hardware"]) for run in every})
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
     lines += [f"{minutes:.0f} minutes of training in all; {'; '.join(kinds)}; torch {some['versions']['torch']}."]
@@ -238,14 +252,6 @@ def table_of_runs(experiment: str, methods: dict) -> str:
 
 def machine(hardware: dict) -> str:
     return hardware["gpu"] or f"{hardware['cpu']} ({hardware['instructions']}), {hardware['threads']} thread(s) per run"
-
-
-def data_of(methods: dict) -> str:
-    """The data of an experiment, of which its runs may have only one."""
-    names = {run["data"] for seeds in methods.values() for run in seeds.values()}
-    if len(names) > 1:
-        raise ValueError(f"one experiment was run on different data: {', '.join(sorted(names))}")
-    return names.pop()
 
 
 def means(methods: dict[str, dict[int, dict]], shown: Sequence[str]) -> list[str]:

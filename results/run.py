@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import tables
 from experiments import EXPERIMENTS, Experiment
@@ -23,8 +24,8 @@ from experiments import EXPERIMENTS, Experiment
 TOP = Path(__file__).resolve().parents[1]
 RUNS = TOP / "results/runs"
 WORK = TOP / "output/results"
-# What the trainers' logs know and a model's logits do not show: classes by their number of training images; overlap of segments.
-FROM_LOG = ("many", "medium", "low", "miou")
+# What trainers know and logits do not show: accuracy by the classes' numbers of training images, overlap of whole segments.
+FROM_TRAINER = ("many", "medium", "low", "miou")
 NEEDS = re.compile(r"\{(.+?)\}")
 
 
@@ -111,14 +112,20 @@ class Run:
             yield from work(["viz/measure.py", *words], self.folder / "measure.txt", machine.threads)
             (model,) = json.loads(file.read_text())["models"].values()
             last = json.loads((self.folder / "log.jsonl").read_text().splitlines()[-1])
-            metrics = model["metrics"] | {key: last[f"val_{key}"] for key in FROM_LOG if f"val_{key}" in last}
+            said = {key.removeprefix("val_"): value for key, value in last.items()} | self._of_test()
+            metrics = model["metrics"] | {key: said[key] for key in FROM_TRAINER if key in said}
             self._write(metrics, last["seconds"], round(time.time() - start, 1), machine)
 
-    def _lock(self):
+    def _of_test(self) -> dict:
+        """What a trainer with a test split of its own says of it: the log is about the validation split there."""
+        file = self.folder / "test.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def _lock(self) -> TextIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         return open(self.folder / "lock", "w")
 
-    def _train(self, machine: Machine, lock) -> Iterator[None]:
+    def _train(self, machine: Machine, lock: TextIO) -> Iterator[None]:
         words = NEEDS.sub(lambda found: str(self.folder.parent / f"{found[1].replace(' ', '-')}-seed{self.seed}"), self.options)
         words = [*words.split(), "--output_dir", str(self.folder), "--resume", "auto", "--device", machine.device]
         words += ["--logits", str(self.folder / "logits.pt")] if self.experiment.logits else ["--eval-every", "100"]
@@ -221,7 +228,7 @@ def together(waiting: Iterator[Iterator[None]], jobs: int, tick) -> None:
             job.close()
 
 
-def _wait_for(lock) -> Iterator[None]:
+def _wait_for(lock: TextIO) -> Iterator[None]:
     """Take the lock of an open file, whoever holds it."""
     while True:
         try:

@@ -48,7 +48,7 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
     assert len(started) > 1
     process.kill()
     process.wait()
-    result = run(*job)
+    result = run(*job, timeout=900)
     assert result.returncode == 0, result.stderr
     assert not any(trainer.exists() for trainer in started)
     printed = list(tmp_path.glob("*/*/train.txt"))
@@ -63,7 +63,7 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
 
     kept = (tmp_path / "parity/CE-seed1/checkpoint.pth").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "parity/LS-0.1-seed1")
-    result = run(*job)
+    result = run(*job, timeout=900)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "parity/CE-seed1/checkpoint.pth").stat().st_mtime_ns == kept
     assert json.loads((tmp_path / "summary.json").read_text())["runs"] == first
