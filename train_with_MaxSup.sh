@@ -14,7 +14,7 @@ case "${1:-}" in -h | --help)
 esac
 . "$top/environment.sh" "$top/requirements.txt"
 if [ $# -eq 0 ]; then
-    exec "$PYTHON" "$top/results/digits_parity.py"
+    exec "$PYTHON" "$top/results/quick.py"
 fi
 export PYTHON
 exec bash "$top/Deit/train_with_MaxSup.sh" "$@"

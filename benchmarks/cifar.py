@@ -1,4 +1,4 @@
-"""How long an epoch of CIFAR-10 takes with the images in memory, beside torchvision's data set and transforms.
+"""How long does an epoch of CIFAR-10 take with the images in memory, compared with torchvision's data set and transforms?
 
     python benchmarks/cifar.py                                  # synthetic images; the same work
     python benchmarks/cifar.py --data-path FOLDER               # CIFAR-10 as Conv/common_resnet reads it
@@ -21,13 +21,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("Conv/common_resnet", "results")]
-import pixels
-import tables
+import table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Conv/common_resnet"))
 from cifar_resnet import CifarResNet
+from data import SOURCES, pixels
+from data.small_images import SmallImages
 from maxsup_loss import MaxSupLoss
-from small_images import SmallImages
-from sources import SOURCES
 
 CIFAR = SOURCES["cifar10"]
 
@@ -39,10 +39,10 @@ def main() -> None:
     parser.add_argument("--data-path", type=Path, help="CIFAR-10, folder or ZIP form; none: random images")
     parser.add_argument("--steps", type=int, default=60, help="steps of a round; an epoch has 390")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each rival, one after the other")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a step")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per step")
     parser.add_argument("--workers", type=int, default=2, help="loading processes of torchvision's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    tables.add_option(parser)
+    table.add_option(parser)
     args = parser.parse_args()
     images = args.steps * args.batch_size
     if args.data_path:
@@ -83,7 +83,7 @@ def main() -> None:
                 if epoch:
                     times[name, model_name].append(seconds)
 
-    where = f"{args.steps} steps of {args.batch_size} images, medians of {args.rounds} rounds; {tables.environment(args.device)}"
+    where = f"{args.steps} steps of {args.batch_size} images, medians of {args.rounds} rounds; {table.environment(args.device)}"
     columns = [("model", ""), ("images", ""), ("s", ".2f"), ("images/s", ",.0f"), ("speed / torchvision", ".2f")]
     rows = []
     for model_name in models:
@@ -91,7 +91,7 @@ def main() -> None:
         for name, median in medians.items():
             rows.append([model_name, name, median, images / median, list(medians.values())[1] / median])
     where += f", torchvision {torchvision.__version__}"
-    tables.report(where, columns, rows, args.json)
+    table.report(where, columns, rows, args.json)
 
 
 class TorchvisionStyle(Dataset):

@@ -33,9 +33,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("Deit", "results")]
-import tables
-from zip_dataset import ZipImages
+import table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Deit"))
+from data.zip_images import ZipImages
 
 PREPARE = Path(__file__).resolve().parents[1] / "data/imagenet/prepare.py"
 
@@ -48,10 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="image folder with train/<class>/<image>")
     parser.add_argument("--workers", type=int, default=2, help="loading processes")
-    parser.add_argument("--batch-size", type=int, default=50, help="images a batch")
-    parser.add_argument("--images", type=int, default=1000, help="images a round, drawn at random")
+    parser.add_argument("--batch-size", type=int, default=50, help="images per batch")
+    parser.add_argument("--images", type=int, default=1000, help="images per round, drawn at random")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each with every rival once")
-    tables.add_option(parser)
+    table.add_option(parser)
     args = parser.parse_args()
     if not (args.data / "train").is_dir():
         sys.exit(f"error: --data {args.data}: no folder train/ in it; an image folder holds train/<class>/<image>")
@@ -96,22 +97,22 @@ def measure(args, scratch: Path) -> None:
     report(folder, times, memory, args)
 
 
-def subset(folder: Path, count: int, place: Path) -> Path:
+def subset(folder: Path, count: int, output: Path) -> Path:
     """Links to at most `count` images of the folder, so that measuring on ImageNet copies no 140 GB; val/ is the same again."""
     images = ImageFolder(folder).samples
     for path, _ in random.Random(0).sample(images, min(count, len(images))):
-        link = place / "train" / os.path.relpath(path, folder)
+        link = output / "train" / os.path.relpath(path, folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.abspath(path))
-    (place / "val").symlink_to("train")
-    return place
+    (output / "val").symlink_to("train")
+    return output
 
 
 def report(folder: ImageFolder, times: dict, memory: dict, args) -> None:
     kilobytes = sum(os.path.getsize(path) for path, _ in folder.samples) / len(folder) / 1000
     where = (
         f"{len(folder):,} images of {kilobytes:.0f} KB, {args.images:,} a round, medians of {args.rounds} interleaved rounds, "
-        f"{args.workers} loading processes, uint8 batches at {SIDE} px; {tables.environment()}, "
+        f"{args.workers} loading processes, uint8 batches at {SIDE} px; {table.environment()}, "
         f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
     )
     columns = [("loader", ""), ("images/s", ",.0f"), ("/ ImageFolder", ".2f"), (f"MB, {args.workers} processes", ".0f")]
@@ -124,7 +125,7 @@ def report(folder: ImageFolder, times: dict, memory: dict, args) -> None:
             (total, private), (doubled, _) = memory[name]
             cells = [total, private, doubled]
         rows.append([name, 1 / middle, base / middle, *cells])
-    tables.report(where, columns, rows, args.json)
+    table.report(where, columns, rows, args.json)
 
 
 class BytesInMemory(Dataset):
@@ -229,7 +230,7 @@ def ffcv_loaders(folder: ImageFolder, scratch: Path, args) -> dict:
 
 
 class Repeated(Dataset):
-    """(image, label) of `length` places in a list of (path, label), which is gone through as often as that takes."""
+    """(image, label) of `length` positions in a list of (path, label), which is gone through as often as that takes."""
 
     def __init__(self, samples: list, length: int):
         self.samples, self.length = samples, length

@@ -1,4 +1,4 @@
-"""How fast does viz/logits.py run a model over images, beside timm's validate.py? Images/s and their ratio, in one run.
+"""How fast does viz/logits.py run a model over images, compared with timm's validate.py? Images/s and their ratio, in one run.
 
     python benchmarks/logits.py --data /path/to/ImageNet                    # an image folder: val/<class>/<image>
 
@@ -20,10 +20,11 @@ from timm.data import create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
 from tqdm import tqdm
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("viz", "results")]
-import inference
-import tables
-from image_sets import open_images
+import table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "viz"))
+from checkpoints import inference
+from images.find import open_images
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -33,16 +34,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="image folder with <split>/<class>/<image>")
     parser.add_argument("--split", default="val", help="folder in --data")
     parser.add_argument("--models", nargs="+", default=["resnet50", "deit_small_patch16_224"], help="models of timm")
-    parser.add_argument("--batch-size", type=int, default=50, help="images a batch")
+    parser.add_argument("--batch-size", type=int, default=50, help="images per batch")
     parser.add_argument("--workers", type=int, default=2, help="loading processes")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each with both")
-    tables.add_option(parser)
+    table.add_option(parser)
     args = parser.parse_args()
     if not (args.data / args.split).is_dir():
         sys.exit(f"error: --data {args.data}: no folder {args.split}/ in it")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = f"{args.workers} loading processes, medians of {args.rounds} interleaved rounds; "
-    where += f"{tables.environment(device)}, timm {timm.__version__}"
+    where += f"{table.environment(device)}, timm {timm.__version__}"
     columns = [("model", ""), ("images", ",d"), ("timm, images/s", ".1f"), ("ours, images/s", ".1f"), ("ours / timm", ".2f")]
     columns.append(("largest difference of the logits", ".1e"))
     rows = []
@@ -61,7 +62,7 @@ def main() -> None:
         speed = {who: len(logits["ours"]) / statistics.median(seconds) for who, seconds in times.items()}
         difference = (logits["ours"] - logits["timm"]).abs().max().item()
         rows.append([name, len(logits["ours"]), speed["timm"], speed["ours"], speed["ours"] / speed["timm"], difference])
-    tables.report(where, columns, rows, args.json)
+    table.report(where, columns, rows, args.json)
 
 
 def ours(model: torch.nn.Module, args, device: str) -> torch.Tensor:

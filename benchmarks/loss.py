@@ -1,10 +1,10 @@
-"""How fast is MaxSup beside cross-entropy? Forward + backward and peak memory, rivals interleaved in one run.
+"""How fast is MaxSup compared with cross-entropy? Forward + backward and peak memory, rivals interleaved in one run.
 
     python benchmarks/loss.py                  # on the GPU where there is one, else on one CPU thread
     python benchmarks/loss.py --shapes 256x1000
 
 Rivals: F.cross_entropy, the same with label_smoothing=0.1, and the original's formula (topk and mean beside the cross-entropy).
-Times hang on fresh memory being touched, so each round runs every rival once, and the table shows medians and ratios.
+Times depend on fresh memory being touched, so each round runs every rival once, and the table shows medians and ratios.
 """
 
 import argparse
@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("Deit", "results")]
-import tables
+import table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Deit"))
 from maxsup_loss import max_sup_loss
 
 SHAPES = ["256x1000", "1024x1000", "256x21841", "512x128256"]
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="time for each shape")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    tables.add_option(parser)
+    table.add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     columns = [("logits", ""), ("loss", ""), ("median ms", ".2f"), ("time / cross-entropy", ".2f"), ("peak memory MB", ".0f")]
@@ -54,8 +55,8 @@ def main() -> None:
         for name in RIVALS:
             peak, base = memory[name], max(memory["cross-entropy"], 1)
             rows.append([shape, name, 1e3 * times[name], times[name] / times["cross-entropy"], peak / 2**20, peak / base])
-    where = f"forward + backward, float32; {tables.environment(args.device, args.threads)}"
-    tables.report(where, columns, rows, args.json)
+    where = f"forward + backward, float32; {table.environment(args.device, args.threads)}"
+    table.report(where, columns, rows, args.json)
 
 
 def step(loss, logits: torch.Tensor, targets: torch.Tensor) -> None:

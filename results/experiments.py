@@ -1,35 +1,45 @@
-"""The experiments: data, models, methods, seeds. Runs of one seed share initial weights, data order and augmentation."""
+"""The experiments: data, model, recipe, methods, seeds. Runs of one seed share initial weights, data order and augmentation.
+
+Methods carry their strength in their name: "LS 0.1" is constant, "LS 0.1-0.2" rises linearly over training.
+"""
 
 from dataclasses import dataclass
 
-METHODS = {
-    "CE": "--loss ce",
-    "LS": "--loss ls --alpha 0.1",
-    "MaxSup": "--loss maxsup --alpha 0.1 --alpha-end 0.2",
+CONV = "Conv/common_resnet/train.py"
+SMALL_RESNET = "ResNet-8 of width 16, first stage at half resolution"
+SMALL = "--model resnet8 --stem-stride 2 --batch-size 128 --lr 0.1 --weight-decay 5e-4 --warmup-epochs 1"
+
+
+def arms(*strengths: str) -> dict[str, str]:
+    """CE, then LS and MaxSup at each strength: words for a trainer by the method's name."""
+    found = {"CE": "--loss ce"}
+    for strength in strengths:
+        alpha, _, end = strength.partition("-")
+        words = f"--alpha {alpha}" + f" --alpha-end {end}" * bool(end)
+        found |= {f"LS {strength}": f"--loss ls {words}", f"MaxSup {strength}": f"--loss maxsup {words}"}
+    return found
+
+
+MATCHED = arms("0.1", "0.1-0.2")
+OTHERS = {"OLS": "--loss ols", "Zipf": "--loss zipf", "logit penalty": "--loss logit-penalty"}
+SWEEP = arms("0.1", "0.1-0.2", "0.05", "0.2", "0.3") | OTHERS
+FOCAL = {"focal": "--loss focal"}
+LONG_TAIL = MATCHED | FOCAL | {"class-prior LS 0.1": "--loss ls --alpha 0.1 --prior frequency"}
+TEACHERS = {f"teacher {name}": f"{words} --width 32" for name, words in arms("0.1").items()}
+STUDENTS = {
+    f"student of {name}": f"--loss ce --distillation-type soft --teacher-path {{teacher {name}}}/checkpoint.pth"
+    for name in arms("0.1")
 }
-SWEEP = {
-    "CE": "--loss ce",
-    "LS 0.05": "--loss ls --alpha 0.05",
-    "LS": "--loss ls --alpha 0.1",
-    "LS 0.2": "--loss ls --alpha 0.2",
-    "LS 0.3": "--loss ls --alpha 0.3",
-    "OLS": "--loss ols",
-    "Zipf": "--loss zipf",
-    "logit penalty": "--loss logit-penalty",
-    "MaxSup": "--loss maxsup --alpha 0.1 --alpha-end 0.2",
-}
-LONG_TAIL = {"focal": "--loss focal", "LS": "--loss ls --alpha 0.1", "MaxSup": "--loss maxsup --alpha 0.1 --alpha-end 0.2"}
-# Three stages of one block, the first at half the resolution: small enough to be trained over seeds on 2 cores.
-MODEL = "ResNet-8 of width 16, first stage at half resolution"
-SMALL_RESNET = "--model resnet8 --stem-stride 2"
-RECIPE = "--batch-size 128 --lr 0.1 --weight-decay 5e-4 --warmup-epochs 1"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """options: words for Conv/common_resnet/train.py that all runs share; none for the main job, which trains through Deit/.
-    minutes: what one run took on one CPU core beside another run, measuring included. transfer: whether frozen features are asked
-    for the data set's own classes."""
+    """What reproduce.py runs. Strengths of LS and MaxSup in claims about the methods: `strength`.
+
+    data, title, model: words for the pages. options: words for the trainer that all runs share, `--epochs` among them.
+    methods: further words by the method's name. {METHOD} in them stands for the folder of that method's run of the same seed,
+    which then runs first. minutes: what a run takes on one CPU core, measuring included.
+    """
 
     data: str
     title: str
@@ -38,31 +48,121 @@ class Experiment:
     methods: dict[str, str]
     seeds: int
     minutes: float
-    transfer: bool = False
+    trainer: str = CONV
+    source: str | None = None  # NAME of --data-path NAME=PATH
+    needed: bool = False  # whether that must be given: the trainer neither finds the data nor downloads it
+    path: str | None = None  # data that a script of the repository makes
+    prepare: str | None = None  # that script and its words
+    logits: bool = False  # the trainer leaves the logits of its test set, which are measured
+    transfer: str | None = None  # frozen features are asked for these finer classes: --transfer-labels of viz/measure.py
+    strength: str = "0.1"
+
+    @property
+    def epochs(self) -> int:
+        words = self.options.split()
+        return int(words[words.index("--epochs") + 1])
 
 
-def _fashion(title: str, options: str, methods: dict[str, str], seeds: int, minutes: float, transfer: bool = False) -> Experiment:
-    words = f"--data fashion-mnist {SMALL_RESNET} {RECIPE} {options}"
-    return Experiment("Fashion-MNIST", title, MODEL, words, methods, seeds, minutes, transfer)
+def _small(data: str, name: str, title: str, options: str, methods: dict, minutes: float, seeds: int = 5, **more) -> Experiment:
+    """Three stages of one block, the first at half the resolution: small enough to be trained over seeds on 2 cores."""
+    return Experiment(data, title, SMALL_RESNET, f"--data {name} {SMALL} {options}", methods, seeds, minutes, source=name, **more)
 
 
-def _cifar10(title: str, options: str, methods: dict[str, str], seeds: int, minutes: float, transfer: bool = False) -> Experiment:
-    words = f"--data cifar10 {SMALL_RESNET} {RECIPE} {options}"
-    return Experiment("CIFAR-10", title, MODEL, words, methods, seeds, minutes, transfer)
+def _fashion(*words, **more) -> Experiment:
+    return _small("Fashion-MNIST", "fashion-mnist", *words, **more)
+
+
+def _cifar10(*words, **more) -> Experiment:
+    return _small("CIFAR-10", "cifar10", *words, **more)
+
+
+def _resnet(depth: int, title: str, options: str, methods: dict, seeds: int, minutes: float, **more) -> Experiment:
+    words = f"--data cifar10 --model resnet{depth} {options}"
+    return Experiment("CIFAR-10", title, f"ResNet-{depth}", words, methods, seeds, minutes, source="cifar10", **more)
+
+
+def _task(data: str, title: str, model: str, trainer: str, options: str, methods: dict, seeds: int, minutes: float) -> Experiment:
+    words, name = f"--data {options}", options.split()[0]
+    more = {"source": name, "needed": True, "logits": True, "strength": "0.2"}
+    return Experiment(data, title, model, words, methods, seeds, minutes, f"Tasks/{trainer}/main.py", **more)
+
+
+RESNET20 = "--batch-size 128 --lr 0.1 --weight-decay 5e-4 --warmup-epochs 0 --sched step --decay-epochs {} --amp bf16"
+RESNET32 = "--epochs 200 --batch-size 128 --lr 0.1 --weight-decay 5e-4 --warmup-epochs 5 --amp bf16"
+DIGITS = """
+    --model test_resnet --input-size 16 --batch-size 64 --recipe-batch 0 --drop-path 0
+    --opt sgd --lr 0.1 --unscale-lr --weight-decay 5e-4 --warmup-epochs 2 --warmup-lr 0.01 --min-lr 0
+    --aa rand-m5-n1-mstd0.5-inc1 --hflip 0 --reprob 0.25 --mixup 0 --cutmix 0 --no-repeated-aug
+    --num_workers 0 --epochs 12
+"""
+TABULAR = arms("0.2", "0.1", "0.4")
+
+
+def digits(labels: str, title: str, seeds: int, **more) -> Experiment:
+    more |= {"path": f"data/digits/{labels}", "prepare": f"data/digits/prepare.py --labels {labels}"}
+    options = " ".join(DIGITS.split())
+    return Experiment("scikit-learn's digits", title, "timm's test_resnet", options, MATCHED, seeds, 0.6, "Deit/main.py", **more)
 
 
 EXPERIMENTS = {
-    "digits-parity": Experiment(
-        "scikit-learn's digits", "odd and even; transfer to the ten", "timm's test_resnet", "", METHODS, 10, 0.6, True
+    "digits-parity": digits("parity", "odd and even; transfer to the ten", 10, transfer="prefix"),
+    "cifar10-resnet20": _resnet(
+        20, "converged", f"--epochs 30 {RESNET20.format('12 23')}", arms("0.2", "0.1"), 3, 75, strength="0.2"
     ),
-    "fashion-coarse": _fashion("4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", METHODS, 5, 2.5, True),
-    "fashion-fine": _fashion("ten classes", "--epochs 6", SWEEP, 3, 2.5),
-    "cifar10-coarse": _cifar10("3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", METHODS, 5, 2.5, True),
-    "cifar10-fine": _cifar10("ten classes", "--epochs 5", SWEEP, 3, 2.5),
+    "cifar10-coarse": _cifar10(
+        "3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes"
+    ),
+    "cifar10-fine": _cifar10("ten classes", "--epochs 5", SWEEP, 2.5),
+    "fashion-coarse": _fashion(
+        "4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes"
+    ),
+    "fashion-fine": _fashion("ten classes", "--epochs 6", SWEEP, 2.5),
+    "fashion-noise-20": _fashion("a fifth of the training labels wrong", "--epochs 6 --label-noise 0.2", MATCHED, 2.5),
+    "fashion-noise-40": _fashion("two fifths of the training labels wrong", "--epochs 6 --label-noise 0.4", MATCHED, 2.5),
     "fashion-longtail-50": _fashion(
-        "long-tailed, imbalance 50 (120 to 6,000 images a class)", "--epochs 12 --imbalance-ratio 50", LONG_TAIL, 3, 2.5
+        "long-tailed, imbalance 50 (120 to 6,000 images per class)", "--epochs 12 --imbalance-ratio 50", LONG_TAIL, 2.5
     ),
     "fashion-longtail-100": _fashion(
-        "long-tailed, imbalance 100 (60 to 6,000 images a class)", "--epochs 12 --imbalance-ratio 100", LONG_TAIL, 3, 2.5
+        "long-tailed, imbalance 100 (60 to 6,000 images per class)", "--epochs 12 --imbalance-ratio 100", LONG_TAIL, 2.5
+    ),
+    "cifar100-coarse": Experiment(
+        "CIFAR-100",
+        "20 superclasses; transfer to the hundred",
+        "ResNet-8 of width 32, first stage at half resolution",
+        f"--data cifar100 --width 32 {SMALL} --epochs 12 --superclasses",
+        MATCHED,
+        5,
+        12,
+        source="cifar100",
+        transfer="classes",
+    ),
+    "cifar10-long": _cifar10("ten classes, trained to convergence", "--epochs 60", MATCHED, 25),
+    "cifar10-resnet20-paper": _resnet(
+        20, "the selective paper's recipe", f"--epochs 75 {RESNET20.format('25 50')}", arms("0.2"), 3, 190, strength="0.2"
+    ),
+    "cifar10-longtail-resnet32-50": _resnet(
+        32, "the MaxSup paper's, imbalance 50", f"{RESNET32} --imbalance-ratio 50", MATCHED | FOCAL, 3, 210
+    ),
+    "cifar10-longtail-resnet32-100": _resnet(
+        32, "the MaxSup paper's, imbalance 100", f"{RESNET32} --imbalance-ratio 100", MATCHED | FOCAL, 3, 190
+    ),
+    "bank": _task("Bank Marketing", "two classes", "MLP", "tabular", "bank --epochs 10", TABULAR, 20, 0.5),
+    "shoppers": _task("Online Shoppers", "two classes", "MLP", "tabular", "shoppers --epochs 10", TABULAR, 20, 0.4),
+    "imdb": _task("IMDB", "two classes", "LSTM", "text", "imdb --model lstm --epochs 10", arms("0.2"), 3, 30),
+    "camvid": _task(
+        "CamVid",
+        "11 classes of pixels",
+        "DeepLabV3+ on ResNet-18",
+        "segmentation",
+        "camvid --model deeplabv3plus_resnet18 --epochs 30",
+        arms("0.2"),
+        3,
+        10,
+    ),
+    "distillation-fashion": _fashion(
+        "teachers of width 32, students of width 16", "--epochs 6", TEACHERS | STUDENTS | arms("0.1"), 4
+    ),
+    "distillation-cifar10": _cifar10(
+        "teachers of width 32, students of width 16", "--epochs 6", TEACHERS | STUDENTS | arms("0.1"), 4
     ),
 }

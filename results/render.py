@@ -1,63 +1,87 @@
-"""results/README.md and the results in the main README, from the JSON files alone."""
+"""results/README.md and the blocks of all other pages, from the JSON files alone."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import claims
+import papers
 import tables
+from claims import Test
 from experiments import EXPERIMENTS
-from verdicts import VERDICTS, judge
+from verdicts import LEVEL, VERDICTS, detectable, wilson
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "results"
 NEAR = 97  # % of training images right
+FEW_IMAGES = 1000  # test images, below which their own uncertainty stands beside that over seeds
 # metric: heading, decimals
 COLUMNS = {
     "train_top1": ("train top-1 %", 2),
+    "train_top1_clean": ("train top-1, true labels %", 2),
     "top1": ("test top-1 %", 2),
     "many": ("many %", 1),
     "medium": ("medium %", 1),
     "low": ("low %", 1),
-    "d_within_train": ("d_within train", 4),
+    "miou": ("mIoU %", 2),
     "d_within_val": ("d_within test", 4),
-    "r2_train": ("R2 train", 4),
     "r2_val": ("R2 test", 4),
     "transfer": ("transfer %", 2),
     "aurc": ("AURC", 5),
     "aurc_normalised": ("AURC, normalised", 5),
-    "nll": ("NLL", 4),
+    "coverage_at_risk_1": ("coverage at 1 % risk", 3),
     "ece": ("ECE", 4),
+    "ece_temperature": ("ECE, temperature", 4),
+    "confidence_wrong": ("MSP of wrong", 3),
+}
+MORE = {
+    "aurc_split_msp": ("AURC, not normalised - normalised", 5),
+    "risk_at_coverage_20": ("risk at 20 % coverage", 4),
+    "max_logit_gap": ("largest logit, right - wrong at equal MSP", 3),
+    "near_zero": ("share of logits near zero", 4),
 }
 INTRODUCTION = """\
 # What of the papers' claims holds on data that we can run
 
-Rendered by `python results/reproduce.py --render` from the JSON files in [`runs/`](runs); the claims and their tests are in
-[`claims.json`](claims.json). A cell gives the mean difference over seeds and its 95 % interval (Student's t, paired by seed: the
-same initial weights and data order). **Supported**: the interval is above zero; **contradicted**: below; else it cannot be told
-from these runs. "At least" and "at most" are tested as more and less. The test data chose nothing: epochs, rates and strengths
-were fixed beforehand; the p of logit normalisation is chosen on a fifth of the test images and scored on the others.
+`python results/reproduce.py --render` writes this page from the JSON files in [`runs/`](runs).
+[`claims.py`](claims.py) lists the claims and their tests,
+[`experiments.py`](experiments.py) the experiments.
+
+- **Matched strength.** LS and MaxSup are compared at the same strength: at 0.1, or at 0.2 in the
+  experiments that have it so{at_02}. Only the section on the papers' recipes compares
+  different strengths.
+- **Pairs.** Runs of one seed share initial weights, data order and augmentation. A test uses the
+  differences between two methods, one per seed (paired t test, two-sided).
+- **Verdicts.** A claim is supported or contradicted where p, corrected for all tests of its table
+  (Holm), is below {level:g}. The intervals are at 95 % and not corrected. A claim of "at least" is
+  tested as "more than": equality cannot be shown by a difference test.
+- **Detectable.** Where a claim cannot be told, the table gives the smallest true difference that
+  these seeds would have shown with 80 % power, without correction.
+- **Test data choose nothing.** Epochs, rates and strengths were fixed beforehand. The p of logit
+  normalisation and the temperature are chosen on a fifth of the test images and scored on the
+  others.
 """
 CAUTION = """\
-C10 follows from the formula: the error-enhancement part is there wherever a model errs, however it was trained, and MaxSup has no
-such part. What is measured is its size.
+## How to read this
 
-Of twenty such intervals one excludes zero by chance. MaxSup and LS differ only where the prediction is wrong: where the training
-accuracy nears 100 %{near} they are nearly the same loss. Many-shot classes have over 100 training images, medium-shot ones 20 to
-100; no class here has fewer.
+MaxSup and LS differ only where the prediction is wrong. Where the training accuracy nears 100 %
+they are nearly the same loss{near}.
 
-Small networks, minutes of training, small images: where these runs and the papers disagree, the papers' ImageNet results are not
-refuted, and where they agree, not confirmed. None of these experiments is one of the papers', so no figure of theirs stands
-beside ours here; the [main README](../README.md) has them.
+Most networks here are small and were trained for minutes. Where these runs and the papers disagree,
+the papers' ImageNet results are not refuted. Where they agree, those results are not confirmed.
 """
 PLANNED = """\
 ## Planned, not run
 
-They need ImageNet and GPUs. `python results/reproduce.py NAME --data-path ImageNet` runs one of them on all GPUs of a machine;
-`DATA` is that folder. GPU-hours are of all losses named, from published speeds: {images_per_second_source}.
+These experiments need ImageNet and GPUs.
+`python results/reproduce.py NAME --data-path imagenet=FOLDER` runs one of them on all GPUs of a
+machine. In the commands, `DATA` is that folder. GPU-hours are the sum over all losses named, from
+published speeds: {images_per_second_source}.
 Storage: {storage_source}.
 
-| name | experiment | command | images/s a GPU | GPU-hours | storage | the paper's figure |
-|---|---|---|---:|---:|---|---|
+| name | experiment | command | images/s per GPU | GPU-hours | storage |
+|---|---|---|---:|---:|---|
 """
 
 
@@ -70,33 +94,35 @@ def render() -> None:
 def rendered() -> dict[Path, str]:
     """The pages as they have to be. A block is named for the file, or folder, that it shows: see tables.block."""
     runs = read_runs()
-    verdicts = judge_all(metrics_of(runs))
-    found = {RESULTS / "README.md": page(runs, verdicts)}
+    judged = claims.tables(metrics_of(runs))
+    found = {RESULTS / "README.md": page(runs, judged)}
     for path in tables.pages():
         text = path.read_text()
         for name in tables.MARK.findall(text):
-            text = tables.block(text, name, block(name, verdicts))
+            text = tables.block(text, name, block(name, runs, judged))
         found[path] = text
     return found
 
 
-def block(name: str, verdicts: list) -> str:
+def block(name: str, runs: dict, judged: dict) -> str:
     if name == "results/runs":
-        return table_of_verdicts(verdicts)
+        return summary(judged) or "No experiment is finished yet.\n"
+    if name == "results/papers.json":
+        return papers.markdown(metrics_of(runs))
     if not (TOP / name).exists():
         return "Not measured yet.\n"
     return tables.markdown(json.loads((TOP / name).read_text()))
 
 
 def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
-    """metrics by experiment, method and seed, in the order of experiments.py."""
+    """A run's JSON by experiment, method and seed, in the order of experiments.py."""
     found: dict = {}
     for name, experiment in EXPERIMENTS.items():
+        of: dict = {}
         for file in sorted((RESULTS / "runs" / name).glob("*.json")):
             run = json.loads(file.read_text())
-            found.setdefault(name, {}).setdefault(run["method"], {})[run["seed"]] = run
-        if name in found:
-            of = found[name]
+            of.setdefault(run["method"], {})[run["seed"]] = run
+        if of:
             found[name] = {method: dict(sorted(of[method].items())) for method in experiment.methods if method in of}
     return found
 
@@ -105,118 +131,158 @@ def metrics_of(runs: dict) -> dict[str, dict[str, dict[int, dict]]]:
     return {name: {m: {s: run["metrics"] for s, run in seeds.items()} for m, seeds in of.items()} for name, of in runs.items()}
 
 
-def judge_all(metrics: dict) -> list[tuple[dict, dict, dict[str, dict]]]:
-    """(claim, test, {experiment: verdict}) for every test of every claim, from metrics by experiment, method and seed."""
-    judged = []
-    for claim in json.loads((RESULTS / "claims.json").read_text()):
-        for test in claim["tests"]:
-            found = {name: judge(test, metrics[name]) for name in metrics}
-            judged.append((claim, test, {name: verdict for name, verdict in found.items() if verdict}))
-    return judged
-
-
-def page(runs: dict, verdicts: list) -> str:
-    near = [name for name, methods in metrics_of(runs).items() if min(train_top1(methods)) > NEAR]
-    caution = CAUTION.format(near=f" (over {NEAR} %: {', '.join(near)})" if near else "")
-    parts = [INTRODUCTION, table_of_claims(verdicts), caution]
+def page(runs: dict, judged: dict[str, list[Test]]) -> str:
+    stronger = [name for name in runs if EXPERIMENTS[name].strength == "0.2"]
+    at_02 = f" ({', '.join(stronger)})" if stronger else ""
+    metrics = metrics_of(runs)
+    near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
+    parts = [INTRODUCTION.format(at_02=at_02, level=LEVEL)]
+    parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
+    parts.append(CAUTION.format(near=f". Here that is so in {', '.join(near)} (over {NEAR} %)" if near else ""))
     for name, methods in runs.items():
-        parts += [f"## {name}: {short(data_of(methods))}, {EXPERIMENTS[name].title}", "", table_of_runs(name, methods), ""]
+        parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
+        tests = {title: [test for test in found if test.experiment == name] for title, found in judged.items()}
+        parts += [table_of_tests(tests)] if any(tests.values()) else []
     return "\n".join([*parts, planned()])
 
 
-def train_top1(methods: dict[str, dict[int, dict]]) -> list[float]:
-    return [metrics["train_top1"] for seeds in methods.values() for metrics in seeds.values()]
+def values_of(methods: dict[str, dict[int, dict]], key: str) -> list[float]:
+    found = [metrics.get(key) for seeds in methods.values() for metrics in seeds.values()]
+    return [value for value in found if value is not None]
 
 
-def table_of_claims(verdicts: list) -> str:
-    names = [name for name in EXPERIMENTS if any(name in found for *_, found in verdicts)]
-    links = [f"[{name}](runs/{name})" for name in names]
-    lines = [f"| | claim | measured as | {' | '.join(links)} |", f"|---|---|---|{'---|' * len(names)}"]
-    for claim, test, found in verdicts:
-        cells = [cell(test, found[name]) if name in found else "" for name in names]
-        lines.append(f"| {claim['id']} | {sentence(claim, test)} ({claim['source']}) | {what(test)} | {' | '.join(cells)} |")
+def summary(judged: dict[str, list[Test]]) -> str:
+    """For the main README: how the tests between methods at matched strength came out, and the claims."""
+    matched = [test for title, found in judged.items() if title in claims.TOPICS for test in found]
+    if not matched:
+        return ""
+    count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
+    names = {test.experiment for test in matched}
+    text = f"{len(matched)} tests in {len(names)} experiments at matched strength: {count[VERDICTS[0]]} support a claim, "
+    text += f"{count[VERDICTS[1]]} contradict one, and {count[VERDICTS[2]]} cannot tell, after Holm's correction per table.\n"
+    return text + "\n" + table_of_claims(matched, link=False)
+
+
+def table_of_claims(found: list[Test], link: bool = True) -> str:
+    """A row for each claim and test: in which experiments it was supported or contradicted, and in how many it cannot be told."""
+    lines = [f"| | claim | source | {VERDICTS[0]} in | {VERDICTS[1]} in | {VERDICTS[2]} in |", "|---|---|---|---|---|---|"]
+    rows = {test.claim: [] for test in found}
+    for test in found:
+        rows[test.claim].append(test)
+    for claim, group in rows.items():
+        by = {word: [test for test in group if test.verdict == word] for word in VERDICTS}
+        names = [
+            ", ".join(f"[{t.experiment}](#{anchor(t)})" if link else t.experiment for t in by[word]) for word in VERDICTS[:2]
+        ]
+        open_ = f"{len(by[VERDICTS[2]])} of {len(group)}"
+        kept = sum(test.kept_msp for test in group)
+        open_ += f"; {kept} kept MSP in every split" if kept else ""
+        lines.append(f"| {claim.id} | {claim.sentence} | {claim.source} | {' | '.join([*names, open_])} |")
     return "\n".join(lines) + "\n"
 
 
-def table_of_verdicts(verdicts: list) -> str:
-    """The same in short, for the main README: how often each claim was supported, contradicted, or could not be told."""
-    lines = [f"| | claim | measured as | {' | '.join(VERDICTS)} |", "|---|---|---|---|---|---|"]
-    for claim, test, found in verdicts:
-        by = [[name for name, verdict in found.items() if verdict["verdict"] == word] for word in VERDICTS]
-        cells = [", ".join(names) for names in by]
-        lines.append(f"| {claim['id']} | {sentence(claim, test)} ({claim['source']}) | {what(test)} | {' | '.join(cells)} |")
+def anchor(test: Test) -> str:
+    """Of the experiment's section in this page, as GitHub makes it of the heading."""
+    return re.sub(r"[^\w -]", "", section(test.experiment).lower()).replace(" ", "-")
+
+
+def section(experiment: str) -> str:
+    return f"{experiment}: {EXPERIMENTS[experiment].data}, {EXPERIMENTS[experiment].title}"
+
+
+def table_of_tests(groups: dict[str, list[Test]]) -> str:
+    """The numbers of an experiment's tests."""
+    lines = [
+        "| | measured as | difference | 95 % interval | p | p, Holm | verdict | detectable |",
+        "|---|---|---:|---:|---:|---:|---|---:|",
+    ]
+    for title, found in groups.items():
+        for test in found:
+            if test.kept_msp:
+                lines.append(f"| {test.claim.id} | {what(test)} | MSP was kept in every split | | | | {VERDICTS[2]} | |")
+                continue
+            places = heading(test.claim.metric)[1] + (test.claim.slope is not None) * -2
+            mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
+            least = ""
+            if test.verdict == VERDICTS[2]:
+                least = f"{detectable(deviation(test.values), len(test.values)):.{places}f}"
+            label = " (recipes)" if title not in claims.TOPICS and "recipes" in title else ""
+            cells = [test.claim.id, what(test) + label, mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.holm:.2g}"]
+            lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
     return "\n".join(lines) + "\n"
 
 
-def sentence(claim: dict, test: dict) -> str:
-    """The claim, or the part of it that the test is about."""
-    return test.get("part", claim["claim"])
-
-
-def what(test: dict) -> str:
+def what(test: Test) -> str:
     """The quantity whose sign decides, in words."""
-    title = COLUMNS.get(test["metric"], (test["metric"].replace("_", " "), 4))[0]
-    if "slope" in test:
-        return f"slope of {title} over alpha"
-    if "higher" in test:
-        return f"{title}: {test['higher']} - {test['lower']}"
-    return f"{test['method']}: {title}" + (f" - {test['less_metric'].replace('_', ' ')}" if "less_metric" in test else "")
+    title = heading(test.claim.metric)[0]
+    if test.claim.slope:
+        return f"slope of {title} over the strength of {test.claim.slope}"
+    higher, lower = test.arms
+    if test.claim.less:
+        return f"{higher}: {title}"
+    return f"{title}: {higher} - {lower}" if higher else f"-({title}): {lower}"
 
 
-def cell(test: dict, verdict: dict) -> str:
-    places = COLUMNS.get(test["metric"], ("", 5 if test["metric"].startswith("aurc") else 3))[1]
-    mean, low, high = (f"{verdict[key]:+.{places}f}" for key in ("mean", "low", "high"))
-    return f"**{verdict['verdict']}** {mean} ({low} to {high})"
+def heading(metric: str) -> tuple[str, int]:
+    return (COLUMNS | MORE)[metric]
 
 
-def table_of_runs(name: str, methods: dict) -> str:
+def table_of_runs(experiment: str, methods: dict) -> str:
     """What the runs of an experiment gave, and what they took."""
     some = next(iter(next(iter(methods.values())).values()))
-    lines = means(metrics_of({name: methods})[name], [key for key in COLUMNS if some["metrics"].get(key) is not None])
-    minutes = sum(run["training_seconds"] for seeds in methods.values() for run in seeds.values()) / 60
-    lines += ["", f"Data: {some['data']}. Model: {some['model']}. `{some['command']}`, and so on."]
-    lines += [f"{minutes:.0f} minutes of training in all; {some['hardware']}, torch {some['versions']['torch']}."]
+    metrics = metrics_of({experiment: methods})[experiment]
+    lines = means(metrics, [key for key in COLUMNS if values_of(metrics, key)])
+    every = [run for seeds in methods.values() for run in seeds.values()]
+    minutes = sum(run["training_seconds"] for run in every) / 60
+    if {run["data"] for run in every} != {EXPERIMENTS[experiment].data}:
+        raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
+    kinds = sorted({machine(run["hardware"]) for run in every})
+    lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
+    lines += [f"{minutes:.0f} minutes of training in all; {'; '.join(kinds)}; torch {some['versions']['torch']}."]
+    images = some["metrics"].get("images") or FEW_IMAGES
+    if images < FEW_IMAGES:
+        parts = []
+        for method, seeds in metrics.items():
+            low, high = wilson(sum(values_of({method: seeds}, "top1")) / len(seeds), images)
+            parts.append(f"{method} {low:.1f} to {high:.1f}")
+        lines += ["", f"± is the spread over seeds. The {images} test images add their own: Wilson's 95 % intervals of the mean"]
+        lines += [f"top-1 over images are, in %, {', '.join(parts)}. The tests below are over seeds, for these images."]
     return "\n".join(lines) + "\n"
 
 
-def data_of(methods: dict) -> str:
-    """The data of an experiment, of which its runs may have only one."""
-    names = {run["data"] for seeds in methods.values() for run in seeds.values()}
-    if len(names) > 1:
-        raise ValueError(f"one experiment was run on different data: {', '.join(sorted(names))}")
-    return names.pop()
-
-
-def short(data: str) -> str:
-    """Its name without what is said of it in brackets."""
-    return data.split(" (")[0]
+def machine(hardware: dict) -> str:
+    return hardware["gpu"] or f"{hardware['cpu']} ({hardware['instructions']}), {hardware['threads']} thread(s) per run"
 
 
 def means(methods: dict[str, dict[int, dict]], shown: Sequence[str]) -> list[str]:
-    """The rows of a table: mean and standard deviation over seeds of the metrics shown, a row a method."""
+    """The rows of a table: mean and standard deviation over seeds of the metrics shown, one per method."""
     lines = [f"| method | seeds | {' | '.join(COLUMNS[key][0] for key in shown)} |", f"|---|---:|{'---:|' * len(shown)}"]
     for method, seeds in methods.items():
-        cells = [spread([metrics[key] for metrics in seeds.values()], COLUMNS[key][1]) for key in shown]
+        cells = [spread(values_of({method: seeds}, key), COLUMNS[key][1]) for key in shown]
         lines.append(f"| {method} | {len(seeds)} | {' | '.join(cells)} |")
     return lines
 
 
 def spread(values: list[float], places: int) -> str:
+    if not values:
+        return ""
     mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{places}f}"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:.{places}f} ± {deviation:.{places}f}"
+    return f"{mean:.{places}f}" + (f" ± {deviation(values):.{places}f}" if len(values) > 1 else "")
+
+
+def deviation(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
 
 
 def planned() -> str:
-    papers = json.loads((RESULTS / "papers.json").read_text())
+    content = json.loads((RESULTS / "papers.json").read_text())
     lines = []
-    for row in papers["planned"]:
-        cells = ["", row["experiment"], "no trainer for it here", "", ""]
+    for row in content["planned"]:
+        cells = ["", row["experiment"], "", "", ""]
         if "command" in row:
             hours = row["losses"] * row["epochs"] * row["images"] / row["images_per_second"] / 3600
             command = row["command"].replace("|", "\\|")  # a bar would end the cell
             cells = [row["name"], row["experiment"], f"`{command}`", f"{row['images_per_second']:,.0f}", f"{hours:,.0f}"]
-        lines.append(f"| {' | '.join([*cells, row['storage'], row['paper']])} |")
-    return PLANNED.format(**papers) + "\n".join(lines) + "\n"
+        lines.append(f"| {' | '.join([*cells, row['storage']])} |")
+    return PLANNED.format(**content) + "\n".join(lines) + "\n"

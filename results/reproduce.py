@@ -1,9 +1,12 @@
 """Run the experiments that test the papers' claims, and write down what came out.
 
-    python results/reproduce.py --list                 # every experiment: data, methods, seeds, minutes, what is done
-    python results/reproduce.py fashion-coarse         # runs what is missing, goes on after a kill, then renders
-    python results/reproduce.py imagenet-resnet50 --data-path ImageNet     # one of the planned ones, where there are GPUs
-    python results/reproduce.py --render               # results/README.md and the tables of the main README, from the JSON alone
+    python results/reproduce.py --list                     # every experiment: data, methods, seeds, minutes, what is done
+    python results/reproduce.py fashion-coarse             # runs what is missing, goes on after a kill, then renders
+    python results/reproduce.py cifar10-fine --data-path cifar10=FOLDER --jobs 2 --nice 10
+    python results/reproduce.py cifar10-resnet20 --device cuda --jobs 4 --minutes 9   # as much as fits, then stops
+    python results/reproduce.py imagenet-resnet50 --data-path imagenet=FOLDER       # a planned one, where there are GPUs
+    python results/reproduce.py --power fashion-coarse     # how many seeds each claim would need, from the finished runs
+    python results/reproduce.py --render                   # results/README.md and the blocks of all pages, from the JSON alone
 
 A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoint stays in output/results/.
 """
@@ -11,77 +14,119 @@ A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoin
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-import digits_parity
-import tables
 from experiments import EXPERIMENTS, Experiment
+from run import TOP, Failed, Machine, Run, together
 
-TOP = Path(__file__).resolve().parents[1]
-RUNS = TOP / "results/runs"
-WORK = TOP / "output/results"
 STOPPED = "stopped; the same command goes on where it was"
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that what was started is stopped too
     parser = argparse.ArgumentParser(description="Run the experiments behind the claims, and render what came out.")
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="see --list; their missing runs are run")
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="see --list; their missing runs are run in turn")
     parser.add_argument("--list", action="store_true", help="list the experiments and what of them is done")
-    parser.add_argument("--render", action="store_true", help="only write results/README.md and the main README's tables")
-    parser.add_argument(
-        "--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10, folder or ZIP form; none: torchvision downloads it"
-    )
-    parser.add_argument("--cifar10-name", default="CIFAR-10", metavar="NAME", help="what the pages call it (%(default)s)")
-    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="ImageNet, for the planned experiments")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, a core each (%(default)s)")
+    parser.add_argument("--render", action="store_true", help="only write results/README.md and the blocks of all pages")
+    parser.add_argument("--power", metavar="EXPERIMENT", help="print how many seeds each claim would need")
+    parser.add_argument("--data-path", nargs="+", default=[], metavar="NAME=PATH", help="where data lie, such as cifar10=FOLDER")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these, such as CE 'LS 0.1'; none: all")
+    parser.add_argument("--seeds", type=int, help="seeds per method; none: the experiment's number")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once; they share the cores (%(default)s)")
+    parser.add_argument("--minutes", type=float, help="stop after this time, and start no run that would not fit into it")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")
+    parser.add_argument("--nice", type=int, default=0, metavar="N", help="lower the priority of all runs by N, 0 to 19")
     args = parser.parse_args()
-    plans = planned()
-    unknown = [name for name in args.experiments if name not in EXPERIMENTS and name not in plans]
-    if unknown:
-        sys.exit(f"error: {unknown[0]}: no such experiment; there are {', '.join([*EXPERIMENTS, *plans])}")
-    large = [name for name in args.experiments if name in plans]
-    if large and not (args.data_path and (args.data_path / "train").is_dir()):
-        sys.exit(f"error: --data-path {args.data_path}: {large[0]} needs ImageNet, a folder with train/ and val/")
-    if args.jobs < 1:
-        sys.exit(f"error: --jobs {args.jobs}: from 1 on")
+    check(args)
     if args.list:
         return show(args.jobs)
+    if args.power:
+        from power import power
+
+        return print(power(args.power))
     if not args.experiments and not args.render:
-        parser.error("name an experiment, or give --list or --render")
+        parser.error("name an experiment, or give --list, --power or --render")
+    os.nice(args.nice)
+    paths = dict(words.split("=", 1) for words in args.data_path)
+    machine = Machine(args.device, max(1, (os.cpu_count() or 1) // args.jobs), {name: Path(path) for name, path in paths.items()})
+    deadline = time.time() + 60 * args.minutes if args.minutes else None
     for name in args.experiments:
-        if name in plans:
-            run_planned(name, plans[name], args.data_path)
-        elif name == "digits-parity":
-            run_digits(EXPERIMENTS[name], args.jobs)
+        if name in EXPERIMENTS:
+            left = finish(name, chosen(name, args), machine, args, deadline)
+            if left:
+                why = "the same command goes on" if deadline else "they need runs that --methods leaves out"
+                print(f"{name}: {left} of the runs asked for are left; {why}")
         else:
-            cifar10 = name.startswith("cifar10")
-            data_name = args.cifar10_name if cifar10 else EXPERIMENTS[name].data
-            run(name, EXPERIMENTS[name], data_name, args.cifar10 if cifar10 else None, args.jobs)
+            run_planned(name, planned()[name], machine.data["imagenet"])
     from render import render
 
     render()
 
 
+def check(args) -> None:
+    plans = planned()
+    for name in [*args.experiments, *([args.power] if args.power else [])]:
+        if name not in EXPERIMENTS and (name not in plans or name == args.power):
+            sys.exit(f"error: {name}: no such experiment; there are {', '.join([*EXPERIMENTS, *plans])}")
+    known = {experiment.source for experiment in EXPERIMENTS.values()} - {None} | {"imagenet"}
+    paths = {}
+    for words in args.data_path:
+        name, mark, path = words.partition("=")
+        if not mark or name not in known:
+            sys.exit(f"error: --data-path {words}: NAME=PATH, where NAME is one of {', '.join(sorted(known))}")
+        if not Path(path).exists():
+            sys.exit(f"error: --data-path {words}: {path} does not exist")
+        paths[name] = Path(path)
+    for name in args.experiments:
+        if name in plans and not (paths.get("imagenet", Path("-")) / "train").is_dir():
+            sys.exit(f"error: {name}: give --data-path imagenet=FOLDER, where FOLDER holds train/ and val/")
+        if name in EXPERIMENTS:
+            experiment = EXPERIMENTS[name]
+            if experiment.needed and experiment.source not in paths:
+                sys.exit(f"error: {name}: give --data-path {experiment.source}=PATH; see data/{experiment.source}/README.md")
+            unknown = [method for method in args.methods or [] if method not in experiment.methods]
+            if unknown:
+                sys.exit(f"error: --methods {unknown[0]}: {name} has {', '.join(experiment.methods)}")
+    for option, value, low in (
+        ("jobs", args.jobs, 1),
+        ("seeds", args.seeds, 1),
+        ("minutes", args.minutes, 0),
+        ("nice", args.nice, 0),
+    ):
+        if value is not None and value < low:
+            sys.exit(f"error: --{option} {value}: it must be at least {low}")
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            sys.exit("error: --device cuda: this machine has no GPU that PyTorch can use")
+
+
+def chosen(name: str, args) -> list[Run]:
+    """Runs of an experiment seed by seed, so that whatever is finished is paired."""
+    methods = [method for method in EXPERIMENTS[name].methods if method in (args.methods or EXPERIMENTS[name].methods)]
+    return [Run(name, method, seed) for seed in range(args.seeds or EXPERIMENTS[name].seeds) for method in methods]
+
+
 def show(jobs: int) -> None:
-    print(f"{'experiment':22} {'runs done':>10} {f'minutes left, {jobs} at once':>24}   what")
+    print(f"{'experiment':30} {'runs done':>10} {f'minutes left, {jobs} at once':>24}   what")
     for name, experiment in EXPERIMENTS.items():
-        total = len(experiment.methods) * experiment.seeds
-        done = sum(path(name, method, seed).exists() for method in experiment.methods for seed in range(experiment.seeds))
-        left = (total - done) * experiment.minutes / jobs
+        runs = [Run(name, method, seed) for method in experiment.methods for seed in range(experiment.seeds)]
+        done = sum(run.json.exists() for run in runs)
+        left = (len(runs) - done) * experiment.minutes / jobs
         what = f"{experiment.data}, {experiment.title}; {experiment.seeds} seeds of {', '.join(experiment.methods)}"
-        print(f"{name:22} {f'{done} / {total}':>10} {left:24.0f}   {what}")
-        print(f"{'':61}{experiment.options or 'see results/digits_parity.py'}")
-    print("\nplanned, with --data-path ImageNet:")
+        print(f"{name:30} {f'{done} / {len(runs)}':>10} {left:24.0f}   {what}")
+        print(f"{'':69}{experiment.trainer} {experiment.options}")
+    print("\nplanned, with --data-path imagenet=FOLDER:")
     for name, plan in planned().items():
-        print(f"{name:22} {plan['experiment']}")
+        print(f"{name:30} {plan['experiment']}")
 
 
 def planned() -> dict[str, dict]:
@@ -96,80 +141,51 @@ def run_planned(name: str, plan: dict, data_path: Path) -> None:
         sys.exit(f"error: {name} failed; see above")
 
 
-def path(name: str, method: str, seed: int) -> Path:
-    return RUNS / name / f"{method.replace(' ', '-')}-seed{seed}.json"
+def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float | None) -> int:
+    """Train and measure what is missing of the runs; each leaves its JSON file only when it is whole. How many are left."""
+    prepare(EXPERIMENTS[name])
+    missing = [run for run in runs if not run.json.exists()]
+    epochs, started = EXPERIMENTS[name].epochs, {}
 
+    def starts() -> Iterator[Iterator[None] | None]:
+        waiting = list(missing)
+        while waiting:
+            ready = [run for run in waiting if all(need.json.exists() for need in run.needs) and fits(run)]
+            if ready:
+                waiting.remove(ready[0])
+                started[ready[0]] = time.time()
+                yield ready[0].whole(machine)
+            elif any(not run.json.exists() for run in started):
+                yield None  # one that is needed is under way
+            else:
+                return
 
-def run(name: str, experiment: Experiment, data_name: str, data_path: Path | None, jobs: int) -> None:
-    """Train and measure what is missing, `jobs` runs at once; each leaves its JSON file only when it is whole."""
-    missing = [
-        (method, seed)
-        for seed in range(experiment.seeds)
-        for method in experiment.methods
-        if not path(name, method, seed).exists()
-    ]
-    others = {json.loads(file.read_text())["data"] for file in (RUNS / name).glob("*.json")} - {data_name}
-    if missing and others:
-        sys.exit(f"error: {RUNS / name} holds runs on {others.pop()}: move them away, or give --cifar10-name that name")
-    going: dict[subprocess.Popen, tuple[str, int]] = {}
-    with tqdm(total=len(missing), desc=name, unit="run", dynamic_ncols=True) as bar:
+    def fits(run: Run) -> bool:
+        """Whether a run ends before the deadline. One that is longer than the whole time is advanced by a part instead."""
+        if deadline is None:
+            return True
+        took = [run.json.stat().st_mtime - start for run, start in started.items() if run.json.exists()]
+        seconds = max(took) if took else 60 * EXPERIMENTS[name].minutes
+        left = deadline - time.time()
+        return left > 0 and (seconds * (1 - run.finished_epochs / epochs) < left or seconds > 60 * args.minutes)
+
+    with tqdm(total=epochs * len(missing), desc=name, unit="epoch", dynamic_ncols=True, mininterval=1) as bar:
+
+        def tick() -> bool:
+            bar.update(sum(run.finished_epochs for run in missing) - bar.n)
+            return deadline is not None and time.time() > deadline
+
         try:
-            while missing or going:
-                while missing and len(going) < jobs:
-                    method, seed = missing.pop(0)
-                    words = [name, method, str(seed), data_name] + ([str(data_path.resolve())] if data_path else [])
-                    threads = max(1, (os.cpu_count() or 1) // jobs)
-                    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-                    process = subprocess.Popen([sys.executable, TOP / "results/one_run.py", *words], env=environment)
-                    going[process] = method, seed
-                time.sleep(0.2)
-                for process in [process for process in going if process.poll() is not None]:
-                    method, seed = going.pop(process)
-                    if process.returncode:
-                        sys.exit(f"error: {name}, {method}, seed {seed} failed; see {WORK / name}")
-                    bar.update()
-        finally:
-            for process in going:
-                process.terminate()
+            together(starts(), args.jobs, tick)
+        except Failed as error:
+            sys.exit(f"error: {name}: {error}")
+    return sum(not run.json.exists() for run in missing)
 
 
-def run_digits(experiment: Experiment, jobs: int) -> None:
-    """The main job's comparison with more seeds: it trains through Deit/ and has its own measuring."""
-    output = WORK / "digits-parity"
-    command = [sys.executable, TOP / "results/digits_parity.py", "--seeds", str(experiment.seeds), "--output", output]
-    if subprocess.run([*command, "--jobs", str(jobs)]).returncode:
-        sys.exit("error: digits-parity failed; see above")
-    summary = json.loads((output / "summary.json").read_text())
-    for method, rows in summary["runs"].items():
-        for row in rows:
-            metrics = {key: value for key, value in row.items() if key not in ("seed", "seconds")}
-            options = f"{summary['recipe']} {' '.join(digits_parity.LOSSES[method])} --seed {row['seed']}"
-            command = f"python Deit/main.py --data-path data/digits/parity {options}"
-            write("digits-parity", method, row["seed"], experiment.data, command, metrics, row["seconds"])
-
-
-def write(
-    name: str, method: str, seed: int, data: str, command: str, metrics: dict, seconds: float, measuring: float | None = None
-) -> None:
-    """Write a run's JSON file, whole or not at all."""
-    import torch
-
-    content = {
-        "experiment": name,
-        "method": method,
-        "data": data,
-        "model": EXPERIMENTS[name].model,
-        "seed": seed,
-        "command": command,
-        "metrics": metrics,
-        "training_seconds": seconds,
-        "measuring_seconds": measuring,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads a run, {os.cpu_count()} cores, shared",
-    }
-    target = path(name, method, seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    tables.write(target, json.dumps(content, indent=1) + "\n")
+def prepare(experiment: Experiment) -> None:
+    if experiment.prepare and not (TOP / experiment.path).exists():
+        script, *words = experiment.prepare.split()
+        subprocess.run([sys.executable, TOP / script, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,71 @@
-"""What the runs say about a claim: a 95 % interval over seeds, paired, and the verdict that follows from it alone."""
+"""Statistics of differences that are paired by seed: interval, p-value, Holm's correction, power."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t
+from scipy.optimize import brentq
+from scipy.stats import nct, t
 
 VERDICTS = ("supported", "contradicted", "cannot be told")
+LEVEL = 0.05  # of a test, two-sided, and of the family of tests in a table
+POWER = 0.8
 
 
-def interval(differences: list[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of the differences (n,) over seeds and the ends of its Student t interval; needs n of 2 and more."""
+def interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of the differences (n,) over seeds and the ends of its 95 % Student t interval; needs n of 2 and more."""
     values = np.asarray(differences, dtype=np.float64)
-    mean, deviation = values.mean(), values.std(ddof=1)
-    half = t.ppf((1 + level) / 2, len(values) - 1) * deviation / math.sqrt(len(values))
-    return float(mean), float(mean - half), float(mean + half)
+    half = t.ppf(1 - LEVEL / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
-def judge(claim: dict, runs: dict[str, dict[int, dict]]) -> dict | None:
-    """Test a claim on one experiment's metrics, runs[method][seed]; None where the experiment does not have what it needs.
+def p_value(differences: Sequence[float]) -> float:
+    """Two-sided p of the paired t test; 1 where all differences are equal, for then nothing is known of their spread."""
+    values = np.asarray(differences, dtype=np.float64)
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    return float(2 * t.sf(abs(values.mean()) / error, len(values) - 1)) if error > 0 else 1.0
 
-    A claim says that something is positive, for each seed: `metric` of `higher` less that of `lower`; or `metric` less
-    `less_metric`, both of `method`; or the slope of `metric` over the strengths of `slope` {method: strength}; or `metric` of
-    `method` itself. Supported: the whole interval is above 0; contradicted: it is below.
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values adjusted for all tests of a family (Holm 1979): reject where the adjusted one is below the level."""
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable")):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def power_of(difference: float, deviation: float, seeds: int, level: float = LEVEL) -> float:
+    """Chance that the two-sided paired t test over `seeds` shows a true mean difference, by the noncentral t distribution.
+
+    deviation: standard deviation of the differences over seeds, above 0.
     """
-    methods = {claim[key] for key in ("higher", "lower", "method") if key in claim} | set(claim.get("slope", {}))
-    if not methods <= runs.keys():
-        return None
-    seeds = sorted(set.intersection(*(set(runs[method]) for method in methods)))
-    try:
-        found = [_of_seed(claim, {method: runs[method][seed] for method in methods}) for seed in seeds]
-    except KeyError:
-        return None
-    if len(seeds) < 3 or any(value is None for value in found):
-        return None
-    mean, low, high = interval(found)
-    verdict = VERDICTS[0] if low > 0 else VERDICTS[1] if high < 0 else VERDICTS[2]
-    return {"verdict": verdict, "mean": mean, "low": low, "high": high, "seeds": len(seeds)}
+    shift, limit = abs(difference) / deviation * math.sqrt(seeds), t.ppf(1 - level / 2, seeds - 1)
+    wrong_sign = np.nan_to_num(nct.cdf(-limit, seeds - 1, shift))  # scipy gives NaN where it is next to 0
+    return float(nct.sf(limit, seeds - 1, shift) + wrong_sign)
 
 
-def _of_seed(claim: dict, metrics: dict[str, dict]) -> float | None:
-    key = claim["metric"]
-    if "slope" in claim:
-        strengths = list(claim["slope"].values())
-        return float(np.polyfit(strengths, [metrics[method][key] for method in claim["slope"]], 1)[0])
-    if "higher" in claim:
-        values = metrics[claim["higher"]][key], metrics[claim["lower"]][key]
-    else:
-        own = metrics[claim["method"]]
-        values = own[key], own[claim["less_metric"]] if "less_metric" in claim else 0.0
-    return None if None in values else values[0] - values[1]
+def detectable(deviation: float, seeds: int) -> float:
+    """The smallest true difference that so many seeds show with 80 % power, without correction for other tests."""
+    if deviation == 0:
+        return 0.0
+    return deviation * brentq(lambda size: power_of(size, 1.0, seeds) - POWER, 1e-9, 1e3)
+
+
+def seeds_needed(difference: float, deviation: float, level: float = LEVEL, most: int = 1000) -> int | None:
+    """The fewest seeds, from 3 on, that show this difference with 80 % power; None where even `most` do not."""
+    if deviation == 0 or power_of(difference, deviation, most, level) < POWER:
+        return None
+    low, high = 2, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_of(difference, deviation, middle, level) >= POWER else (middle, high)
+    return high
+
+
+def wilson(percent: float, images: int) -> tuple[float, float]:
+    """95 % interval (%) of an accuracy over test images (Wilson 1927)."""
+    share, z = percent / 100, 1.959963984540054
+    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + z * z / (4 * images**2))
+    return 100 * (centre - half), 100 * (centre + half)

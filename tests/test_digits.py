@@ -35,42 +35,37 @@ def test_prepare_overwrites_nothing(parity, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_main_job_in_small_and_again(tmp_path):
-    """3 seeds of 1 epoch: everything is written; a second call only measures anew; a run that is gone is made again."""
-    job = [ROOT / "results/digits_parity.py", "--seeds", 3, "--epochs", 1, "--output", tmp_path]
-    result = run(*job)
-    assert result.returncode == 0, result.stderr
-    assert "| MaxSup |" in result.stdout and "MaxSup keeps more linear transfer accuracy than LS" in result.stdout
-    for figure in ("features.png", "analysis/near_zero_histogram.png", "analysis/near_zero_scatter.png"):
-        assert Image.open(tmp_path / figure).size[0] > 1000
-    first = json.loads((tmp_path / "summary.json").read_text())
-    # The same seed, whatever the loss: the first epoch's images in the same order, and so on; other seeds differ.
-    assert len({run["train_top1"] for run in first["runs"]["CE"]}) > 1
-    kept = (tmp_path / "ce-seed1/checkpoint.pth").stat().st_mtime_ns
-    shutil.rmtree(tmp_path / "ls-seed2")
-    result = run(*job)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "ce-seed1/checkpoint.pth").stat().st_mtime_ns == kept
-    again = json.loads((tmp_path / "summary.json").read_text())
-    for name, rows in first["runs"].items():
-        for a, b in zip(rows, again["runs"][name]):
-            assert {**a, "seconds": 0} == {**b, "seconds": 0}
-    complains(run(*job[:-3], 2, "--output", tmp_path), "another recipe")
-    complains(run(job[0], "--seeds", 2, "--output", tmp_path), "at least 3")
-
-
-def test_workers_end_when_the_job_is_killed(tmp_path):
-    """SIGKILL to the main process alone: what it started must not wait for work for ever."""
-    words = [sys.executable, ROOT / "results/digits_parity.py", "--epochs", 500, "--output", tmp_path]
-    job = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("*/log.jsonl")):
-        assert job.poll() is None and time.time() < deadline
+def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
+    """2 seeds of 3 epochs. After SIGKILL its trainers end by themselves, and the same command trains none of them twice; all is
+    written. A third call measures anew, to the same numbers, and makes a run that is gone again."""
+    job = [sys.executable, str(ROOT / "results/quick.py"), "--seeds", "2", "--epochs", "3", "--jobs", "2", "--output", tmp_path]
+    process = subprocess.Popen(job, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 600
+    while not list(tmp_path.glob("ten/*/log.jsonl")):
+        assert process.poll() is None and time.time() < deadline
         time.sleep(0.1)
-    started = [Path("/proc", pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
+    started = [Path("/proc", pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(started) > 1
-    job.kill()
-    job.wait()
-    while any(place.exists() for place in started):
-        assert time.time() < deadline, "orphans"
-        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    result = run(*job, timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert not any(trainer.exists() for trainer in started)
+    printed = list(tmp_path.glob("*/*/train.txt"))
+    assert len(printed) == 9 and all(file.read_text().count("epoch   1/3") == 1 for file in printed)
+    assert "| MaxSup 0.1-0.2 | 2 |" in result.stdout and "results/README.md" in result.stdout
+    assert not any(word in result.stdout for word in ("supported", "contradicted", "cannot be told"))
+    for figure in ("features/projection.png", "analysis/near_zero_histogram.png", "analysis/near_zero_scatter.png"):
+        assert Image.open(tmp_path / figure).size[0] > 1000
+    first = json.loads((tmp_path / "summary.json").read_text())["runs"]
+    assert len({metrics["nll"] for seeds in first.values() for metrics in seeds.values()}) == 6  # every run is another
+    assert all(10 < metrics["transfer"] <= 100 for seeds in first.values() for metrics in seeds.values())
+
+    kept = (tmp_path / "parity/CE-seed1/checkpoint.pth").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "parity/LS-0.1-seed1")
+    result = run(*job, timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "parity/CE-seed1/checkpoint.pth").stat().st_mtime_ns == kept
+    assert json.loads((tmp_path / "summary.json").read_text())["runs"] == first
+    complains(run(*job[:4], "--epochs", 4, "--output", tmp_path), "another recipe")
+    complains(run(*job[:3], 1), "at least 2")

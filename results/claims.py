@@ -1,0 +1,179 @@
+"""The claims of the papers, in our words, and what tests each: a metric whose difference is above zero where the claim holds.
+
+"LS" and "MaxSup" stand for the arms of one strength, the same for both: see `resolve`. What follows from a formula is no claim.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from experiments import EXPERIMENTS
+from verdicts import LEVEL, VERDICTS, holm, interval, p_value
+
+FEWEST_SEEDS = 3
+MAXSUP, SELECTIVE, OVERVIEW = "MaxSup paper", "selective-classification paper", "overview of label smoothing"
+MUELLER = "Müller et al. 2019"
+SCHEDULE = "0.1-0.2"  # the MaxSup paper's
+RECIPES = {"LS": "0.1", "MaxSup": SCHEDULE}
+BARE = re.compile(r"\b(LS|MaxSup)$")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Tested is `higher`'s metric minus `lower`'s (its metric `less`, where that is another); without `higher` 0 minus it.
+
+    slope: the method whose metric rises with its strength, 0 being CE.
+    """
+
+    id: str
+    source: str
+    sentence: str
+    metric: str
+    higher: str | None = None
+    lower: str | None = None
+    less: str | None = None
+    slope: str | None = None
+
+    @property
+    def compares_methods(self) -> bool:
+        return {"LS", "MaxSup"} <= {(arm or "").split()[-1] for arm in (self.higher, self.lower) if arm}
+
+
+TOPICS = {
+    "Features": [
+        Claim("C1", MAXSUP, "LS lowers intra-class variation compared with CE", "d_within_val", "CE", "LS"),
+        Claim("C2", MAXSUP, "MaxSup keeps more intra-class variation than LS", "d_within_val", "MaxSup", "LS"),
+        Claim("C11", MAXSUP, "MaxSup separates the classes better than LS", "r2_val", "MaxSup", "LS"),
+        Claim("C12", MAXSUP, "MaxSup separates the classes better than CE", "r2_val", "MaxSup", "CE"),
+        Claim("C3", MAXSUP, "LS lowers linear transfer accuracy compared with CE", "transfer", "CE", "LS"),
+        Claim("C4", MAXSUP, "MaxSup keeps more linear transfer accuracy than LS", "transfer", "MaxSup", "LS"),
+    ],
+    "Accuracy": [
+        Claim("C5", MAXSUP, "MaxSup is at least as accurate as LS", "top1", "MaxSup", "LS"),
+        Claim("C5", MAXSUP, "MaxSup is at least as accurate as CE", "top1", "MaxSup", "CE"),
+        Claim("C13", OVERVIEW, "LS generalises better than CE", "top1", "LS", "CE"),
+        Claim("C14", OVERVIEW, "too strong a smoothing costs accuracy", "top1", "LS 0.1", "LS 0.3"),
+        Claim("C15", OVERVIEW, "class-prior LS beats uniform LS on imbalanced data", "top1", "class-prior LS", "LS"),
+        Claim("C16", MAXSUP, "MaxSup beats focal loss on long-tailed data", "top1", "MaxSup", "focal"),
+        Claim("C17", MUELLER, "an LS teacher teaches worse than a CE teacher", "top1", "student of CE", "student of LS"),
+        Claim("C17", MAXSUP, "a MaxSup teacher teaches better than an LS teacher", "top1", "student of MaxSup", "student of LS"),
+        Claim("C18", OVERVIEW, "distillation from a CE teacher beats LS alone", "top1", "student of CE", "LS"),
+    ],
+    "Selective classification": [
+        Claim("C6", SELECTIVE, "LS raises AURC compared with CE", "aurc", "LS", "CE"),
+        Claim("C6", SELECTIVE, "AURC rises with the strength of LS", "aurc", slope="LS"),
+        Claim("C19", SELECTIVE, "LS lowers the coverage at 1 % risk compared with CE", "coverage_at_risk_1", "CE", "LS"),
+        Claim("C20", SELECTIVE, "LS raises the risk at low coverage (20 %)", "risk_at_coverage_20", "LS", "CE"),
+        Claim("C7", SELECTIVE, "logit normalisation lowers the AURC of LS", "aurc_split_msp", "LS", "LS", "aurc_normalised"),
+        Claim(
+            "C21", SELECTIVE, "under LS, at equal MSP, wrong predictions have the larger max logit", "max_logit_gap", None, "LS"
+        ),
+        Claim("C21", SELECTIVE, "at equal MSP, wrong ones exceed right ones by more than under CE", "max_logit_gap", "CE", "LS"),
+        Claim("C22", MAXSUP, "at equal MSP, MaxSup favours wrong predictions less than LS", "max_logit_gap", "MaxSup", "LS"),
+        Claim("C8", MAXSUP, "the AURC of MaxSup is at most that of LS", "aurc", "LS", "MaxSup"),
+    ],
+    "Calibration and confidence": [
+        Claim("C9", OVERVIEW, "LS lowers ECE compared with CE", "ece", "CE", "LS"),
+        Claim("C23", MAXSUP, "MaxSup is better calibrated than LS", "ece", "LS", "MaxSup"),
+        Claim("C23", MAXSUP, "MaxSup is better calibrated than CE", "ece", "CE", "MaxSup"),
+        Claim("C24", OVERVIEW, "LS and a temperature together beat a temperature alone", "ece_temperature", "CE", "LS"),
+        Claim("C25", MAXSUP, "wrong predictions are more confident under LS than under CE", "confidence_wrong", "LS", "CE"),
+        Claim("C25", MAXSUP, "wrong predictions are more confident under LS than MaxSup", "confidence_wrong", "LS", "MaxSup"),
+        # The overview draws this share and states no direction.
+        Claim(
+            "C26", "figures of the MaxSup repository", "LS leaves more logits near zero than MaxSup", "near_zero", "LS", "MaxSup"
+        ),
+    ],
+}
+
+
+def resolve(arm: str | None, strengths: dict[str, str]) -> str | None:
+    """ "LS" and "MaxSup" at the end of an arm's name, with their strengths: "student of LS" is "student of LS 0.1"."""
+    return arm and BARE.sub(lambda found: f"{found[1]} {strengths[found[1]]}", arm)
+
+
+def arms_of(claim: Claim, strengths: dict[str, str], methods) -> list[str | None]:
+    """The arms that a claim compares: two, or of a slope CE and all constant strengths among `methods`."""
+    if claim.slope:
+        constant = re.compile(rf"{claim.slope} [\d.]+")
+        return ["CE", *sorted(method for method in methods if constant.fullmatch(method))]
+    return [resolve(claim.higher, strengths), resolve(claim.lower, strengths)]
+
+
+def differences(claim: Claim, strengths: dict[str, str], runs: dict[str, dict[int, dict]]) -> list[float] | None:
+    """Of each seed that all arms have, from runs[method][seed]; None where an arm or the metric is not there."""
+    arms = arms_of(claim, strengths, runs)
+    named = [arm for arm in arms if arm]
+    if any(arm not in runs for arm in named) or (claim.slope and len(arms) < 3):
+        return None
+    found = []
+    for seed in sorted(set.intersection(*(set(runs[arm]) for arm in named))):
+        keys = [claim.metric, claim.less or claim.metric] if not claim.slope else [claim.metric] * len(arms)
+        values = [runs[arm][seed].get(key) if arm else 0.0 for arm, key in zip(arms, keys, strict=True)]
+        if None in values:
+            return None
+        found.append(slope(arms, values) if claim.slope else values[0] - values[1])
+    return found if len(found) >= FEWEST_SEEDS else None
+
+
+def slope(arms: list[str], values: list[float]) -> float:
+    """Least squares over the strengths, CE being 0."""
+    x = [0.0 if arm == "CE" else float(arm.split()[1]) for arm in arms]
+    mean = sum(x) / len(x)
+    return sum((a - mean) * b for a, b in zip(x, values, strict=True)) / sum((a - mean) ** 2 for a in x)
+
+
+@dataclass
+class Test:
+    """A claim in an experiment. p is the paired t test's, holm that of all tests of its table together."""
+
+    claim: Claim
+    experiment: str
+    arms: list[str | None]
+    values: list[float]
+    kept_msp: bool  # logit normalisation changed nothing, in any split
+    holm: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.mean, self.low, self.high = interval(self.values)
+        self.p = p_value(self.values)
+
+    @property
+    def verdict(self) -> str:
+        return VERDICTS[2] if self.holm >= LEVEL else VERDICTS[0] if self.mean > 0 else VERDICTS[1]
+
+
+def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of) -> list[Test]:
+    """All tests of a table, corrected together. metrics[experiment][method][seed]; strengths_of(experiment) as resolve takes."""
+    found = list(_tests(claims, metrics, strengths_of))
+    for test, adjusted in zip(found, holm([test.p for test in found]), strict=True):
+        test.holm = adjusted
+    return found
+
+
+def _tests(claims: list[Claim], metrics: dict[str, dict], strengths_of) -> Iterator[Test]:
+    for claim in claims:
+        for name, runs in metrics.items():
+            strengths = strengths_of(name)
+            values = differences(claim, strengths, runs)
+            if values:
+                arms = arms_of(claim, strengths, runs)
+                kept = claim.less == "aurc_normalised" and all(
+                    one.get("normalised_kept_msp") == 1 for one in runs[arms[0]].values()
+                )
+                yield Test(claim, name, arms, values, kept)
+
+
+def matched(name: str) -> dict[str, str]:
+    """One strength for both methods: the experiment's."""
+    return dict.fromkeys(("LS", "MaxSup"), EXPERIMENTS[name].strength)
+
+
+def tables(metrics: dict[str, dict]) -> dict[str, list[Test]]:
+    """Title: tests, each table with a correction of its own. Only the last compares recipes, at unmatched strengths."""
+    between = [claim for claims in TOPICS.values() for claim in claims if claim.compares_methods]
+    found = {title: tests(claims, metrics, matched) for title, claims in TOPICS.items()}
+    rising = dict.fromkeys(("LS", "MaxSup"), SCHEDULE)
+    found["LS and MaxSup, both rising from 0.1 to 0.2"] = tests(between, metrics, lambda name: rising)
+    found["The papers' recipes: LS at 0.1, MaxSup rising from 0.1 to 0.2"] = tests(between, metrics, lambda name: RECIPES)
+    return found

@@ -1,0 +1,26 @@
+"""How many seeds a claim would need, from the finished runs of an experiment."""
+
+import sys
+
+import claims
+from render import deviation, metrics_of, read_runs, what
+from verdicts import LEVEL, seeds_needed
+
+
+def power(name: str) -> str:
+    """A table of the seeds that would show each claim's present mean difference with 80 % power: by itself, and as the first of
+    its table that Holm's correction lets through. The difference is itself an estimate: read the numbers as orders."""
+    metrics = metrics_of(read_runs())
+    if name not in metrics:
+        sys.exit(f"error: {name} has no finished runs; `python results/reproduce.py {name}` makes them")
+    lines = [f"{name}: seeds for 80 % power if the true difference and its spread are those of the finished runs", ""]
+    lines.append(f"{'':5}{'measured as':76}{'seeds now':>10}{'by itself':>11}{'with Holm':>11}")
+    for title, found in claims.tables(metrics).items():
+        own = [test for test in found if test.experiment == name]
+        lines += [f"{title}:"] if own else []
+        for test in own:
+            spread = deviation(test.values)
+            alone, corrected = (seeds_needed(test.mean, spread, LEVEL / tests) for tests in (1, len(found)))
+            cells = [f"{'> 1000' if seeds is None else seeds:>11}" for seeds in (alone, corrected)]
+            lines.append(f"{test.claim.id:5}{what(test):76}{len(test.values):10}{''.join(cells)}")
+    return "\n".join(lines)

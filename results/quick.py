@@ -1,0 +1,152 @@
+"""The first command: CE, label smoothing and MaxSup on digits that need no download, over a few seeds, in two minutes.
+
+    python results/quick.py            # what train_with_MaxSup.sh runs; it writes output/digits/
+
+The experiment digits-parity in small, with the papers' recipes (LS at 0.1, MaxSup rising from 0.1 to 0.2): Deit/main.py learns
+odd and even, and the frozen features are asked for the ten digits, which training never named. One more run per loss learns all
+ten digits, for figures that two classes are too few for. The same command goes on after a kill.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments import digits
+from render import means
+from reproduce import STOPPED, prepare
+from run import TOP, Failed, Machine, Run, together, work
+
+METHODS = ("CE", "LS 0.1", "MaxSup 0.1-0.2")
+NEAR_ZERO = "0.1"  # of ten logits hardly any comes within the papers' 0.01
+SHOWN = ("train_top1", "top1", "d_within_val", "r2_val", "transfer", "aurc", "ece")
+BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each loss")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of each run")
+    parser.add_argument("--output", type=Path, default=TOP / "output/digits", help="folder for runs, tables and figures")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, a core each")
+    args = parser.parse_args()
+    for option, value, low in (("seeds", args.seeds, 2), ("epochs", args.epochs, 3), ("jobs", args.jobs, 1)):
+        if value < low:
+            sys.exit(f"error: --{option} {value}: it must be at least {low}")
+    started, output = time.time(), args.output.resolve()
+    parity, ten = (shorter(labels, args.epochs) for labels in ("parity", "ten"))
+    runs = [Run("parity", method, seed, output, parity) for seed in range(args.seeds) for method in METHODS]
+    of_ten = [Run("ten", method, 0, output, ten) for method in METHODS]
+    try:
+        claim(output, runs[0].experiment.options)
+        prepare(parity)
+        prepare(ten)
+        train([*of_ten, *runs], args.epochs, args.jobs)
+        evaluate(runs, of_ten, output, args.jobs)
+    except Failed as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or output}: {error.strerror}")
+    print(summary(runs, output))
+    print(f"{time.time() - started:.0f} s; tables and figures: {args.output}/")
+
+
+def shorter(labels: str, epochs: int):
+    experiment = digits(labels, labels, 1)
+    options = experiment.options.replace(f"--epochs {experiment.epochs}", f"--epochs {epochs}")
+    return dataclasses.replace(experiment, options=options)
+
+
+def claim(output: Path, recipe: str) -> None:
+    """Make the output folder and see that what it holds comes from the same recipe."""
+    output.mkdir(parents=True, exist_ok=True)
+    note = output / "recipe.txt"
+    if note.exists() and note.read_text() != recipe and any(output.glob("*/*/checkpoint.pth")):
+        sys.exit(f"error: {output} holds runs of another recipe; remove it or choose another --output")
+    note.write_text(recipe)
+
+
+def train(runs: list[Run], epochs: int, jobs: int) -> None:
+    """Train what is missing, with one bar over the epochs of all."""
+    waiting = [run for run in runs if not (run.finished_epochs == epochs and (run.folder / "finished").exists())]
+    with tqdm(total=epochs * len(runs), desc=f"training {len(runs)} models", unit="epoch", **BAR) as bar:
+        together((trained(run) for run in waiting), jobs, lambda: bar.update(sum(run.finished_epochs for run in runs) - bar.n))
+
+
+def trained(run: Run) -> Iterator[None]:
+    yield from run.train(Machine())
+    (run.folder / "finished").touch()
+
+
+def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> None:
+    """One measurement of all models, and one command per figure, at once."""
+    (output / "measured.json").unlink(missing_ok=True)
+    checkpoints, names = [str(run.folder / "checkpoint.pth") for run in runs], [run.stem for run in runs]
+    measure = [
+        "viz/measure.py",
+        "--checkpoint",
+        *checkpoints,
+        "--names",
+        *names,
+        "--transfer",
+        "--transfer-labels",
+        "prefix",
+        "--device",
+        "cpu",
+    ]
+    steps = [printed([*measure, "--output", str(output / "measured.json")], output / "measure.txt")]
+    ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS]
+    steps += [printed(["viz/features.py", *ten, "--output", str(output / "features")], output / "features.txt")]
+    steps += [analysis(of_ten, output)]
+    with tqdm(desc="measuring and drawing", total=len(steps), unit="command", **BAR) as bar:
+
+        def counted(step: Iterator[None]) -> Iterator[None]:
+            yield from step
+            bar.update()
+
+        together((counted(step) for step in steps), max(jobs, 2), bar.refresh)
+
+
+def analysis(of_ten: list[Run], output: Path) -> Iterator[None]:
+    """The logits of each model, then the figures of near-zero logits."""
+    files = [str(run.folder / "logits.pt") for run in of_ten]
+    for run, file in zip(of_ten, files, strict=True):
+        words = ["--checkpoint", str(run.folder / "checkpoint.pth"), "--output", file]
+        yield from printed(["viz/logits.py", *words], output / "logits.txt")
+    words = ["--input", *files, "--names", *METHODS, "--threshold", NEAR_ZERO, "--output", str(output / "analysis")]
+    yield from printed(["viz/analysis.py", *words], output / "analysis.txt")
+
+
+def printed(command: list[str], file: Path) -> Iterator[None]:
+    return work(command, file, 1)
+
+
+def summary(runs: list[Run], output: Path) -> str:
+    """summary.json, and summary.md, which is also what is printed."""
+    models = json.loads((output / "measured.json").read_text())["models"]
+    found: dict = {}
+    for run in runs:
+        found.setdefault(run.method, {})[run.seed] = models[run.stem]["metrics"]
+    (output / "summary.json").write_text(json.dumps({"recipe": runs[0].experiment.options, "runs": found}, indent=1) + "\n")
+    lines = [
+        f"Mean ± standard deviation over {len(found['CE'])} seeds. Training named two classes, odd and even; transfer is to the"
+    ]
+    lines += ["ten digits, from frozen features.", "", *means(found, SHOWN), ""]
+    lines += ["So few seeds decide nothing: results/README.md has the verdicts on the papers' claims, from more seeds and data."]
+    (output / "summary.md").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)

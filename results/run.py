@@ -1,0 +1,237 @@
+"""One run of an experiment, as processes: its trainer, then viz/measure.py; then its JSON file.
+
+Each step is a generator that yields while a process works, so that one loop (`together`) drives many. A run's folder holds a lock
+that its trainer holds too: a trainer that outlived a killed reproduce.py, or belongs to another one, is waited for.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TextIO
+
+import tables
+from experiments import EXPERIMENTS, Experiment
+
+TOP = Path(__file__).resolve().parents[1]
+RUNS = TOP / "results/runs"
+WORK = TOP / "output/results"
+# What trainers know and logits do not show: accuracy by the classes' numbers of training images, overlap of whole segments.
+FROM_TRAINER = ("many", "medium", "low", "miou")
+NEEDS = re.compile(r"\{(.+?)\}")
+
+
+class Failed(Exception):
+    """A process of a run ended with an error: its last line, and where the others are."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where runs work: device, threads of each run, and where data lie, by the names of --data-path."""
+
+    device: str = "cpu"
+    threads: int = 1
+    data: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method and a seed of an experiment, whose checkpoint, log and printed lines stay in `folder`."""
+
+    name: str
+    method: str
+    seed: int
+    work: Path = WORK
+    experiment: Experiment = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "experiment", self.experiment or EXPERIMENTS[self.name])
+
+    @property
+    def stem(self) -> str:
+        return f"{self.method.replace(' ', '-')}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.work / self.name / self.stem
+
+    @property
+    def json(self) -> Path:
+        return RUNS / self.name / f"{self.stem}.json"
+
+    @property
+    def needs(self) -> list["Run"]:
+        """Runs whose checkpoints this one reads."""
+        methods = NEEDS.findall(self.experiment.methods[self.method])
+        return [Run(self.name, method, self.seed, self.work, self.experiment) for method in methods]
+
+    @property
+    def finished_epochs(self) -> int:
+        log = self.folder / "log.jsonl"
+        return min(log.read_text().count("\n"), self.experiment.epochs) if log.exists() else 0
+
+    @property
+    def options(self) -> str:
+        return f"{self.experiment.options} {self.experiment.methods[self.method]} --seed {self.seed}"
+
+    @property
+    def command(self) -> str:
+        """The trainer's command as pages show it: without the paths of this machine."""
+        path = self.experiment.path or ("PATH" if self.experiment.needed else None)
+        words = f"{self.options} --data-path {path}" if path else self.options
+        return f"python {self.experiment.trainer} {NEEDS.sub(lambda found: found[1].replace(' ', '-'), words)}"
+
+    def train(self, machine: Machine) -> Iterator[None]:
+        """Train, or go on with it, or wait for whoever does."""
+        with self._lock() as lock:
+            yield from _wait_for(lock)
+            yield from self._train(machine, lock)
+
+    def whole(self, machine: Machine) -> Iterator[None]:
+        """Train, measure, and write the JSON file."""
+        with self._lock() as lock:
+            yield from _wait_for(lock)
+            if self.json.exists():  # whoever was waited for has written it
+                return
+            yield from self._train(machine, lock)
+            start, file = time.time(), self.folder / "measured.json"
+            file.unlink(missing_ok=True)
+            models = ["--input", "logits.pt"] if self.experiment.logits else ["--checkpoint", "checkpoint.pth"]
+            words = [models[0], str(self.folder / models[1]), "--names", self.method, "--output", str(file)]
+            if not self.experiment.logits:
+                words += [*self._data_path(machine), "--device", machine.device]
+                words += ["--transfer", "--transfer-labels", self.experiment.transfer] if self.experiment.transfer else []
+            yield from work(["viz/measure.py", *words], self.folder / "measure.txt", machine.threads)
+            (model,) = json.loads(file.read_text())["models"].values()
+            last = json.loads((self.folder / "log.jsonl").read_text().splitlines()[-1])
+            said = {key.removeprefix("val_"): value for key, value in last.items()} | self._of_test()
+            metrics = model["metrics"] | {key: said[key] for key in FROM_TRAINER if key in said}
+            self._write(metrics, last["seconds"], round(time.time() - start, 1), machine)
+
+    def _of_test(self) -> dict:
+        """What a trainer with a test split of its own says of it: the log is about the validation split there."""
+        file = self.folder / "test.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def _lock(self) -> TextIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return open(self.folder / "lock", "w")
+
+    def _train(self, machine: Machine, lock: TextIO) -> Iterator[None]:
+        words = NEEDS.sub(lambda found: str(self.folder.parent / f"{found[1].replace(' ', '-')}-seed{self.seed}"), self.options)
+        words = [*words.split(), "--output_dir", str(self.folder), "--resume", "auto", "--device", machine.device]
+        words += ["--logits", str(self.folder / "logits.pt")] if self.experiment.logits else ["--eval-every", "100"]
+        command = [self.experiment.trainer, *words, *self._data_path(machine)]
+        yield from work(command, self.folder / "train.txt", machine.threads, lock.fileno())
+
+    def _data_path(self, machine: Machine) -> list[str]:
+        path = TOP / self.experiment.path if self.experiment.path else machine.data.get(self.experiment.source)
+        return ["--data-path", str(path.resolve())] if path else []
+
+    def _write(self, metrics: dict, training: float, measuring: float, machine: Machine) -> None:
+        """Write the JSON file, whole or not at all."""
+        content = {
+            "experiment": self.name,
+            "method": self.method,
+            "data": self.experiment.data,
+            "model": self.experiment.model,
+            "seed": self.seed,
+            "command": self.command,
+            "metrics": metrics,
+            "training_seconds": training,
+            "measuring_seconds": measuring,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "torchvision", "timm")},
+            },
+            "hardware": hardware(machine),
+        }
+        self.json.parent.mkdir(parents=True, exist_ok=True)
+        tables.write(self.json, json.dumps(content, indent=1) + "\n")
+
+
+def hardware(machine: Machine) -> dict:
+    """The CPU, the instruction set that torch uses there (the same seed gives other weights on another), and the GPU."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if machine.device == "cuda" else None
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {
+        "cpu": cpu_name(),
+        "instructions": instructions,
+        "gpu": gpu,
+        "threads": machine.threads,
+        "cores": os.cpu_count(),
+    }
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def work(command: list[str], printed: Path, threads: int, lock: int | None = None) -> Iterator[None]:
+    """Run a script of the repository; what it prints is appended to a file. Closing the generator ends the process."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    keep = [lock] if lock is not None else []
+    with open(printed, "a") as file:
+        words = [sys.executable, *command]
+        process = subprocess.Popen(words, cwd=TOP, env=environment, stdout=file, stderr=file, pass_fds=keep)
+    try:
+        while process.poll() is None:
+            yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if process.returncode:
+        lines = printed.read_text().splitlines() or [f"status {process.returncode}"]
+        raise Failed(f"{command[0]}: {lines[-1].removeprefix('error: ')} (see {printed})")
+
+
+def together(waiting: Iterator[Iterator[None]], jobs: int, tick) -> None:
+    """Drive generators, at most `jobs` at once; `waiting` gives the next, or None while there is none to start.
+
+    tick() is called five times per second; where it returns True all is stopped.
+    """
+    going: list[Iterator[None]] = []
+    ended = False
+    try:
+        while going or not ended:
+            while len(going) < jobs and not ended:
+                try:
+                    new = next(waiting)
+                except StopIteration:
+                    ended = True
+                    break
+                if new is None:
+                    break
+                going.append(new)
+            for job in list(going):
+                try:
+                    next(job)
+                except StopIteration:
+                    going.remove(job)
+            if tick():
+                return
+            time.sleep(0.2)
+    finally:
+        for job in going:
+            job.close()
+
+
+def _wait_for(lock: TextIO) -> Iterator[None]:
+    """Take the lock of an open file, whoever holds it."""
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield
