@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
 from unpack import DataError
 
 Pair = tuple[Path, Path]

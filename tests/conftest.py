@@ -67,7 +67,7 @@ def few(parity, tmp_path_factory):
     """64 training and 33 validation digits: one step of 64 is an epoch, and 33 do not divide among two processes."""
     folder = tmp_path_factory.mktemp("data") / "few"
     for split, counts in {"train": (32, 32), "val": (17, 16)}.items():
-        for name, count in zip(("even", "odd"), counts):
+        for name, count in zip(("even", "odd"), counts, strict=True):
             (folder / split / name).mkdir(parents=True)
             for image in sorted((parity / split / name).iterdir())[:count]:
                 shutil.copy(image, folder / split / name)

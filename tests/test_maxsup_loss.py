@@ -243,7 +243,7 @@ def test_terms_of_label_smoothing_add_up():
         logits, targets, reduction="none"
     )
     torch.testing.assert_close(regularisation + enhancement, whole)
-    brute = [sum(min(z[t] - v, 0) for v in z) * 0.1 / 10 for z, t in zip(logits.detach().tolist(), targets.tolist())]
+    brute = [sum(min(z[t] - v, 0) for v in z) * 0.1 / 10 for z, t in zip(logits.detach().tolist(), targets.tolist(), strict=True)]
     torch.testing.assert_close(enhancement, torch.tensor(brute, dtype=torch.float64))
     right = logits.argmax(1) == targets
     assert (enhancement[right] == 0).all() and (enhancement[~right] < 0).all() and (regularisation >= 0).all()
