@@ -32,6 +32,7 @@ class Recipe:
     size: list[int] | None = None
     shorter_side: int | None = None
     max_class_share: float = 1.0
+    scale: tuple[float, float] = (0.5, 2.0)
     jitter: float = 0.5
     eval_every: int = 1
 
@@ -39,8 +40,8 @@ class Recipe:
 RECIPES = {
     # Ours: sized to minutes on a laptop's CPU, from random weights.
     "camvid": Recipe(
-        size=[180, 240], crop=[144, 192], steps=720, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.05,
-        power=0.9, warmup_steps=50, drop_path=0.0, logits_stride=2, eval_every=5,
+        size=[180, 240], crop=[144, 192], steps=720, batch_size=8, optimizer="adamw", lr=2e-3, weight_decay=0.05,
+        power=0.9, warmup_steps=50, drop_path=0.0, logits_stride=2, eval_every=5, scale=(0.75, 1.5), jitter=0.3,
     ),
     # ENSTA-U2IS-AI/Label-smoothing-Selective-classification-Code, experiments/segmentation/configs/deeplab_ls.yaml: 8 crops on
     # each of two GPUs; its schedule of 161 epochs in 30,000 steps is that of 16 crops per step. Augmentation: its library's.
@@ -101,7 +102,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--size", **pair, help="size to which images and labels are resized")
     group.add_argument("--shorter-side", type=int, help="shorter side to which images alone are resized")
     group.add_argument("--crop", **pair, help="size of training crops")
-    group.add_argument("--scale", type=float, nargs=2, default=[0.5, 2.0], metavar=("LOW", "HIGH"), help="random scaling")
+    group.add_argument("--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random scaling")
     group.add_argument("--flip", action=switch, default=True, help="random horizontal flips")
     group.add_argument("--jitter", type=float, help="largest relative change of brightness, contrast and saturation")
     group.add_argument("--max-class-share", type=float, help="share of one class above which a crop is drawn again")
@@ -166,6 +167,7 @@ def fill_in(args: argparse.Namespace) -> None:
                 raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
     if args.loss in ("ols", "zipf"):
         raise InputError(f"--loss {args.loss}: defined for one label per image, not for pixels; see --help for the others")
+    args.scale = list(args.scale)
     if args.scale[0] > args.scale[1]:
         raise InputError(f"--scale {args.scale[0]} {args.scale[1]}: the lower end comes first")
     if args.prior == "frequency" and args.loss != "ls":
