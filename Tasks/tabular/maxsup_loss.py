@@ -8,9 +8,12 @@ Logits z in R^K, target y (MaxSup: arXiv 2502.15798):
     label smoothing   CE(z, y) + alpha * (z_y   - mean z)
     MaxSup            CE(z, y) + alpha * (max z - mean z)
 
-The two differ only where the prediction is wrong: there label smoothing pulls the wrong top logit further up relative to
-the target's, and MaxSup pulls it down. Both are cross-entropies against soft targets q, so d loss / d z = softmax(z) - q, with
-q = y - alpha * onehot(argmax z) + alpha / K for MaxSup.
+Where the prediction is right the two are the same. Where it is wrong, label smoothing lowers the target's logit, which is too low
+already; MaxSup lowers the wrong one on top. Both are cross-entropies against soft targets q, so that
+d loss / d z = softmax(z) - q, with q = y - alpha * onehot(argmax z) + alpha / K for MaxSup.
+
+The file has four parts: MaxSup; the losses that it is compared with; make_loss, which builds any of them by name; and an
+autograd function that computes MaxSup faster than its formula does.
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -19,38 +22,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-LOSS_NAMES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
-
-
-def make_loss(name: str, num_classes: int, alpha: float | None = None, alpha_end: float | None = None) -> nn.Module:
-    """Build one of LOSS_NAMES with the papers' strengths.
-
-    alpha is the strength in the loss's own terms; None takes the published one: ls 0.1 and maxsup 0.1 (alpha), ols 0.5
-    (share of the hard loss), zipf 0.1 (weight of the KL term), logit-penalty 2e-3 (beta), focal 2 (gamma). alpha_end, for ls
-    and maxsup, is reached linearly in the last epoch. Every loss is called as loss(logits, targets); see the classes.
-
-    Raises ValueError for an unknown name, or alpha_end where the loss has no schedule.
-    """
-    if name not in LOSS_NAMES:
-        raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSS_NAMES)}")
-    if alpha_end is not None and name not in ("ls", "maxsup"):
-        raise ValueError(f"loss {name!r} has no schedule: alpha_end is for ls and maxsup")
-    strength = {} if alpha is None else {"alpha": alpha}
-    if name == "ce":
-        return nn.CrossEntropyLoss()
-    if name == "ls":
-        return LabelSmoothingLoss(alpha_end=alpha_end, **strength)
-    if name == "ols":
-        return OnlineLabelSmoothingLoss(num_classes, **strength)
-    if name == "zipf":
-        return ZipfLabelSmoothingLoss(**strength)
-    if name == "logit-penalty":
-        return LogitPenaltyLoss(2e-3 if alpha is None else alpha)
-    if name == "focal":
-        return FocalLoss(2.0 if alpha is None else alpha)
-    return MaxSupLoss(alpha_end=alpha_end, **strength)
-
 
 # ---------------------------------------------------------------------------------------------------------- MaxSup
 
@@ -90,6 +61,18 @@ class MaxSupLoss(nn.Module):
         return f"alpha={self.alpha}, alpha_end={self.alpha_end}, reduction={self.reduction!r}"
 
 
+def max_sup_from_formula(z: Tensor, y: Tensor, alpha: float | Tensor) -> Tensor:
+    """Per-sample MaxSup losses (N,) or (N, d1, ...), written as the paper defines them; alpha may be one number per sample.
+
+    z: logits as in MaxSupLoss. y: class indices, or probabilities of z's shape.
+    """
+    dim = 0 if z.ndim == 1 else 1
+    log_p = F.log_softmax(z, dim)
+    cross_entropy = -(y * log_p).sum(dim) if y.is_floating_point() else F.nll_loss(log_p, y, reduction="none")
+    # The log-partition cancels in max - mean, so log-probabilities serve as well as logits.
+    return cross_entropy + alpha * (log_p.max(dim).values - log_p.mean(dim))
+
+
 def max_sup_loss(
     logits: Tensor,
     targets: Tensor,
@@ -119,49 +102,290 @@ def max_sup_loss(
             raise ValueError(f"unsupported arguments: logits {logits.shape}, targets {targets.shape} {targets.dtype}")
         return loss
 
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    z = logits.float() if half else logits
-    if soft:
-        y, strength = targets.to(z.dtype), alpha
-        if weight is not None:
-            y = y * weight.to(z.dtype).view(-1, *[1] * (z.ndim - 1 - dim))
-            strength = alpha * y.sum(dim)
-        # The plain formula is differentiable in the targets too, for teachers that are trained along.
-        plain = weight is not None or targets.requires_grad or torch.compiler.is_compiling()
-        loss = _plain(z, y, strength) if plain else _MaxSup.apply(z, y, alpha)[0]
-        denominator = loss.numel()
-    else:
+    z = _at_least_float32(logits)
+    y = targets.to(z.dtype) if soft else targets.masked_fill(targets == ignore_index, 0).long()
+    strength = alpha
+    if soft and weight is not None:
+        y = y * weight.to(z.dtype).view(-1, *[1] * (z.ndim - 1 - dim))
+        strength = alpha * y.sum(dim)
+    # A compiler fuses the formula better than it could a backward pass written by hand; and the formula is differentiable in the
+    # targets too, for teachers that are trained along.
+    from_formula = torch.compiler.is_compiling() or targets.requires_grad or (soft and weight is not None)
+    loss = max_sup_from_formula(z, y, strength) if from_formula else _FastMaxSup.apply(z, y, alpha)[0]
+    loss = _reduce(loss, targets, ignore_index, reduction, weight)
+    return loss.to(logits.dtype) if z is not logits and not torch.is_autocast_enabled(logits.device.type) else loss
+
+
+# ------------------------------------------------------------------------------- the losses that it is compared with
+
+
+class LabelSmoothingLoss(nn.Module):
+    """Label smoothing (Szegedy et al. 2016): cross-entropy against (1 - alpha) * y + alpha * prior.
+
+    prior: (K,) probabilities, such as the class frequencies (class-prior label smoothing); None is uniform, 1/K. A negative alpha
+    is negative label smoothing (Wei et al. 2022). logits, targets, ignore_index, reduction and set_epoch are those of MaxSupLoss.
+    Raises ValueError if the prior is not a distribution.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        prior: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        alpha_end: float | None = None,
+    ):
+        super().__init__()
+        if prior is not None and (prior.ndim != 1 or (prior < 0).any() or abs(prior.sum().item() - 1) > 1e-4):
+            raise ValueError("the prior must be a vector of K probabilities that sum to 1")
+        self.alpha = self.alpha_start = alpha
+        self.alpha_end = alpha_end
+        self.register_buffer("prior", prior)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Set alpha for an epoch, 0 <= epoch < epochs; without alpha_end it stays as it is."""
+        self.alpha = _linear(self.alpha_start, self.alpha_end, epoch, epochs)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.prior is None and 0 <= self.alpha <= 1:
+            return F.cross_entropy(
+                logits, targets, ignore_index=self.ignore_index, reduction=self.reduction, label_smoothing=self.alpha
+            )
+        dim = 0 if logits.ndim == 1 else 1
+        log_p = F.log_softmax(_at_least_float32(logits), dim)
+        prior = 1 / logits.shape[dim] if self.prior is None else self.prior.view(-1, *[1] * (logits.ndim - 1 - dim))
+        # On log-probabilities cross_entropy is the negative log-likelihood: their log-partition is 0.
+        at_target = F.cross_entropy(log_p, _like(targets, log_p), ignore_index=self.ignore_index, reduction="none")
+        loss = (1 - self.alpha) * at_target - self.alpha * (log_p * prior).sum(dim)
+        return _reduce(loss, targets, self.ignore_index, self.reduction)
+
+
+class OnlineLabelSmoothingLoss(nn.Module):
+    """Online Label Smoothing (Zhang et al. 2021): half the hard loss, half one against soft labels gathered on the way.
+
+    Row y of `table` is the mean prediction over last epoch's samples of class y that were predicted right; uniform at first,
+    and kept for a class with no right prediction. Call renew() at the end of each epoch, in every process: it adds up what
+    the processes gathered, so the table is the same on one and on many. alpha is the share of the hard loss.
+    logits (N, K); targets (N,) indices or (N, K) probabilities, whose largest entry then counts as the class.
+    """
+
+    def __init__(self, num_classes: int, alpha: float = 0.5):
+        super().__init__()
+        self.alpha = alpha
+        self.register_buffer("table", torch.full((num_classes, num_classes), 1 / num_classes))
+        self.register_buffer("gathered", torch.zeros(num_classes, num_classes))
+        self.register_buffer("counts", torch.zeros(num_classes))
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        _refuse_dense(logits, "online label smoothing")
+        z = _at_least_float32(logits)
+        table = self.table.to(z.dtype)
+        soft_targets = table[targets] if targets.ndim == 1 else targets.to(z.dtype) @ table
+        if self.training and torch.is_grad_enabled():
+            self._gather(z.detach(), targets if targets.ndim == 1 else targets.argmax(1))
+        return self.alpha * F.cross_entropy(z, _like(targets, z)) + (1 - self.alpha) * F.cross_entropy(z, soft_targets)
+
+    @torch.no_grad()
+    def _gather(self, logits: Tensor, classes: Tensor) -> None:
+        right = (logits.argmax(1) == classes).to(self.counts.dtype)  # a weight of 0 or 1 keeps the shapes fixed: no wait on a GPU
+        self.gathered.index_add_(0, classes, logits.softmax(1).to(self.gathered.dtype) * right.unsqueeze(1))
+        self.counts.index_add_(0, classes, right)
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Make the soft labels of the coming epoch from what all processes gathered in the one that ends."""
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.gathered)
+            dist.all_reduce(self.counts)
+        mean = self.gathered / self.counts.clamp(min=1).unsqueeze(1)
+        self.table.copy_(torch.where(self.counts.unsqueeze(1) > 0, mean, self.table))
+        self.gathered.zero_()
+        self.counts.zero_()
+
+
+class ZipfLabelSmoothingLoss(nn.Module):
+    """Zipf's Label Smoothing (Liang et al. 2022): CE + alpha * KL(zipf || softmax over the non-target logits).
+
+    The non-target classes of a sample, ranked r = 1, 2, ..., get r**-power, normalised. Ranks come from the logits, or, where
+    dense_logits (N, K, locations) are given, from how many locations of the feature map vote for a class. Equal classes share
+    the best of their ranks, as in the authors' code, so those without a vote all stand right behind the last with one.
+    logits (N, K); targets (N,) indices, or (N, K) probabilities, where every class with a positive one is a target.
+    """
+
+    def __init__(self, alpha: float = 0.1, power: float = 1.0):
+        super().__init__()
+        self.alpha = alpha
+        self.power = power
+
+    def forward(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None = None) -> Tensor:
+        _refuse_dense(logits, "Zipf's label smoothing")
+        z = _at_least_float32(logits)
+        is_target = F.one_hot(targets, z.shape[1]).bool() if targets.ndim == 1 else targets > 0
+        zipf = self._zipf(z.detach(), is_target, dense_logits)
+        log_q = F.log_softmax(z.masked_fill(is_target, -torch.inf), 1).masked_fill(is_target, 0)
+        divergence = (torch.xlogy(zipf, zipf) - zipf * log_q).sum(1).mean()
+        return F.cross_entropy(z, _like(targets, z)) + self.alpha * divergence
+
+    @torch.no_grad()
+    def _zipf(self, scores: Tensor, is_target: Tensor, dense_logits: Tensor | None) -> Tensor:
+        """(N, K): each sample's Zipf distribution over its non-target classes, 0 on the targets."""
+        if dense_logits is not None:
+            votes = dense_logits.argmax(1)  # (N, locations)
+            scores = torch.zeros_like(scores).scatter_add_(1, votes, torch.ones_like(votes, dtype=scores.dtype))
+        scores = scores.masked_fill(is_target, -torch.inf)
+        ordered = scores.sort(1).values
+        # rank = 1 + how many classes score higher; targets score lowest, so they never stand before another class
+        higher = scores.shape[1] - torch.searchsorted(ordered, scores.contiguous(), right=True)
+        zipf = (1.0 + higher).pow(-self.power).masked_fill(is_target, 0).to(scores.dtype)
+        return zipf / zipf.sum(1, keepdim=True).clamp(min=torch.finfo(zipf.dtype).tiny)  # none, where all are targets
+
+
+class LogitPenaltyLoss(nn.Module):
+    """Logit penalty (Dauphin & Cubuk 2021): CE + 0.5 * beta * mean over samples of ||z||^2.
+
+    logits (N, K) or (N, K, d1, ...), targets and ignore_index as in MaxSupLoss; ignored samples carry no penalty.
+    """
+
+    def __init__(self, beta: float = 2e-3, ignore_index: int = -100):
+        super().__init__()
+        self.beta = beta
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        z = _at_least_float32(logits)
+        penalty = _reduce(z.square().sum(1), targets, self.ignore_index, "mean")
+        return F.cross_entropy(z, _like(targets, z), ignore_index=self.ignore_index) + 0.5 * self.beta * penalty
+
+
+class FocalLoss(nn.Module):
+    """Focal loss (Lin et al. 2017) over K classes: -(1 - p_y)**gamma * log p_y, mean over samples; gamma=0 is cross-entropy.
+
+    logits (N, K) or (N, K, d1, ...); targets: class indices (N,) or (N, d1, ...), of which ignore_index is left out, or
+    probabilities of the logits' shape, whose classes then share the sum by them.
+    """
+
+    def __init__(self, gamma: float = 2.0, ignore_index: int = -100):
+        super().__init__()
+        self.gamma = gamma
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        log_p = _at_least_float32(logits).log_softmax(1)
+        focal = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny).pow(self.gamma) * log_p
+        if targets.shape == logits.shape:
+            return -(targets * focal).sum(1).mean()
+        return F.nll_loss(focal, targets, ignore_index=self.ignore_index)
+
+
+def label_smoothing_terms(logits: Tensor, target: Tensor, alpha: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Split what label smoothing adds to the cross-entropy, alpha * (z_t - mean z), as the MaxSup paper does.
+
+    logits (N, K), target (N,) class indices. Returns two (N,) tensors that add up to it: the regularisation
+    alpha/K * sum of (z_t - z_m) over the z_m below z_t, and the error enhancement, the same sum over the z_m above z_t: never
+    positive, 0 where the prediction is right, and smaller the more wrong the model is, so minimising it widens the error.
+    """
+    gaps = (logits.gather(1, target.unsqueeze(1)) - logits) * (alpha / logits.shape[1])
+    return gaps.clamp(min=0).sum(1), gaps.clamp(max=0).sum(1)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _like(targets: Tensor, logits: Tensor) -> Tensor:
+    """Probabilities in the logits' dtype, which F.cross_entropy wants; class indices as they are."""
+    return targets.to(logits.dtype) if targets.is_floating_point() else targets
+
+
+def _reduce(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str, weight: Tensor | None = None) -> Tensor:
+    """Reduce per-sample losses as nn.CrossEntropyLoss does: class indices may be ignored and have weights."""
+    total = loss.numel()
+    if not targets.is_floating_point():
         ignored = targets == ignore_index
-        y = targets.masked_fill(ignored, 0).long()
-        # A compiler fuses the plain formula better than it could the backward pass written by hand.
-        loss = _plain(z, y, alpha) if torch.compiler.is_compiling() else _MaxSup.apply(z, y, alpha)[0]
-        loss = loss.masked_fill(ignored, 0)
-        if weight is None:
-            denominator = loss.numel() - ignored.sum()
-        else:
-            sample_weight = weight.to(z.dtype)[y].masked_fill(ignored, 0)
-            loss = loss * sample_weight
-            denominator = sample_weight.sum()
-
-    if reduction != "none":
-        loss = loss.sum() if reduction == "sum" else loss.sum() / denominator
-    return loss.to(logits.dtype) if half and not torch.is_autocast_enabled(logits.device.type) else loss
+        loss, total = loss.masked_fill(ignored, 0), total - ignored.sum()
+        if weight is not None:
+            sample_weight = weight.to(loss.dtype)[targets.masked_fill(ignored, 0).long()].masked_fill(ignored, 0)
+            loss, total = loss * sample_weight, sample_weight.sum()
+    return loss if reduction == "none" else loss.sum() / (total if reduction == "mean" else 1)
 
 
-def _plain(z: Tensor, y: Tensor, alpha: float | Tensor) -> Tensor:
-    """Per-sample losses in ordinary operations, from the definition. y: indices or probabilities; alpha may be per sample."""
-    dim = 0 if z.ndim == 1 else 1
-    log_p = F.log_softmax(z, dim)
-    cross_entropy = -(y * log_p).sum(dim) if y.is_floating_point() else F.nll_loss(log_p, y, reduction="none")
-    # The log-partition cancels in max - mean, so log-probabilities serve as well as logits.
-    return cross_entropy + alpha * (log_p.max(dim).values - log_p.mean(dim))
+def _linear(start: float, end: float | None, epoch: int, epochs: int) -> float:
+    return start if end is None else start + (end - start) * epoch / max(epochs - 1, 1)
 
 
-class _MaxSup(torch.autograd.Function):
-    """_plain from one exponential a logit, which the backward pass scales into the softmax: less time, less memory.
+def _refuse_dense(logits: Tensor, name: str) -> None:
+    if logits.ndim != 2:
+        raise ValueError(
+            f"{name} takes logits (N, K), not {tuple(logits.shape)}: it is defined per image, not per pixel or token"
+        )
 
-    The exponentials and their sum are outputs too, so that a second derivative finds its way back through them; the
-    shift by the maximum is a constant to it, since softmax does not depend on a shift.
+
+# ------------------------------------------------------------------------------------------- every loss, by its name
+
+LOSS_NAMES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
+
+
+def make_loss(
+    name: str,
+    num_classes: int,
+    alpha: float | None = None,
+    alpha_end: float | None = None,
+    prior: Tensor | None = None,
+    ignore_index: int = -100,
+) -> nn.Module:
+    """Build one of LOSS_NAMES. Every loss is called as loss(logits, targets); see the classes.
+
+    alpha is the strength in the loss's own terms. None takes what the papers publish, schedule included:
+
+        maxsup         alpha, from 0.1 in the first epoch to 0.2 in the last
+        ls             alpha, 0.1
+        ols            share of the hard loss, 0.5
+        zipf           weight of the KL term, 0.1
+        logit-penalty  beta, 2e-3
+        focal          gamma, 2
+
+    alpha_end, for ls and maxsup, is reached linearly in the last epoch; with alpha alone the strength is constant.
+    prior (K,), for ls, replaces the uniform distribution. ignore_index is the label that ce, ls, logit-penalty, focal and
+    maxsup leave out.
+
+    Raises ValueError for an unknown name, and for alpha, alpha_end or prior where the loss has none.
+    """
+    if name not in LOSS_NAMES:
+        raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSS_NAMES)}")
+    if alpha_end is not None and name not in ("ls", "maxsup"):
+        raise ValueError(f"loss {name!r} has no schedule: alpha_end is for ls and maxsup")
+    if prior is not None and name != "ls":
+        raise ValueError(f"loss {name!r} has no prior: it is for ls")
+    if name == "ce":
+        if alpha is not None:
+            raise ValueError("cross-entropy has no strength to set")
+        return nn.CrossEntropyLoss(ignore_index=ignore_index)
+    if name == "maxsup":
+        start, end = (0.1, alpha_end or 0.2) if alpha is None else (alpha, alpha_end)
+        return MaxSupLoss(start, ignore_index=ignore_index, alpha_end=end)
+    strength = {"ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": 2e-3, "focal": 2.0}[name] if alpha is None else alpha
+    if name == "ls":
+        return LabelSmoothingLoss(strength, prior, ignore_index, alpha_end=alpha_end)
+    if name == "ols":
+        return OnlineLabelSmoothingLoss(num_classes, strength)
+    if name == "zipf":
+        return ZipfLabelSmoothingLoss(strength)
+    if name == "logit-penalty":
+        return LogitPenaltyLoss(strength, ignore_index)
+    return FocalLoss(strength, ignore_index)
+
+
+# ------------------------------------------------------- MaxSup, faster: everything works without what stands below
+
+
+class _FastMaxSup(torch.autograd.Function):
+    """max_sup_from_formula with one exponential per logit, which the backward pass scales into the softmax.
+
+    That takes less time and memory; benchmarks/loss.py of the project measures both. The exponentials and their sum are outputs
+    too, so that a second derivative finds its way back through them; the shift by the maximum is a constant to it, since softmax
+    does not depend on a shift.
     """
 
     generate_vmap_rule = True
@@ -224,176 +448,3 @@ def _first_max(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     top, block = blocks.max(1, keepdim=True)
     start = (block * size).clamp(max=classes - size)
     return top, start + z.gather(1, start + torch.arange(size)).argmax(1, keepdim=True)
-
-
-# ------------------------------------------------------------------------------------------------------- baselines
-
-
-class LabelSmoothingLoss(nn.Module):
-    """Label smoothing (Szegedy et al. 2016): cross-entropy against (1 - alpha) * y + alpha * prior.
-
-    prior: (K,) probabilities, such as the class frequencies; None is uniform, 1/K. Shapes, weight-free reductions and
-    set_epoch as in MaxSupLoss. Raises ValueError if the prior is not a distribution.
-    """
-
-    def __init__(
-        self,
-        alpha: float = 0.1,
-        prior: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        alpha_end: float | None = None,
-    ):
-        super().__init__()
-        if prior is not None and (prior.ndim != 1 or (prior < 0).any() or abs(prior.sum().item() - 1) > 1e-4):
-            raise ValueError("the prior must be a vector of K probabilities that sum to 1")
-        self.alpha = self.alpha_start = alpha
-        self.alpha_end = alpha_end
-        self.register_buffer("prior", prior)
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-
-    def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Set alpha for an epoch, 0 <= epoch < epochs; without alpha_end it stays as it is."""
-        self.alpha = _linear(self.alpha_start, self.alpha_end, epoch, epochs)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        options = {"ignore_index": self.ignore_index, "reduction": self.reduction}
-        if self.prior is None:
-            return F.cross_entropy(logits, targets, label_smoothing=self.alpha, **options)
-        dim = 0 if logits.ndim == 1 else 1
-        log_p = F.log_softmax(logits, dim)
-        to_prior = -(log_p * self.prior.view(-1, *[1] * (logits.ndim - 1 - dim))).sum(dim)
-        if logits.shape != targets.shape:
-            ignored = targets == self.ignore_index
-            to_prior = to_prior.masked_fill(ignored, 0)
-            if self.reduction == "mean":
-                to_prior = to_prior.sum() / (to_prior.numel() - ignored.sum())
-        if self.reduction != "none" and to_prior.ndim:
-            to_prior = to_prior.mean() if self.reduction == "mean" else to_prior.sum()
-        # On log-probabilities cross_entropy is the negative log-likelihood: their log-partition is 0.
-        return (1 - self.alpha) * F.cross_entropy(log_p, targets, **options) + self.alpha * to_prior
-
-
-class OnlineLabelSmoothingLoss(nn.Module):
-    """Online Label Smoothing (Zhang et al. 2021): half the hard loss, half one against soft labels gathered on the way.
-
-    Row y of `table` is the mean prediction over last epoch's samples of class y that were predicted right; uniform at first,
-    and kept for a class with no right prediction. Call renew() at the end of each epoch, in every process: it adds up what
-    the processes gathered, so the table is the same on one and on many. alpha is the share of the hard loss.
-    logits (N, K); targets (N,) indices or (N, K) probabilities, whose largest entry then counts as the class.
-    """
-
-    def __init__(self, num_classes: int, alpha: float = 0.5):
-        super().__init__()
-        self.alpha = alpha
-        self.register_buffer("table", torch.full((num_classes, num_classes), 1 / num_classes))
-        self.register_buffer("gathered", torch.zeros(num_classes, num_classes))
-        self.register_buffer("counts", torch.zeros(num_classes))
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        soft_targets = self.table[targets] if targets.ndim == 1 else targets.to(self.table.dtype) @ self.table
-        if self.training and torch.is_grad_enabled():
-            self._gather(logits.detach(), targets if targets.ndim == 1 else targets.argmax(1))
-        hard, soft = F.cross_entropy(logits, targets), F.cross_entropy(logits.float(), soft_targets)
-        return self.alpha * hard + (1 - self.alpha) * soft
-
-    @torch.no_grad()
-    def _gather(self, logits: Tensor, classes: Tensor) -> None:
-        right = (logits.argmax(1) == classes).float()  # a weight of 0 or 1 keeps the shapes fixed: no wait on a GPU
-        self.gathered.index_add_(0, classes, logits.float().softmax(1) * right.unsqueeze(1))
-        self.counts.index_add_(0, classes, right)
-
-    @torch.no_grad()
-    def renew(self) -> None:
-        """Make the soft labels of the coming epoch from what all processes gathered in the one that ends."""
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.gathered)
-            dist.all_reduce(self.counts)
-        mean = self.gathered / self.counts.clamp(min=1).unsqueeze(1)
-        self.table.copy_(torch.where(self.counts.unsqueeze(1) > 0, mean, self.table))
-        self.gathered.zero_()
-        self.counts.zero_()
-
-
-class ZipfLabelSmoothingLoss(nn.Module):
-    """Zipf's Label Smoothing (Liang et al. 2022): CE + alpha * KL(zipf || softmax over the non-target logits).
-
-    The non-target classes of a sample, ranked r = 1, 2, ..., get r**-power, normalised. Ranks come from the logits, or, where
-    dense_logits (N, K, locations) are given, from how many locations of the feature map vote for a class. Equal classes share
-    the best of their ranks, as in the authors' code, so those without a vote all stand right behind the last with one.
-    logits (N, K); targets (N,) indices, or (N, K) probabilities, where every class with a positive one is a target.
-    """
-
-    def __init__(self, alpha: float = 0.1, power: float = 1.0):
-        super().__init__()
-        self.alpha = alpha
-        self.power = power
-
-    def forward(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None = None) -> Tensor:
-        is_target = _one_hot(targets, logits) if targets.ndim == 1 else targets > 0
-        zipf = self._zipf(logits.detach().float(), is_target, dense_logits)
-        log_q = F.log_softmax(logits.float().masked_fill(is_target, -torch.inf), 1).masked_fill(is_target, 0)
-        divergence = (torch.xlogy(zipf, zipf) - zipf * log_q).sum(1).mean()
-        return F.cross_entropy(logits, targets) + self.alpha * divergence
-
-    @torch.no_grad()
-    def _zipf(self, scores: Tensor, is_target: Tensor, dense_logits: Tensor | None) -> Tensor:
-        """(N, K): each sample's Zipf distribution over its non-target classes, 0 on the targets."""
-        if dense_logits is not None:
-            votes = dense_logits.argmax(1)  # (N, locations)
-            scores = torch.zeros_like(scores).scatter_add_(1, votes, torch.ones_like(votes, dtype=scores.dtype))
-        scores = scores.masked_fill(is_target, -torch.inf)
-        ordered = scores.sort(1).values
-        # rank = 1 + how many classes score higher; targets score lowest, so they never stand before another class
-        higher = scores.shape[1] - torch.searchsorted(ordered, scores.contiguous(), right=True)
-        zipf = (1.0 + higher).pow(-self.power).masked_fill(is_target, 0)
-        return zipf / zipf.sum(1, keepdim=True).clamp(min=torch.finfo(zipf.dtype).tiny)  # none, where all are targets
-
-
-class LogitPenaltyLoss(nn.Module):
-    """Logit penalty (Dauphin & Cubuk 2021): CE + 0.5 * beta * mean over samples of ||z||^2. logits (N, K)."""
-
-    def __init__(self, beta: float = 2e-3):
-        super().__init__()
-        self.beta = beta
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits, targets) + 0.5 * self.beta * logits.float().square().sum(1).mean()
-
-
-class FocalLoss(nn.Module):
-    """Focal loss (Lin et al. 2017) over K classes: -(1 - p_y)**gamma * log p_y, mean over samples; gamma=0 is cross-entropy.
-
-    logits (N, K); targets (N,) indices, or (N, K) probabilities, whose classes then share the sum by them.
-    """
-
-    def __init__(self, gamma: float = 2.0):
-        super().__init__()
-        self.gamma = gamma
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        log_p = logits.float().log_softmax(1)
-        focal = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny).pow(self.gamma) * log_p
-        if targets.ndim == 1:
-            return F.nll_loss(focal, targets)
-        return -(targets * focal).sum(1).mean()
-
-
-def label_smoothing_terms(logits: Tensor, target: Tensor, alpha: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Split what label smoothing adds to the cross-entropy, alpha * (z_t - mean z), as the MaxSup paper does.
-
-    logits (N, K), target (N,) class indices. Returns two (N,) tensors that add up to it: the regularisation
-    alpha/K * sum of (z_t - z_m) over the z_m below z_t, and the error enhancement, the same sum over the z_m above z_t: never
-    positive, 0 where the prediction is right, and smaller the more wrong the model is, so minimising it widens the error.
-    """
-    gaps = (logits.gather(1, target.unsqueeze(1)) - logits) * (alpha / logits.shape[1])
-    return gaps.clamp(min=0).sum(1), gaps.clamp(max=0).sum(1)
-
-
-def _linear(start: float, end: float | None, epoch: int, epochs: int) -> float:
-    return start if end is None else start + (end - start) * epoch / max(epochs - 1, 1)
-
-
-def _one_hot(targets: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros_like(like, dtype=torch.bool).scatter_(1, targets.unsqueeze(1), True)
