@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from archives import deep_png, jpeg, write_zip
+from subprojects import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PREPARE = ROOT / "data/imagenet/prepare.py"
-# Deit/ first: what Conv/common_resnet has under the same names is the same file, or not imported by the tests.
-sys.path[:0] = [str(ROOT / folder) for folder in ("Deit", "viz", "Conv/common_resnet", "results")]
 # Two cores, small tensors: more threads only wait for one another. Set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

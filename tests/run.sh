@@ -6,7 +6,7 @@
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
-. "$top/environment.sh" "$top/requirements.txt" "$top/tests/requirements.txt"
+. "$top/environment.sh" "$top/requirements.txt" "$top/tests/requirements.txt" "$top/Tasks/segmentation/requirements.txt"
 # FFCV compiles against system packages. Where they cannot be had its tests are skipped, unless FFCV_REQUIRED is set.
 PYTHON=$PYTHON bash "$top/Conv/ffcv/install.sh" || echo "Conv/ffcv: its tests are skipped; the line above says what enables them" >&2
 # Without what it asks for: its OpenCV wants a screen's libraries, grad-cam's has come without them.
