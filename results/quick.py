@@ -119,7 +119,7 @@ def analysis(of_ten: list[Run], output: Path) -> Iterator[None]:
     """The logits of each model, then the figures of near-zero logits."""
     files = [str(run.folder / "logits.pt") for run in of_ten]
     for run, file in zip(of_ten, files, strict=True):
-        words = ["--checkpoint", str(run.folder / "checkpoint.pth"), "--output", file]
+        words = ["--checkpoint", str(run.folder / "checkpoint.pth"), "--output", file, "--overwrite"]
         yield from printed(["viz/logits.py", *words], output / "logits.txt")
     words = ["--input", *files, "--names", *METHODS, "--threshold", NEAR_ZERO, "--output", str(output / "analysis")]
     yield from printed(["viz/analysis.py", *words], output / "analysis.txt")
