@@ -15,16 +15,15 @@ import json
 import math
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from checkpoints import inference
-from checkpoints.read import build_model
 from common import errors, options, outputs
 from common.errors import InputError
-from images.find import find_images, find_training_images
-from images.image_set import Images, check_different
 from metrics import segmentation
-from metrics.linear_transfer import transfer_accuracy
 from metrics.outputs import Outputs
+
+if TYPE_CHECKING:
+    from images.image_set import Images
 
 
 def main() -> None:
@@ -73,6 +72,13 @@ def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float
 
 def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, float | None]:
     """The metrics of a checkpoint on the images that it was trained on and on the validation images."""
+    # Imported here because timm and torchvision take seconds, which the many calls with --input would wait for.
+    from checkpoints import inference
+    from checkpoints.read import build_model
+    from images.find import find_images, find_training_images
+    from images.image_set import check_different
+    from metrics.linear_transfer import transfer_accuracy
+
     checkpoint = inference.load(path, args)
     train_images, own_labels = find_training_images(checkpoint, args.data_path, args.data)
     images = {"train": train_images, "val": find_images(checkpoint, args.data_path, "val", args.data)}
@@ -99,12 +105,10 @@ def all_metrics(test: Outputs, train: Outputs | None) -> dict[str, float | None]
     for path in sorted((Path(__file__).parent / "metrics").glob("*.py")):
         module = import_module(f"metrics.{path.stem}")
         found |= module.measure(test, train) if hasattr(module, "measure") else {}
-    return {key: value if value is not None and math.isfinite(value) else None for key, value in found.items()} | {
-        "transfer": None
-    }
+    return {key: value if value is not None and math.isfinite(value) else None for key, value in found.items()}
 
 
-def asked_classes(images: Images, kind: str) -> list[str]:
+def asked_classes(images: "Images", kind: str) -> list[str]:
     """The class of each image that linear transfer asks for: see --transfer-labels."""
     if kind == "classes":
         return images.own_classes

@@ -7,8 +7,6 @@ fifth, by a fixed seed.
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,6 +28,8 @@ def transfer_accuracy(train: Tensor, train_classes: list[str], test: Tensor, tes
 
 def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float]) -> dict:
     """Chosen strength C, accuracies (%) on held-out training images and on the test images, from features (N, D)."""
+    from sklearn.model_selection import train_test_split  # here, for its second of import is for transfer alone
+
     classes = sorted(set(train_classes))
     foreign = sorted(set(test_classes) - set(classes))
     if foreign:
@@ -72,6 +72,8 @@ def accuracy(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
 
 def fit(x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE) -> np.ndarray:
     """Weights and biases (K, D + 1) that minimise C times the summed cross-entropy plus half the squared weights."""
+    from sklearn.linear_model import LogisticRegression
+
     head = LogisticRegression(C=strength, tol=tolerance, max_iter=STEPS, warm_start=True)
     binary = y.max() == 1
     if start is not None:  # with two classes scikit-learn has one row, their difference
