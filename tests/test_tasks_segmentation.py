@@ -538,7 +538,7 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     args = uncertainty_maps.get_parser().parse_args([str(word) for word in words])
     uncertainty_maps.main(args)
     with Image.open(figure) as image:
-        assert image.width > 1000 and len(image.convert("RGB").getcolors(10**6)) > 100
+        assert image.width > 900 and len(image.convert("RGB").getcolors(10**6)) > 100
     with pytest.raises(InputError, match="--overwrite replaces it"):
         uncertainty_maps.main(args)
     args.overwrite, args.image = True, "9"

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     if any(not np.array_equal(row["image"], rows[0]["image"]) for row in rows):
         raise InputError("the checkpoints were trained at several sizes or on several data sets; a figure has one image")
     try:
-        draw(rows, args.names or names).savefig(args.output, dpi=110)
+        draw(rows, args.names or names).savefig(args.output, dpi=88)
     except OSError as error:
         raise InputError(f"{args.output}: cannot be written ({error.strerror})")
     for name, row in zip(args.names or names, rows, strict=True):
