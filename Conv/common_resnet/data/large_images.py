@@ -14,9 +14,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import distributed
-from errors import InputError
 from data.archives import is_image
 from data.order import epoch_order, generator
+from errors import InputError
 
 
 class LargeImages:
