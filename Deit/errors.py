@@ -5,8 +5,6 @@ import sys
 import time
 from typing import NoReturn
 
-import torch.distributed as dist
-
 
 class InputError(ValueError):
     """Says what is wrong, where, and what to do."""
@@ -23,8 +21,22 @@ def stop(error: InputError) -> NoReturn:
     # From a loading process it comes with that one's traceback; the message is the last line of it. One write, newline and
     # all: the lines of several processes must not run into each other.
     sys.stderr.write(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}\n")
-    if dist.is_initialized():
+    distributed = sys.modules.get("torch.distributed")  # not imported for a mistake that was found before torch was needed
+    if distributed and distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
     sys.exit(1)
+
+
+def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """A package that is not installed is the user's to mend, too."""
+    if isinstance(error, ModuleNotFoundError):
+        missing = f"the package {error.name!r} is not installed for {sys.executable}"
+        sys.stderr.write(f"error: {missing}; activate the environment that has it, or install requirements.txt\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# It takes effect with the import of this module, which is therefore the first of every command (see pyproject.toml).
+sys.excepthook = _say_what_is_missing

@@ -148,7 +148,9 @@ EXPERIMENTS = {
     ),
     "bank": _task("Bank Marketing", "two classes", "MLP", "tabular", "bank --epochs 10", TABULAR, 20, 0.5),
     "shoppers": _task("Online Shoppers", "two classes", "MLP", "tabular", "shoppers --epochs 10", TABULAR, 20, 0.4),
-    "imdb": _task("IMDB", "two classes", "LSTM", "text", "imdb --model lstm --epochs 5 --amp bf16 --eval-every 5", arms("0.2"), 3, 30),
+    "imdb": _task(
+        "IMDB", "two classes", "LSTM", "text", "imdb --model lstm --epochs 5 --amp bf16 --eval-every 5", arms("0.2"), 3, 30
+    ),
     "camvid": _task(
         "CamVid",
         "11 classes of pixels",

@@ -40,3 +40,16 @@ def run(main: Callable[[], None]) -> None:
 def reason(error: object) -> str:
     """What a library says of a failure, as part of one line: its message's first line, or its kind where it has none."""
     return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+
+
+def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """A package that is not installed is the user's to mend, too."""
+    if isinstance(error, ModuleNotFoundError):
+        missing = f"the package {error.name!r} is not installed for {sys.executable}"
+        sys.stderr.write(f"error: {missing}; activate the environment that has it, or install requirements.txt\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# It takes effect with the import of this module, which is therefore the first of every command (see pyproject.toml).
+sys.excepthook = _say_what_is_missing
