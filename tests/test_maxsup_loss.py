@@ -258,6 +258,7 @@ def test_schedule_is_linear_over_epochs():
         assert alphas == pytest.approx([0.1, 0.125, 0.15, 0.175, 0.2])
         loss.set_epoch(0, 1)
         assert loss.alpha == 0.1
+    assert make_loss("maxsup", 10, alpha_end=0.0).alpha_end == 0
     constant = make_loss("maxsup", 10, 0.1)
     constant.set_epoch(3, 5)
     assert constant.alpha == 0.1
@@ -462,8 +463,14 @@ def test_unknown_losses_and_schedules_are_refused():
         make_loss("ce", 10, alpha=0.1)
 
 
-def test_copies_are_identical():
-    copies = [ROOT / folder / "maxsup_loss.py" for folder in ("Deit", "Conv/common_resnet", "Conv/ffcv")]
-    assert len({path.read_bytes() for path in copies}) == 1
-    for name in ("checkpoint.py", "distributed.py", "errors.py"):  # the two trainers with --options share these too
-        assert (ROOT / "Deit" / name).read_bytes() == (ROOT / "Conv/common_resnet" / name).read_bytes(), name
+@pytest.mark.parametrize(
+    "name, folders",
+    {
+        "maxsup_loss.py": ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/segmentation", "Tasks/tabular", "Tasks/text"),
+        "archives.py": ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet"),
+        **dict.fromkeys(("checkpoint.py", "distributed.py", "errors.py", "run_folder.py"), ("Deit", "Conv/common_resnet")),
+    }.items(),
+)
+def test_copies_are_identical(name, folders):
+    """Every subproject can be copied out, so each has its own copy of what must follow one set of rules."""
+    assert len({(ROOT / folder / name).read_bytes() for folder in folders}) == 1

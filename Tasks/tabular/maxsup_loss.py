@@ -363,7 +363,7 @@ def make_loss(
             raise ValueError("cross-entropy has no strength to set")
         return nn.CrossEntropyLoss(ignore_index=ignore_index)
     if name == "maxsup":
-        start, end = (0.1, alpha_end or 0.2) if alpha is None else (alpha, alpha_end)
+        start, end = (0.1, 0.2 if alpha_end is None else alpha_end) if alpha is None else (alpha, alpha_end)
         return MaxSupLoss(start, ignore_index=ignore_index, alpha_end=end)
     strength = {"ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": 2e-3, "focal": 2.0}[name] if alpha is None else alpha
     if name == "ls":

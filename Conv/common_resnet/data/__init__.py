@@ -82,8 +82,8 @@ def open_data(
 
     In this order: a share `holdout` of the training images replaces the validation images, the same for every seed; coarse labels
     replace the classes (see group); of the training images a long tail is kept (see long_tailed), and a share `label_noise` of
-    their labels is replaced, a function of seed (see symmetric_noise). Raises InputError for data that is missing, damaged, or too
-    little for what is asked.
+    their labels is replaced, a function of seed (see symmetric_noise). Raises InputError for data that is missing, damaged, or
+    too little for what is asked.
     """
     train, val = open_split(inputs, "train"), open_split(inputs, "val")
     if len(train.classes) < 2:

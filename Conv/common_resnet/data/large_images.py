@@ -14,9 +14,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import distributed
-from errors import InputError
 from data.archives import is_image
 from data.order import epoch_order, generator
+from errors import InputError
 
 
 class LargeImages:
@@ -27,7 +27,14 @@ class LargeImages:
     """
 
     def __init__(
-        self, folder: "Folder", size: int, crop_ratio: float, mean: list[float], std: list[float], device: str, num_workers: int = 0
+        self,
+        folder: "Folder",
+        size: int,
+        crop_ratio: float,
+        mean: list[float],
+        std: list[float],
+        device: str,
+        num_workers: int = 0,
     ):
         self.folder, self.size, self.crop_ratio, self.device, self.num_workers = folder, size, crop_ratio, device, num_workers
         self.labels, self.classes = torch.tensor(folder.targets), folder.classes

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from errors import InputError
 from data.order import generator
+from errors import InputError
 
 # Liu et al. 2019: classes with more than 100 training images, with 20 to 100, and with fewer.
 SHOTS = {"many": (101, float("inf")), "medium": (20, 100), "low": (0, 19)}

@@ -30,8 +30,8 @@ Pixels = tuple[Tensor, Tensor, list[str]]
 def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
     """Images (N, size, size, 3) uint8, labels (N,) int64 and class names of a split, "train" or "val".
 
-    path: a folder that holds train/ and val/, or train.zip and val.zip, or idx files; None: the data set as a package of the system
-    has it, or its download into output/downloads/. Raises InputError where images are missing, damaged or of another size.
+    path: a folder that holds train/ and val/, or train.zip and val.zip, or idx files; None: the data set as a package of the
+    system has it, or its download into output/downloads/. Raises InputError where images are missing, damaged or of another size.
     """
     if path is None and data == "digits":
         return _digits(split)
