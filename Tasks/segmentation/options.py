@@ -100,7 +100,9 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--data", default="camvid", choices=LAYOUTS, help="data set")
     group.add_argument("--data-path", type=Path, required=True, help="its folder; data/<name>/README.md shows the layout")
     group.add_argument("--size", **pair, help="size to which images and labels are resized")
-    group.add_argument("--shorter-side", type=int, help="shorter side to which images alone are resized")
+    group.add_argument(
+        "--shorter-side", type=int, help="shorter side to which images are resized; evaluation keeps the labels' size"
+    )
     group.add_argument("--crop", **pair, help="size of training crops")
     group.add_argument(
         "--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="smallest and largest factor of random scaling"
