@@ -52,12 +52,35 @@ TOPICS = {
         Claim("C5", MAXSUP, "MaxSup is at least as accurate as LS", "top1", "MaxSup", "LS"),
         Claim("C5", MAXSUP, "MaxSup is at least as accurate as CE", "top1", "MaxSup", "CE"),
         Claim("C13", OVERVIEW, "LS generalises better than CE", "top1", "LS", "CE"),
-        Claim("C14", OVERVIEW, "too strong a smoothing costs accuracy", "top1", "LS 0.1", "LS 0.3"),
-        Claim("C15", OVERVIEW, "class-prior LS beats uniform LS on imbalanced data", "top1", "class-prior LS", "LS"),
-        Claim("C16", MAXSUP, "MaxSup beats focal loss on long-tailed data", "top1", "MaxSup", "focal"),
-        Claim("C17", MUELLER, "an LS teacher teaches worse than a CE teacher", "top1", "student of CE", "student of LS"),
-        Claim("C17", MAXSUP, "a MaxSup teacher teaches better than an LS teacher", "top1", "student of MaxSup", "student of LS"),
-        Claim("C18", OVERVIEW, "distillation from a CE teacher beats LS alone", "top1", "student of CE", "LS"),
+        Claim("C14", OVERVIEW, "too much smoothing lowers accuracy", "top1", "LS 0.1", "LS 0.3"),
+        Claim(
+            "C15", OVERVIEW, "class-prior LS is more accurate than uniform LS on imbalanced data", "top1", "class-prior LS", "LS"
+        ),
+        Claim("C16", MAXSUP, "MaxSup is more accurate than focal loss on long-tailed data", "top1", "MaxSup", "focal"),
+        Claim(
+            "C17",
+            MUELLER,
+            "students of an LS teacher are less accurate than those of a CE teacher",
+            "top1",
+            "student of CE",
+            "student of LS",
+        ),
+        Claim(
+            "C17",
+            MAXSUP,
+            "students of a MaxSup teacher are more accurate than those of an LS teacher",
+            "top1",
+            "student of MaxSup",
+            "student of LS",
+        ),
+        Claim(
+            "C18",
+            OVERVIEW,
+            "distillation from a CE teacher is more accurate than LS without a teacher",
+            "top1",
+            "student of CE",
+            "LS",
+        ),
     ],
     "Selective classification": [
         Claim("C6", SELECTIVE, "LS raises AURC compared with CE", "aurc", "LS", "CE"),
@@ -68,17 +91,33 @@ TOPICS = {
         Claim(
             "C21", SELECTIVE, "under LS, at equal MSP, wrong predictions have the larger max logit", "max_logit_gap", None, "LS"
         ),
-        Claim("C21", SELECTIVE, "at equal MSP, wrong ones exceed right ones by more than under CE", "max_logit_gap", "CE", "LS"),
-        Claim("C22", MAXSUP, "at equal MSP, MaxSup favours wrong predictions less than LS", "max_logit_gap", "MaxSup", "LS"),
+        Claim(
+            "C21",
+            SELECTIVE,
+            "at equal MSP, the max logit of wrong predictions exceeds that of right ones by more under LS than under CE",
+            "max_logit_gap",
+            "CE",
+            "LS",
+        ),
+        Claim(
+            "C22",
+            MAXSUP,
+            "at equal MSP, the max logit of wrong predictions exceeds that of right ones by less under MaxSup than under LS",
+            "max_logit_gap",
+            "MaxSup",
+            "LS",
+        ),
         Claim("C8", MAXSUP, "the AURC of MaxSup is at most that of LS", "aurc", "LS", "MaxSup"),
     ],
     "Calibration and confidence": [
         Claim("C9", OVERVIEW, "LS lowers ECE compared with CE", "ece", "CE", "LS"),
         Claim("C23", MAXSUP, "MaxSup is better calibrated than LS", "ece", "LS", "MaxSup"),
         Claim("C23", MAXSUP, "MaxSup is better calibrated than CE", "ece", "CE", "MaxSup"),
-        Claim("C24", OVERVIEW, "LS and a temperature together beat a temperature alone", "ece_temperature", "CE", "LS"),
+        Claim("C24", OVERVIEW, "with a temperature, LS has a lower ECE than CE", "ece_temperature", "CE", "LS"),
         Claim("C25", MAXSUP, "wrong predictions are more confident under LS than under CE", "confidence_wrong", "LS", "CE"),
-        Claim("C25", MAXSUP, "wrong predictions are more confident under LS than MaxSup", "confidence_wrong", "LS", "MaxSup"),
+        Claim(
+            "C25", MAXSUP, "wrong predictions are more confident under LS than under MaxSup", "confidence_wrong", "LS", "MaxSup"
+        ),
         # The overview draws this share and states no direction.
         Claim(
             "C26", "figures of the MaxSup repository", "LS leaves more logits near zero than MaxSup", "near_zero", "LS", "MaxSup"

@@ -107,7 +107,7 @@ def digits(labels: str, title: str, seeds: int, **more) -> Experiment:
 EXPERIMENTS = {
     "digits-parity": digits("parity", "odd and even; transfer to the ten", 10, transfer="prefix"),
     "cifar10-resnet20": _resnet(
-        20, "converged", f"--epochs 30 {RESNET20.format('12 23')}", arms("0.2", "0.1"), 3, 75, strength="0.2"
+        20, "trained for 30 epochs", f"--epochs 30 {RESNET20.format('12 23')}", arms("0.2", "0.1"), 3, 75, strength="0.2"
     ),
     "cifar10-coarse": _cifar10(
         "3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes"
@@ -138,13 +138,19 @@ EXPERIMENTS = {
     ),
     "cifar10-long": _cifar10("ten classes, trained to convergence", "--epochs 60", MATCHED, 25),
     "cifar10-resnet20-paper": _resnet(
-        20, "the selective paper's recipe", f"--epochs 75 {RESNET20.format('25 50')}", arms("0.2"), 3, 190, strength="0.2"
+        20,
+        "the recipe of the selective-classification paper",
+        f"--epochs 75 {RESNET20.format('25 50')}",
+        arms("0.2"),
+        3,
+        190,
+        strength="0.2",
     ),
     "cifar10-longtail-resnet32-50": _resnet(
-        32, "the MaxSup paper's, imbalance 50", f"{RESNET32} --imbalance-ratio 50", MATCHED | FOCAL, 3, 210
+        32, "long-tailed, imbalance 50, as in the MaxSup paper", f"{RESNET32} --imbalance-ratio 50", MATCHED | FOCAL, 3, 210
     ),
     "cifar10-longtail-resnet32-100": _resnet(
-        32, "the MaxSup paper's, imbalance 100", f"{RESNET32} --imbalance-ratio 100", MATCHED | FOCAL, 3, 190
+        32, "long-tailed, imbalance 100, as in the MaxSup paper", f"{RESNET32} --imbalance-ratio 100", MATCHED | FOCAL, 3, 190
     ),
     "bank": _task("Bank Marketing", "two classes", "MLP", "tabular", "bank --epochs 10", TABULAR, 20, 0.5),
     "shoppers": _task("Online Shoppers", "two classes", "MLP", "tabular", "shoppers --epochs 10", TABULAR, 20, 0.4),

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each loss")
     parser.add_argument("--epochs", type=int, default=12, help="epochs of each run")
     parser.add_argument("--output", type=Path, default=TOP / "output/digits", help="folder for runs, tables and figures")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, a core each")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel, one core each")
     args = parser.parse_args()
     for option, value, low in (("seeds", args.seeds, 2), ("epochs", args.epochs, 3), ("jobs", args.jobs, 1)):
         if value < low:

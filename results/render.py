@@ -42,43 +42,50 @@ MORE = {
     "near_zero": ("share of logits near zero", 4),
 }
 INTRODUCTION = """\
-# What of the papers' claims holds on data that we can run
+# Which of the papers' claims hold on data that we can run
 
-`python results/reproduce.py --render` writes this page from the JSON files in [`runs/`](runs).
-[`claims.py`](claims.py) lists the claims and their tests,
-[`experiments.py`](experiments.py) the experiments.
+Environment, in the root of the repository:
+`python3 -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt`. Run the
+commands there:
 
-- **Matched strength.** LS and MaxSup are compared at the same strength: at 0.1, or at 0.2 in the
-  experiments that have it so{at_02}. Only the section on the papers' recipes compares
-  different strengths.
-- **Pairs.** Runs of one seed share initial weights, data order and augmentation. A test uses the
-  differences between two methods, one per seed (paired t test, two-sided).
-- **Verdicts.** A claim is supported or contradicted where p, corrected for all tests of its table
-  (Holm), is below {level:g}. The intervals are at 95 % and not corrected. A claim of "at least" is
-  tested as "more than": equality cannot be shown by a difference test.
-- **Detectable.** Where a claim cannot be told, the table gives the smallest true difference that
-  these seeds would have shown with 80 % power, without correction.
-- **Test data choose nothing.** Epochs, rates and strengths were fixed beforehand. The p of logit
+```
+python results/reproduce.py --list              # every experiment: data, methods, seeds, minutes, what is done
+python results/reproduce.py digits-parity       # runs an experiment that needs no download, then renders this page
+python results/reproduce.py --render            # writes this page from the JSON files of the runs
+```
+
+[`claims.py`](claims.py) lists the claims and their tests, [`experiments.py`](experiments.py) the
+experiments.
+
+- **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
+  experiments{at_02}. Only the section on the papers' recipes compares different strengths.
+- **Pairs.** Runs with the same seed share initial weights, data order and augmentation. A test uses
+  the differences between two methods, one per seed (paired t test, two-sided).
+- **Verdicts.** A claim is supported or contradicted if p is below {level:g} after Holm's correction
+  for all tests of its table. The 95 % intervals are not corrected. A claim of "at least" is tested
+  as "more than": equality cannot be shown by a difference test.
+- **Detectable.** For an undecided claim, the table gives the smallest true difference that these
+  seeds would have shown with 80 % power, without correction.
+- **Choices.** Epochs, learning rates and strengths were fixed beforehand. The p of logit
   normalisation and the temperature are chosen on a fifth of the test images and scored on the
   others.
 """
 CAUTION = """\
 ## How to read this
 
-MaxSup and LS differ only where the prediction is wrong. Where the training accuracy nears 100 %
-they are nearly the same loss{near}.
+MaxSup and LS differ only where the prediction is wrong. At a training accuracy close to 100 %, they
+are nearly the same loss{near}.
 
-Most networks here are small and were trained for minutes. Where these runs and the papers disagree,
-the papers' ImageNet results are not refuted. Where they agree, those results are not confirmed.
+Most networks here are small and were trained for minutes. These runs can neither refute nor confirm
+the papers' ImageNet results.
 """
 PLANNED = """\
 ## Planned, not run
 
-These experiments need ImageNet and GPUs.
-`python results/reproduce.py NAME --data-path imagenet=FOLDER` runs one of them on all GPUs of a
-machine. In the commands, `DATA` is that folder. GPU-hours are the sum over all losses named, from
-published speeds: {images_per_second_source}.
-Storage: {storage_source}.
+These experiments need GPUs. `python results/reproduce.py NAME --data-path imagenet=FOLDER` runs one
+of those with a name on all GPUs of a machine. In the commands, `DATA` is that folder. GPU-hours are
+the sum over all losses named, from published speeds: {images_per_second_source}.
+The size of the .ffcv files is extrapolated: {storage_source}.
 
 | name | experiment | command | images/s per GPU | GPU-hours | storage |
 |---|---|---|---:|---:|---|
@@ -138,7 +145,7 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
     parts = [INTRODUCTION.format(at_02=at_02, level=LEVEL)]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
-    parts.append(CAUTION.format(near=f". Here that is so in {', '.join(near)} (over {NEAR} %)" if near else ""))
+    parts.append(CAUTION.format(near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
     for name, methods in runs.items():
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
         tests = {title: [test for test in found if test.experiment == name] for title, found in judged.items()}
@@ -159,12 +166,14 @@ def summary(judged: dict[str, list[Test]]) -> str:
     count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
     names = {test.experiment for test in matched}
     text = f"{len(matched)} tests in {len(names)} experiments at matched strength: {count[VERDICTS[0]]} support a claim, "
-    text += f"{count[VERDICTS[1]]} contradict one, and {count[VERDICTS[2]]} cannot tell, after Holm's correction per table.\n"
+    text += (
+        f"{count[VERDICTS[1]]} contradict one, and {count[VERDICTS[2]]} leave it undecided, after Holm's correction per table.\n"
+    )
     return text + "\n" + table_of_claims(matched, link=False)
 
 
 def table_of_claims(found: list[Test], link: bool = True) -> str:
-    """A row for each claim and test: in which experiments it was supported or contradicted, and in how many it cannot be told."""
+    """A row for each claim and test: in which experiments it was supported or contradicted, and in how many it is undecided."""
     lines = [f"| | claim | source | {VERDICTS[0]} in | {VERDICTS[1]} in | {VERDICTS[2]} in |", "|---|---|---|---|---|---|"]
     rows = {test.claim: [] for test in found}
     for test in found:
@@ -245,8 +254,13 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         for method, seeds in metrics.items():
             low, high = wilson(sum(values_of({method: seeds}, "top1")) / len(seeds), images)
             parts.append(f"{method} {low:.1f} to {high:.1f}")
-        lines += ["", f"± is the spread over seeds. The {images} test images add their own: Wilson's 95 % intervals of the mean"]
-        lines += [f"top-1 over images are, in %, {', '.join(parts)}. The tests below are over seeds, for these images."]
+        lines += [
+            "",
+            f"± is the standard deviation over seeds. The {images} test images add uncertainty. Wilson's 95 % intervals of",
+        ]
+        lines += [
+            f"the mean top-1 over images are, in %, {', '.join(parts)}. The tests below concern seeds only, on these images."
+        ]
     return "\n".join(lines) + "\n"
 
 

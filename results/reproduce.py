@@ -32,15 +32,23 @@ STOPPED = "stopped; the same command goes on where it was"
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that what was started is stopped too
     parser = argparse.ArgumentParser(description="Run the experiments behind the claims, and render what came out.")
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="see --list; their missing runs are run in turn")
-    parser.add_argument("--list", action="store_true", help="list the experiments and what of them is done")
-    parser.add_argument("--render", action="store_true", help="only write results/README.md and the blocks of all pages")
+    parser.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="experiments to run, see --list; finished runs are kept"
+    )
+    parser.add_argument("--list", action="store_true", help="list the experiments and how many of their runs are finished")
+    parser.add_argument(
+        "--render", action="store_true", help="only write results/README.md and the rendered blocks of other pages"
+    )
     parser.add_argument("--power", metavar="EXPERIMENT", help="print how many seeds each claim would need")
-    parser.add_argument("--data-path", nargs="+", default=[], metavar="NAME=PATH", help="where data lie, such as cifar10=FOLDER")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these, such as CE 'LS 0.1'; none: all")
+    parser.add_argument(
+        "--data-path", nargs="+", default=[], metavar="NAME=PATH", help="where a data set is, such as cifar10=FOLDER"
+    )
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="run only these methods, such as CE 'LS 0.1'; none: all")
     parser.add_argument("--seeds", type=int, help="seeds per method; none: the experiment's number")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once; they share the cores (%(default)s)")
-    parser.add_argument("--minutes", type=float, help="stop after this time, and start no run that would not fit into it")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel, which share the cores (%(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes; start no run that would not fit")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")
     parser.add_argument("--nice", type=int, default=0, metavar="N", help="lower the priority of all runs by N, 0 to 19")
     args = parser.parse_args()

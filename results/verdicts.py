@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import nct, t
 
-VERDICTS = ("supported", "contradicted", "cannot be told")
+VERDICTS = ("supported", "contradicted", "undecided")
 LEVEL = 0.05  # of a test, two-sided, and of the family of tests in a table
 POWER = 0.8
 

@@ -24,7 +24,9 @@ def main() -> None:
     parser = options.parser("Figures and metrics of one or more logits files.")
     options.add_inputs(parser)
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="a logit z is near zero if |z| is below this")
-    parser.add_argument("--alpha", type=float, default=ALPHA, help="strength of label smoothing that its two parts are given for")
+    parser.add_argument(
+        "--alpha", type=float, default=ALPHA, help="strength of label smoothing at which its two parts are computed"
+    )
     args = parser.parse_args()
     options.check_positive(args, "threshold", "alpha")
     files = options.load_all(args, logits_file.load)

@@ -72,10 +72,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Fetch the papers' released checkpoints.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help=f"what to fetch: {', '.join(RELEASES)}")
-    parser.add_argument("--list", action="store_true", help="show what there is and what it should score; needs no network")
-    parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="folder; each release gets one inside it")
-    parser.add_argument("--files", default="*", metavar="PATTERN", help="fetch the files whose names match this alone")
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"release to fetch: {', '.join(RELEASES)}")
+    parser.add_argument(
+        "--list", action="store_true", help="list the releases and the figures that the papers report; needs no network"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("checkpoints"), help="folder in which each release gets its own folder"
+    )
+    parser.add_argument("--files", default="*", metavar="PATTERN", help="fetch only the files whose names match this pattern")
     args = parser.parse_args()
     if args.list or args.name is None:
         for name, release in RELEASES.items():

@@ -30,7 +30,9 @@ NOT_READ = 1e-12  # of a feature's length, below which it has no direction
 
 
 def main() -> None:
-    parser = options.parser("Table 1 and Figure 1: variation, separability and projection of penultimate features.")
+    parser = options.parser(
+        "Table 1 and Figure 1 of the MaxSup paper: variation, separability and projection of penultimate features."
+    )
     options.add_checkpoints(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for tables and figure")
     parser.add_argument("--classes", nargs=3, help="three class names to project; none: the first three")

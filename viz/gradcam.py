@@ -32,9 +32,9 @@ SHARPEST = 32  # px: images this small are shown pixel by pixel
 
 
 def main() -> None:
-    parser = options.parser("Figure 2: Grad-CAM of images by models.")
+    parser = options.parser("Figure 2 of the MaxSup paper: Grad-CAM of images, by each model.")
     options.add_checkpoints(parser)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="picture files, one row each")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="image files, one row of the figure each")
     parser.add_argument("--target", help="class to explain, a name or a label; none: what each model predicts")
     parser.add_argument("--output", type=Path, required=True, help="figure to write, .png or .pdf")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")

@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = options.parser("Every metric of trained models on their own training and validation images.")
     models = parser.add_mutually_exclusive_group(required=True)
-    models.add_argument("--checkpoint", type=Path, nargs="+", help="checkpoints of any form logits.py reads")
-    models.add_argument("--input", type=Path, nargs="+", help="logits files instead: what follows from logits alone")
-    parser.add_argument("--names", nargs="+", help="a name for each; none: file names, or those of their folders")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, .json; a file of this command is replaced")
-    parser.add_argument("--transfer", action="store_true", help="also ask the frozen features for --transfer-labels")
-    help_ = "classes: the data set's own, also where superclasses were trained; prefix: the file name's up to its first _"
+    models.add_argument("--checkpoint", type=Path, nargs="+", help="checkpoints from anywhere, as logits.py reads them")
+    models.add_argument("--input", type=Path, nargs="+", help="logits files instead: only metrics that need nothing else")
+    parser.add_argument("--names", nargs="+", help="a name for each model; none: file or folder names")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="JSON file to write; an earlier one of this command is replaced"
+    )
+    parser.add_argument("--transfer", action="store_true", help="also measure linear transfer to --transfer-labels")
+    help_ = "classes: the data set's own, even if training used superclasses; prefix: file names up to the first _"
     parser.add_argument("--transfer-labels", choices=("classes", "prefix"), default="classes", help=help_)
-    parser.add_argument("--ignore-index", type=int, default=255, help="segmentation: the label of pixels that do not count")
+    parser.add_argument("--ignore-index", type=int, default=255, help="segmentation: label of pixels that are not counted")
     options.add_images(parser)
     args = parser.parse_args()
     options.check_images(args)

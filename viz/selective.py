@@ -28,7 +28,7 @@ def main() -> None:
     options.add_inputs(parser)
     options.add_splits(parser)
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples of the images for the intervals; 0: no intervals")
-    parser.add_argument("--ignore-index", type=int, default=255, help="segmentation: the label of pixels that do not count")
+    parser.add_argument("--ignore-index", type=int, default=255, help="segmentation: label of pixels that are not counted")
     parser.add_argument("--log-risk", action="store_true", help="draw the risk on a logarithmic scale")
     args = parser.parse_args()
     options.check_splits(args)

@@ -25,11 +25,13 @@ from metrics.linear_transfer import STRENGTHS, transfer
 
 
 def main() -> None:
-    parser = options.parser("Table 2: accuracy of a logistic regression on frozen features.")
+    parser = options.parser("Table 2 of the MaxSup paper: accuracy of a logistic regression on frozen features.")
     options.add_checkpoints(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
-    parser.add_argument("--test-split", default="val", help="folder or archive in --data-path that is asked about")
-    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS, help="values of C to choose from")
+    parser.add_argument("--test-split", default="val", help="test images: a folder or archive in --data-path")
+    parser.add_argument(
+        "--strengths", type=float, nargs="+", default=STRENGTHS, help="values of C, the inverse L2 strength, to choose from"
+    )
     options.add_images(parser)
     args = parser.parse_args()
     options.check_images(args)

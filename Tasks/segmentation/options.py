@@ -82,27 +82,31 @@ def get_parser() -> argparse.ArgumentParser:
     pair = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
 
     group = parser.add_argument_group("loss and model")
-    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="what is minimised")
+    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
     group.add_argument(
-        "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards; frequency: of the pixels"
+        "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
     )
     group.add_argument(
-        "--model", default="deeplabv3plus_resnet18", metavar="NAME", help="deeplabv3plus_ or upernet_, and a backbone"
+        "--model", default="deeplabv3plus_resnet18", metavar="NAME", help="deeplabv3plus_BACKBONE or upernet_BACKBONE"
     )
     group.add_argument("--init", metavar="PATH", help="checkpoint of Deit/ or Conv/ whose weights the backbone takes")
     group.add_argument("--encoder-weights", choices=("imagenet",), help="download pre-trained weights of the backbone")
     group.add_argument("--drop-path", type=float, help="stochastic depth of vision transformers; none: by the data set")
     group.add_argument("--aux-weight", type=float, default=0.4, help="weight of the auxiliary head that vision transformers get")
 
-    group = parser.add_argument_group("data; none: by the data set")
+    group = parser.add_argument_group("data; what is not given follows the data set's recipe")
     group.add_argument("--data", default="camvid", choices=LAYOUTS, help="data set")
     group.add_argument("--data-path", type=Path, required=True, help="its folder; data/<name>/README.md shows the layout")
     group.add_argument("--size", **pair, help="size to which images and labels are resized")
-    group.add_argument("--shorter-side", type=int, help="shorter side to which images alone are resized")
+    group.add_argument(
+        "--shorter-side", type=int, help="shorter side to which images are resized; evaluation keeps the labels' size"
+    )
     group.add_argument("--crop", **pair, help="size of training crops")
-    group.add_argument("--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random scaling")
+    group.add_argument(
+        "--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="smallest and largest factor of random scaling"
+    )
     group.add_argument("--flip", action=switch, default=True, help="random horizontal flips")
     group.add_argument("--jitter", type=float, help="largest relative change of brightness, contrast and saturation")
     group.add_argument("--max-class-share", type=float, help="share of one class above which a crop is drawn again")
@@ -110,29 +114,29 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--std", type=float, nargs=3, default=IMAGENET_STD, help="their standard deviation")
     group.add_argument("--num-workers", type=int, help="loading processes; none: up to 8 with a GPU, 0 without")
 
-    group = parser.add_argument_group("optimisation; none: by the data set")
+    group = parser.add_argument_group("optimisation; what is not given follows the data set's recipe")
     group.add_argument("--steps", type=int, help="steps to train")
-    group.add_argument("--epochs", type=int, help="passes over the training images to train, in the stead of --steps")
+    group.add_argument("--epochs", type=int, help="passes over the training images, instead of --steps")
     group.add_argument("--batch-size", type=int, help="crops per step, all processes together")
     group.add_argument("--optimizer", choices=("sgd", "adamw"), help="optimiser")
-    group.add_argument("--lr", type=float, help="highest learning rate, taken as it is")
+    group.add_argument("--lr", type=float, help="highest learning rate, not rescaled with the batch")
     group.add_argument("--momentum", type=float, default=0.9, help="momentum of sgd")
     group.add_argument("--weight-decay", type=float, help="weight decay, none on norms, biases and position embeddings")
     group.add_argument("--power", type=float, help="exponent of the decay: rate * (1 - step / steps) ** power")
     group.add_argument("--warmup-steps", type=int, help="steps in which the rate rises linearly")
 
-    group = parser.add_argument_group("evaluation; none: by the data set")
+    group = parser.add_argument_group("evaluation; what is not given follows the data set's recipe")
     group.add_argument("--eval", default="whole", choices=("whole", "sliding"), help="predict whole images, or a sliding window")
     group.add_argument("--window", **pair, help="size of the sliding window; none: --crop")
-    group.add_argument("--window-stride", **pair, help="its steps; none: two thirds of the window")
-    group.add_argument("--eval-every", type=int, metavar="N", help="evaluate each N epochs, and after the last")
+    group.add_argument("--window-stride", **pair, help="step of the sliding window; none: two thirds of its size")
+    group.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--logits", type=Path, metavar="FILE", help="write logits and labels of the test split to a .pt file")
-    group.add_argument("--logits-stride", type=int, metavar="S", help="keep each S-th row and column of them")
+    group.add_argument("--logits-stride", type=int, metavar="S", help="keep every S-th row and column of the logits")
 
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
-    group.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
     group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision of training; none: bf16 where the hardware has it")

@@ -29,7 +29,9 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
-    group.add_argument("--prior", default="uniform", choices=("uniform", "frequency"), help="what --loss ls smooths towards")
+    group.add_argument(
+        "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
+    )
 
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(SOURCES)}, digits, or a CSV file")
@@ -37,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--target", metavar="COLUMN", help="column to predict; none: that of the named data set")
     group.add_argument("--categorical", nargs="+", metavar="COLUMN", help="columns whose numbers are codes of categories")
     group.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
-    group.add_argument("--train-share", type=float, help="share of the rows that train; none: 0.2 for bank, else 0.8")
+    group.add_argument("--train-share", type=float, help="share of the rows for training; none: 0.2 for bank, else 0.8")
 
     group = parser.add_argument_group("optimisation: Adam")
     group.add_argument("--epochs", type=int, default=10, help="epochs to train")
@@ -51,7 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test rows to this file")
     group.add_argument("--seed", type=int, default=0, help="seed of the split, the weights and the order of the rows")
     group.add_argument("--seeds", type=int, metavar="N", help="train N seeds from --seed on, each in its own sub-folder")
-    group.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="the MLP is so small that a CPU suffices")
+    group.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="where to train; a CPU suffices for the MLP")
     return parser
 
 

@@ -34,19 +34,21 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
-    group.add_argument("--prior", default="uniform", choices=("uniform", "frequency"), help="what --loss ls smooths towards")
+    group.add_argument(
+        "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
+    )
     group.add_argument("--model", choices=MODELS, help="classifier or language model; none: lstm for imdb, lstm-lm for text")
-    group.add_argument("--embedding-size", type=int, default=300, help="numbers per word")
+    group.add_argument("--embedding-size", type=int, default=300, help="dimensions of the word embeddings")
     group.add_argument("--hidden-size", type=int, default=256, help="units of the LSTM")
     group.add_argument("--embeddings", type=Path, metavar="FILE", help="GloVe file to start the embeddings from; none: random")
 
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="imdb", choices=DATA, help="labelled texts in folders, or running text")
     group.add_argument(
-        "--data-path", type=Path, help="folder with train/<class>/*.txt and test/<class>/*.txt; text: a file or folder"
+        "--data-path", type=Path, help="imdb: folder with train/<class>/*.txt and test/<class>/*.txt; text: file or folder"
     )
-    group.add_argument("--max-tokens", type=int, help="first tokens of a text that are read, or per window; none: 256, text 64")
-    group.add_argument("--vocabulary", type=int, help="words that are told apart, the most frequent; none: 20000, text 10000")
+    group.add_argument("--max-tokens", type=int, help="tokens per text (imdb) or window (text); none: 256 or 64")
+    group.add_argument("--vocabulary", type=int, help="number of most frequent words to keep; none: 20000 (imdb) or 10000 (text)")
 
     group = parser.add_argument_group("optimisation: Adam")
     group.add_argument("--epochs", type=int, default=10, help="epochs to train")

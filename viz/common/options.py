@@ -30,9 +30,9 @@ def add_inputs(to: argparse.ArgumentParser) -> None:
 
 def add_splits(to: argparse.ArgumentParser) -> None:
     """The held-out splits on which a temperature, or the power p of normalised logits, is chosen."""
-    to.add_argument("--val-fraction", type=float, default=0.2, help="held-out share of the images, from above 0 to below 1")
-    to.add_argument("--repeats", type=int, default=10, help="random splits, whose figures are averaged")
-    to.add_argument("--seed", type=int, default=0, help="seed of splits and resamples, from 0 on")
+    to.add_argument("--val-fraction", type=float, default=0.2, help="share of the images held out for fitting, between 0 and 1")
+    to.add_argument("--repeats", type=int, default=10, help="random splits over which the figures are averaged")
+    to.add_argument("--seed", type=int, default=0, help="seed of splits and resamples, at least 0")
 
 
 def check_splits(args: argparse.Namespace) -> None:
@@ -81,16 +81,18 @@ def warn(line: str) -> None:
 
 def add_checkpoints(to: argparse.ArgumentParser) -> None:
     """--checkpoint and --names: several models."""
-    to.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of any form logits.py reads")
-    to.add_argument("--names", nargs="+", help="a name for each; none: file names, or those of their folders")
+    to.add_argument(
+        "--checkpoint", type=Path, nargs="+", required=True, help="checkpoints from anywhere, as logits.py reads them"
+    )
+    to.add_argument("--names", nargs="+", help="a name for each checkpoint; none: file or folder names")
 
 
 def add_images(to: argparse.ArgumentParser) -> None:
     """The options of every command that runs checkpoints over images."""
     data = to.add_argument_group("images")
     data.add_argument("--data-path", type=Path, help="image folder, ZIP archives or FFCV file; none: the checkpoint's own")
-    data.add_argument("--data", choices=NAMED, help="a set known by name, at --data-path or downloaded into data/")
-    model = to.add_argument_group("in place of what the checkpoint says, or of what its weights look like")
+    data.add_argument("--data", choices=NAMED, help="a known data set, at --data-path or downloaded into data/")
+    model = to.add_argument_group("model and preprocessing, to override what the checkpoint states")
     model.add_argument("--model", help="architecture: a name of timm's, of torchvision's, or a CIFAR ResNet's (resnet20, ...)")
     model.add_argument("--input-size", type=int, help="pixels per side that the model sees")
     model.add_argument("--crop-ratio", type=float, help="share of the shorter side that the central crop keeps, 0 to 1")
