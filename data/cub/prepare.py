@@ -41,8 +41,8 @@ def prepare(archive: Path, folder: Path) -> str:
     targets, counts = {}, {"train": 0, "val": 0}
     for number, path in images.items():
         split = "train" if is_training[number] == "1" else "val"
-        folder, _, file = path.rpartition("/")
-        targets[f"CUB_200_2011/images/{path}"] = image_path(split, folder, file)
+        class_name, _, file = path.rpartition("/")
+        targets[f"CUB_200_2011/images/{path}"] = image_path(split, class_name, file)
         counts[split] += 1
     unpack(archive, targets, folder)
     return f"{counts['train']:,} training and {counts['val']:,} validation images"
