@@ -8,7 +8,6 @@ and its probability. The map is that of the last layer whose output is still a m
 ConvNet, the tokens before the last block of a transformer.
 """
 
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +102,7 @@ def target_index(checkpoint: Checkpoint, target: str | None) -> int | None:
 def class_name(checkpoint: Checkpoint, index: int) -> str:
     classes = checkpoint.classes or []
     name = classes[index] if index < len(classes) else f"class {index}"
-    return textwrap.shorten(name, 28, placeholder="...")
+    return style.short(name, 28)
 
 
 def layer_of_maps(model: nn.Module, size: int, device: str) -> tuple[nn.Module, object]:
@@ -161,7 +160,7 @@ def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image
         original = axes[row * count]
         side = max(pictures[row].size)
         original.imshow(pictures[row], interpolation="nearest" if side <= SHARPEST else "antialiased")
-        original.set_xlabel(textwrap.shorten(path.stem, 24, placeholder="..."), fontsize=9)
+        original.set_xlabel(style.short(path.stem, 24), fontsize=9)
         for axis, (name, panels) in zip(axes[row * count + 1 : (row + 1) * count], columns.items(), strict=True):
             panel = panels[row]
             overlay = show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True)
