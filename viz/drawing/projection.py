@@ -49,6 +49,6 @@ def _panel(name: str, plane: dict, split: str):
             axis.scatter(*points.T, s=9, alpha=0.5, color=colour, linewidths=0, rasterized=True, label=label)
             axis.scatter(*corner, s=60, marker="X", color=colour, edgecolors="black", linewidths=0.8, zorder=3)
         axis.set(title=f"{name}, {SPLITS[split]}", xlabel="first axis of the plane", ylabel="second axis of the plane")
-        axis.set_aspect("equal", adjustable="datalim" if len(axis.figure.axes) == 1 else "box")
+        axis.set_aspect("equal")
 
     return draw

@@ -1,0 +1,231 @@
+"""The numbers of a report: of each method with an interval, and the differences between methods.
+
+Where a method is one model, the interval is a bootstrap over the test images, and a difference is taken resample by resample on
+the same images. Where it is several seeds, it is Student's interval over the seeds, paired where both methods have the same ones.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from tqdm import tqdm
+
+from measure import all_metrics
+from metrics.calibration_error import BINS, bins_of
+from metrics.resampling import FRACTION, REPEATS, SEED, interval, resamples, splits
+from metrics.scores import POWERS, normalised
+from metrics.selection import choose, resample
+from report_page.inputs import Run
+
+RESAMPLES = 1000
+
+
+class Metric(NamedTuple):
+    """title, decimals, what turns measure.py's number into what is printed, its unit; better: 1 the higher, -1 the lower, 0 none.
+
+    means: the line that explains it.
+    """
+
+    title: str
+    decimals: int
+    scale: float
+    unit: str
+    better: int
+    means: str
+
+
+METRICS = {
+    "top1": Metric("accuracy", 2, 1, " %", 1, "The share of the images whose most likely class is their label (top-1)."),
+    "nll": Metric(
+        "NLL", 4, 1, "", -1, "Negative log-likelihood: minus the logarithm of the label's probability, mean over images."
+    ),
+    "ece": Metric(
+        "ECE", 2, 100, " %", -1, f"Expected calibration error: |confidence − accuracy| of {BINS} bins of confidence, on average."
+    ),
+    "temperature": Metric(
+        "temperature",
+        2,
+        1,
+        "",
+        0,
+        "The number T that divides all logits; the one of lowest NLL on a held-out fifth of the images.",
+    ),
+    "ece_temperature": Metric(
+        "ECE after T", 2, 100, " %", -1, "ECE of the other images, after the temperature; means over ten splits."
+    ),
+    "aurc": Metric(
+        "AURC", 3, 100, " %", -1, "Area under the risk-coverage curve: the share of wrong answers, averaged over all coverages."
+    ),
+    "auroc": Metric(
+        "AUROC",
+        2,
+        100,
+        " %",
+        1,
+        "The probability that a right prediction has a higher confidence than a wrong one; 50 % is chance.",
+    ),
+    "coverage_at_risk_1": Metric(
+        "coverage at 1 % risk",
+        2,
+        100,
+        " %",
+        1,
+        "The largest share of images, most confident first, of which at most 1 % are wrong.",
+    ),
+    "risk_at_coverage_80": Metric("risk at 80 % coverage", 2, 100, " %", -1, "The share of wrong answers among the surest 80 %."),
+    "aurc_normalised": Metric(
+        "AURC, normalised",
+        3,
+        100,
+        " %",
+        -1,
+        "AURC by normalised logits: (largest − mean) / p-norm; p chosen on a held-out fifth.",
+    ),
+    "max_logit_gap": Metric(
+        "max-logit gap", 3, 1, "", 0, "The mean largest logit of right less that of wrong predictions, at equal MSP."
+    ),
+    "near_zero": Metric("near-zero logits", 2, 100, " %", 0, "The share of all logits with |z| < 0.01."),
+    "d_within_val": Metric(
+        "variation within classes", 4, 1, "", 0, "The mean cosine distance between features of images of one class (validation)."
+    ),
+    "r2_val": Metric(
+        "separability R²", 4, 1, "", 0, "1 − the distance within classes / the distance between all images (validation)."
+    ),
+    "d_within_train": Metric("the same, training", 4, 1, "", 0, "The variation within classes on the training images."),
+    "r2_train": Metric("R², training", 4, 1, "", 0, "Separability on the training images."),
+}
+_OF_FIGURES = {  # of metrics.risk_coverage, by the names of measure.py
+    "aurc": "aurc",
+    "auroc": "auroc",
+    "coverage_at_risk_1": "coverage_at_1%_risk",
+    "risk_at_coverage_80": "risk_at_80%_coverage",
+}
+# Resampling with replacement moves these in one direction (an ECE up, a distance within classes down): their intervals are
+# shifted back by the mean of that.
+_SHIFTED = ("ece", "ece_temperature", "d_within_val", "r2_val")
+
+
+def measure(run: Run) -> dict[str, float | None]:
+    """Every metric of measure.py that a report's input gives."""
+    found = all_metrics(run.outputs, None)
+    return found | {f"{key}_train": (run.train_variation or {}).get(key) for key in ("d_within", "r2")}
+
+
+def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES) -> dict[str, np.ndarray]:
+    """The metrics (count,) on resamples of the images; equal for all models of as many images, so differences are paired."""
+    model, units = run.outputs.ranked, run.outputs.units
+    held_out = splits(units, FRACTION, REPEATS, SEED)
+    chosen = choose(model, held_out, ["msp", *map(normalised, POWERS)]) if model.classes > 2 else []
+    drawn = resample(run.method, model, chosen, ~held_out, count, SEED)
+    found = {key: drawn["msp"][figure] for key, figure in _OF_FIGURES.items()} | {"top1": 100 * (1 - drawn["msp"]["error"])}
+    if chosen:
+        found["aurc_normalised"] = drawn["normalised"]["aurc"]
+    rows, tempered = run.samples, run.outputs.tempered
+    columns = torch.stack([rows.nll, rows.near_zero], 1).numpy()
+    right = rows.right.numpy().astype(np.float64)
+    scored = [(1 + rows.msp.numpy(), None)] + [
+        (1 + msp.numpy(), ~held.numpy()) for msp, held in zip(tempered.msp, tempered.held_out, strict=True)
+    ]
+    bins = [bins_of(torch.from_numpy(confidence)).numpy() for confidence, _ in scored]
+    gaps = [confidence - right if kept is None else (confidence - right) * kept for confidence, kept in scored]
+    parts = []
+    draws = tqdm(resamples(units, count, SEED), f"intervals of {run.method}", disable=None, leave=False)
+    for weights in (draw().T.astype(np.float64) for draw in draws):
+        means = weights @ columns / units
+        errors = np.array(
+            [[np.abs(np.bincount(bin_, gap * row, BINS)).sum() for bin_, gap in zip(bins, gaps, strict=True)] for row in weights]
+        )
+        errors /= [units] + [max(1, int(kept.sum())) for _, kept in scored[1:]]
+        parts.append(np.column_stack([means, errors[:, 0], errors[:, 1:].mean(1)]))
+    found |= dict(zip(("nll", "near_zero", "ece", "ece_temperature"), np.concatenate(parts).T, strict=True))
+    if run.content.get("features") is not None:
+        found |= _resampled_features(run.content["features"], run.content["labels"], count)
+    for key in _SHIFTED:
+        if key in found and metrics[key] is not None:
+            found[key] = found[key] - np.nanmean(found[key]) + metrics[key]
+    return found
+
+
+def _resampled_features(features: torch.Tensor, labels: torch.Tensor, count: int) -> dict[str, np.ndarray]:
+    """d_within_val and r2_val: class by class, the weighted sums of unit features are one matrix product for many resamples."""
+    weights = torch.from_numpy(np.concatenate([draw().T for draw in resamples(len(labels), count, SEED)]).astype(np.int16))
+    within, classes, means = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64), 0
+    for label in labels.unique():
+        rows = (labels == label).nonzero().squeeze(1)
+        drawn = weights[:, rows].float()
+        images = drawn.sum(1, keepdim=True)
+        mean = drawn @ torch.nn.functional.normalize(features[rows].float(), dim=1) / images.clamp(min=1)
+        there = (images > 0).squeeze(1)
+        within += torch.where(there, 1 - mean.double().square().sum(1), 0)
+        classes += there
+        means = means + mean.double()
+    within /= classes
+    total = 1 - (means / classes.unsqueeze(1)).square().sum(1)
+    return {"d_within_val": within.numpy(), "r2_val": (1 - within / total).numpy()}
+
+
+def estimates(methods: dict[str, list[dict]], draws: dict[str, dict]) -> dict[str, dict[str, dict]]:
+    """value, interval and, of several seeds, spread (standard deviation) and seeds' values, by method and metric.
+
+    methods: measure() of each seed; draws: resampled() of each method that is one model.
+    """
+    found = {}
+    for name, seeds in methods.items():
+        found[name] = {}
+        for key in METRICS:
+            values = [row[key] for row in seeds if row.get(key) is not None]
+            if len(values) < len(seeds):
+                found[name][key] = {"value": None, "interval": None}
+            elif len(seeds) == 1:
+                drawn = draws.get(name, {}).get(key)
+                found[name][key] = {"value": values[0], "interval": None if drawn is None else interval(drawn)}
+            else:
+                spread = float(np.std(values, ddof=1))
+                found[name][key] = _student(np.mean(values), spread / len(values) ** 0.5, len(values) - 1)
+                found[name][key] |= {"spread": spread, "seeds": values}
+    return found
+
+
+def differences(runs: dict[str, list[Run]], methods: dict[str, list[dict]], draws: dict[str, dict]) -> list[dict]:
+    """Of each pair of methods and metric: model, less, metric, value, interval, told (the interval excludes 0), and how."""
+    found = []
+    for (a, b), key in itertools.product(itertools.combinations(methods, 2), METRICS):
+        values = [[row.get(key) for row in methods[name]] for name in (b, a)]
+        if any(value is None for column in values for value in column):
+            continue
+        first, second = values
+        row = {
+            "model": b,
+            "less": a,
+            "metric": key,
+            "value": float(np.mean(first) - np.mean(second)),
+            "interval": None,
+            "how": None,
+        }
+        if len(first) == len(second) == 1:
+            if all(key in draws.get(name, {}) for name in (a, b)):
+                row |= {"interval": interval(draws[b][key] - draws[a][key]), "how": "images"}
+        elif min(len(first), len(second)) > 1:
+            row |= _over_seeds(first, second, *([run.said.get("seed") for run in runs[name]] for name in (b, a)))
+        ends = row["interval"]
+        found.append(row | {"told": ends is not None and (ends[0] > 0 or ends[1] < 0)})
+    return found
+
+
+def _over_seeds(first: list[float], second: list[float], seeds: list, others: list) -> dict:
+    """The difference of the means, paired by seed where the same seeds are known of both, else by Welch's interval."""
+    if None not in seeds and len(set(seeds)) == len(seeds) and sorted(seeds) == sorted(others):
+        pairs = [value - second[others.index(seed)] for seed, value in zip(seeds, first, strict=True)]
+        error = np.std(pairs, ddof=1) / len(pairs) ** 0.5
+        return _student(np.mean(pairs), error, len(pairs) - 1) | {"how": "paired seeds"}
+    a, b = (np.var(part, ddof=1) / len(part) for part in (first, second))
+    freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1)) if a + b > 0 else 1
+    return _student(np.mean(first) - np.mean(second), math.sqrt(a + b), freedom) | {"how": "seeds"}
+
+
+def _student(mean: float, error: float, freedom: float) -> dict:
+    half = stats.t.ppf(0.975, freedom) * error
+    return {"value": float(mean), "interval": [float(mean - half), float(mean + half)]}
