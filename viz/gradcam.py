@@ -10,6 +10,7 @@ ConvNet, the tokens before the last block of a transformer.
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -83,6 +84,11 @@ def explain_all(checkpoint: Checkpoint, pictures: list[Image.Image], target: str
             crop = pixels[0].permute(1, 2, 0).numpy().astype(np.float32) / 255
             found.append({"crop": crop, "heat": np.nan_to_num(heat), "words": words, "top": top})
     return found
+
+
+def overlay_of(panel: dict) -> np.ndarray:
+    """The crop under its map, (H, W, 3) uint8. The colours grow lighter with the map, also for colour-blind readers."""
+    return show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True, colormap=cv2.COLORMAP_INFERNO)
 
 
 def target_index(checkpoint: Checkpoint, target: str | None) -> int | None:
@@ -163,7 +169,7 @@ def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image
         original.set_xlabel(style.short(path.stem, 24), fontsize=9)
         for axis, (name, panels) in zip(axes[row * count + 1 : (row + 1) * count], columns.items(), strict=True):
             panel = panels[row]
-            overlay = show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True)
+            overlay = overlay_of(panel)
             axis.imshow(overlay, interpolation="nearest" if overlay.shape[0] <= SHARPEST else "antialiased")
             axis.set_xlabel(panel["words"], fontsize=9)
             if row == 0:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from common import errors, options, outputs, terminal
 from common.errors import InputError
 from drawing import style
+from metrics.near_zero import THRESHOLD
 from report_page import inputs, sections
 from report_page.answer import QUESTIONS, answer, shown
 from report_page.blocks import Cell, Section, Table
@@ -31,7 +32,7 @@ from report_page.numbers import METRICS, differences, estimates, measure, resamp
 from report_page.sections import FIGURES, SECTIONS, Findings
 
 # What a command that draws one figure repeats of the command line, where it is not the default.
-REPEATED = ("data_path", "data", *options.OVERRIDES, "model_ema", "batch_size", "amp")
+REPEATED = ("threshold", "data_path", "data", *options.OVERRIDES, "model_ema", "batch_size", "amp")
 TERMINAL = ("top1", "aurc", "ece", "ece_temperature", "coverage_at_risk_1", "d_within_val")
 
 
@@ -52,9 +53,12 @@ def main() -> None:
     parser.add_argument("--title", default="Model report", help="heading of the page")
     parser.add_argument("--note", action="append", default=[], help="a paragraph under the heading; may be repeated")
     parser.add_argument("--overwrite", action="store_true", help="replace the report in --output")
+    help_ = "a logit z is near zero if |z| is below this"
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help=help_)
     options.add_images(parser)
     args = parser.parse_args()
     options.check_images(args)
+    options.check_positive(args, "threshold")
     files = methods(args)
     wanted = [key for key in SECTIONS if key not in args.skip and (args.only is None or key in args.only)]
     if args.figure:
@@ -127,7 +131,7 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
         for index, path in enumerate(paths):
             step(f"reading {name}")
             run = (
-                inputs.of_logits(name, path)
+                inputs.of_logits(name, path, args.threshold)
                 if kinds[path]
                 else inputs.of_checkpoint(name, path, args, training and (index == 0 or not args.figure))
             )
@@ -225,7 +229,11 @@ def render(found: Findings, made: list[Section], args: argparse.Namespace, comma
     notes += [
         f"{name}: {note}" for name, runs in found.runs.items() for note in dict.fromkeys(n for run in runs for n in run.notes)
     ]
-    all_differences = sections.differences_table(found, tuple(METRICS))
+    parts = (
+        (answered, "The differences behind these sentences", False),
+        ([key for key in METRICS if key not in answered], "Differences of the other measures", True),
+    )
+    tables = [sections.differences_table(found, *part) for part in parts]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "report_page"), autoescape=True, trim_blocks=True)
     page = environment.get_template("page.html.j2").render(
         title=args.title,
@@ -234,7 +242,7 @@ def render(found: Findings, made: list[Section], args: argparse.Namespace, comma
         sentences=sentences,
         intervals=intervals_said(found),
         answered=answered,
-        tables=[all_differences] if all_differences else [],
+        tables=[table for table in tables if table],
         models=models_table(found),
         model_notes=notes,
         sections=made,
@@ -301,7 +309,7 @@ def models_table(found: Findings) -> Table:
                     str(said.get("seed", "–")),
                 ]
             )
-    return Table("What was compared", ["model", "file", "architecture", "input", "loss", "epochs", "seed"], rows)
+    return Table("What was compared", ["model", "file", "architecture", "input", "loss", "epochs", "seed"], rows, kind="words")
 
 
 class Steps:

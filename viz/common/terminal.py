@@ -30,4 +30,4 @@ def table(head: list[str], rows: list[list[str]], names: int = 1) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "�" for character in str(text))
+    return "".join(character if character.isprintable() else "�" for character in str(text).replace("\u00a0", " "))

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from drawing import style
 
-WIDTH, HEIGHT = 3.55, 3.3  # inches of a panel on a page: 341 px, which a phone shows at full size
+WIDTH, HEIGHT = 3.55, 2.95  # inches of a panel on a page: 341 px, which a phone shows at full size
 DOTS = 192  # per inch of the clouds of points inside an SVG: twice the pixels of a screen
 INK = "#010203"  # stands in an SVG for the colour of the page's text, which is another one in dark mode
 
@@ -50,8 +50,8 @@ class Panels:
         """Write path.png and path.pdf."""
         style.save(self.whole()[0], path)
 
-    def svgs(self, salt: str) -> list[tuple[str, str]]:
-        """(words, SVG element) of each panel, on the scales that it has in the whole figure. salt: of the ids within the SVGs."""
+    def svgs(self, salt: str) -> list[str]:
+        """An SVG element per panel, on the scales that it has in the whole figure. salt: of the ids within them."""
         whole, axes = self.whole()
         limits = [(axis.get_xlim(), axis.get_ylim()) for axis in axes]
         plt.close(whole)
@@ -61,17 +61,29 @@ class Panels:
                 figure, axis = plt.subplots(figsize=(WIDTH, HEIGHT))
                 draw(axis)
                 axis.set(xlim=limits[index][0], ylim=limits[index][1])
-                self._add_legend(figure, axis)
-                found.append((words, svg(figure, f"{salt}-{index}", words)))
+                found.append(svg(figure, f"{salt}-{index}", words))
         return found
 
-    def _add_legend(self, figure, axis) -> None:
+    def key(self, salt: str) -> str:
+        """An SVG element of the legend alone, one for all panels; "" where there is none."""
+        if not self.legend:
+            return ""
+        with plt.rc_context(_PAGE):
+            drawn, axis = plt.subplots()
+            next(iter(self.parts.values()))(axis)
+            entries = axis.get_legend_handles_labels()
+            figure = plt.figure(figsize=(WIDTH, 0.23 * -(-len(entries[0]) // self.legend) + 0.1 + 0.25 * bool(self.legend_title)))
+            self._add_legend(figure, axis, loc="center")
+            plt.close(drawn)
+            return svg(figure, f"{salt}-key", f"Legend: {', '.join(entries[1])}")
+
+    def _add_legend(self, figure, axis, loc: str = "outside lower center") -> None:
         if not self.legend:
             return
         legend = figure.legend(
             *axis.get_legend_handles_labels(),
             title=self.legend_title,
-            loc="outside lower center",
+            loc=loc,
             ncols=self.legend,
             markerscale=2,
         )
@@ -80,7 +92,13 @@ class Panels:
 
 
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "legend.labelcolor", "grid.color")
-_PAGE = {key: INK for key in _INKED} | {"svg.fonttype": "none", "axes.titlesize": 10, "font.size": 10, "legend.fontsize": 9}
+_PAGE = {key: INK for key in _INKED} | {
+    "svg.fonttype": "none",
+    "axes.titlesize": 10,
+    "font.size": 10,
+    "legend.fontsize": 9,
+    "grid.alpha": 0.14,
+}
 
 
 def svg(figure, salt: str, words: str) -> str:
@@ -94,7 +112,9 @@ def svg(figure, salt: str, words: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->|<title>.*?</title>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")
-    text = re.sub(r"font: (\d+(?:\.\d+)?)px [^;\"]*", r"font-size: \1px", text)  # the page's family; in user units, 1/72 inch
+    # The page's family; sizes stay in user units, 1/72 inch.
+    text = re.sub(r"font: (?:[\w ]+ )?(\d+(?:\.\d+)?)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda found: f' id="{salt}-{found[1]}"' if found[1] in used else "", text)
     text = re.sub(r'(href="|url\()#', rf"\g<1>#{salt}-", text)

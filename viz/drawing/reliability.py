@@ -22,10 +22,10 @@ def panels(diagrams: dict[str, np.ndarray], models: dict[str, dict]) -> Panels:
     for which, row in (("before", 0), ("after", 1)):
         for name, bins in diagrams.items():
             model = models[name]
-            temperature = f", T = {np.mean(model['temperatures']):.2f}" if row else ""
+            temperature = f", T = {np.mean(model['temperatures']):.2f}" if row else ", T = 1"
             words = f"Reliability diagram of {name} {which} the temperature"
-            title = f"{style.short(name, 20)}{temperature}: ECE {model[which]['ece']:.4f}"
-            parts[words] = _panel(bins[row] / len(model["temperatures"]), title, which)
+            title = f"{style.short(name, 20)}{temperature}: ECE {100 * model[which]['ece']:.2f} %"
+            parts[words] = _panel(bins[row] / len(model["temperatures"]), title)
     return Panels(parts, len(diagrams), legend=2, options={"height": 3.3})
 
 
@@ -33,7 +33,7 @@ def draw(diagrams: dict[str, np.ndarray], models: dict[str, dict], path: Path) -
     panels(diagrams, models).save(path)
 
 
-def _panel(bins: np.ndarray, title: str, which: str):
+def _panel(bins: np.ndarray, title: str):
     def draw(axis) -> None:
         edges, (count, confidence, right) = np.arange(BINS) / BINS, bins.T
         there = count > 0
@@ -53,7 +53,7 @@ def _panel(bins: np.ndarray, title: str, which: str):
             count / count.sum(), np.arange(BINS + 1) / BINS, color=style.COLOURS[3], linewidth=1.2, label="share of the images"
         )
         axis.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel="confidence (MSP)")
-        axis.set_ylabel("before" if which == "before" else "after the temperature")
+        axis.set_ylabel("share that is right")
 
     return draw
 

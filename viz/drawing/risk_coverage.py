@@ -67,8 +67,8 @@ def lines(axis, models: dict[str, tuple], up_to: float, log_risk: bool) -> None:
         axis.plot([], [], "--", color="0.5", label="normalised logits")
     axis.set(
         xlim=(0, 100 * up_to),
-        xlabel="coverage (% of the samples that are answered)",
-        ylabel="risk (% of the answers that are wrong)",
+        xlabel="coverage: answered samples (%)",
+        ylabel="risk: wrong answers (%)",
     )
     if up_to < 1:
         axis.set(xticks=np.linspace(0, 100 * up_to, 5), title=f"the first {100 * up_to:g} %")

@@ -40,6 +40,8 @@ def shown(metric: str, value: float | None, sign: bool = False, unit: bool = Tru
     _, decimals, scale, suffix, *_ = METRICS[metric]
     text = f"{scale * value:{'+' if sign else ''}.{decimals}f}"
     text = text.lstrip("-+") if float(text) == 0 else text
+    # A difference of two percentages is one in points.
+    suffix = suffix.replace("%", "points") if sign else suffix
     return text.replace("-", "−") + (suffix if unit else "")
 
 
@@ -52,20 +54,21 @@ def answer(estimates: dict[str, dict], differences: list[dict], evidence: str) -
     if len(estimates) == 1:
         ((name, found),) = estimates.items()
         return _alone(name, found)
-    sentences, open_ = [], []
+    sentences, asked = [], {question.metric for question in QUESTIONS}
     for question in QUESTIONS:
         found = _compare(question, estimates, [row for row in differences if row["metric"] == question.metric])
         if found:
-            sentences.append(found[0])
-            open_ += found[1]
-    if open_:
-        more = f" and {len(open_) - 6} more (see the table of differences)" if len(open_) > 6 else ""
-        sentences.append(Sentence(f"These {evidence} cannot tell apart", f": {'; '.join(open_[:6])}{more}.", False))
+            sentences.append(found)
+    told = sum(row["told"] for row in differences if row["metric"] in asked)
+    count = sum(row["metric"] in asked for row in differences)
+    if count:
+        rest = f" of {count} such differences between these models; the other {count - told} cannot be told."
+        sentences.append(Sentence(f"These {evidence} show {told}", rest, told == count))
     return sentences
 
 
-def _compare(question: Question, estimates: dict, rows: list[dict]) -> tuple[Sentence, list[str]] | None:
-    """The sentence on one metric, about the model with the best value; and the pairs with it that cannot be told apart."""
+def _compare(question: Question, estimates: dict, rows: list[dict]) -> Sentence | None:
+    """The sentence on one metric, about the model with the best value; None where fewer than two models have one."""
     key = question.metric
     values = {name: found[key]["value"] for name, found in estimates.items() if found[key]["value"] is not None}
     if len(values) < 2:
@@ -94,7 +97,7 @@ def _compare(question: Question, estimates: dict, rows: list[dict]) -> tuple[Sen
     else:
         which = "Which model " + (question.most if len(untold) > 1 else question.more)
         sentence = Sentence(f"{which} cannot be told", f": {best} has {value}, {untold_words}.", False)
-    return sentence, [f"the {question.measured} of {best} and {other}" for other, _ in untold]
+    return sentence
 
 
 def _alone(name: str, found: dict) -> list[Sentence]:

@@ -24,8 +24,12 @@ class Figure:
     columns: list[str] = field(default_factory=list)  # titles of the pictures' columns
 
     @property
-    def svgs(self) -> list[tuple[str, str]]:
+    def svgs(self) -> list[str]:
         return self.panels.svgs(self.name) if self.panels else []
+
+    @property
+    def key(self) -> str:
+        return self.panels.key(self.name) if self.panels else ""
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Table:
     head: list[str]
     rows: list[list[Cell | str]]
     folded: bool = False  # shown on request
+    kind: str = ""  # words: the first two columns are text; sides: the second and the last
 
 
 @dataclass

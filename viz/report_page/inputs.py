@@ -18,7 +18,6 @@ from drawing import projection
 from features import POINTS, class_sums
 from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
-from metrics.near_zero import THRESHOLD
 from metrics.outputs import Outputs
 from metrics.resampling import FRACTION, check_split
 from metrics.samples import Samples, samples
@@ -33,6 +32,7 @@ class Run:
 
     method: str
     path: Path
+    threshold: float  # a logit z is near zero if |z| is below this
     content: dict  # of a logits file: logits (N, K), labels (N,), and perhaps features, classes, paths
     said: dict = field(default_factory=dict)  # what the file says of its training, see SAID
     architecture: str | None = None
@@ -48,7 +48,7 @@ class Run:
 
     @cached_property
     def samples(self) -> Samples:
-        return samples(self.content["logits"], self.content["labels"], THRESHOLD)
+        return samples(self.content["logits"], self.content["labels"], self.threshold)
 
     @cached_property
     def predicted(self) -> Tensor:
@@ -75,7 +75,7 @@ def is_logits(path: Path) -> bool:
     return isinstance(content, dict) and {"logits", "labels"} <= content.keys()
 
 
-def of_logits(method: str, path: Path) -> Run:
+def of_logits(method: str, path: Path, threshold: float) -> Run:
     """A logits file. Raises InputError where its optional parts do not fit."""
     content = logits_file.load(path)
     count, classes = content["logits"].shape
@@ -92,7 +92,7 @@ def of_logits(method: str, path: Path) -> Run:
         raise InputError(f"{path}: its features are not finite floating-point numbers")
     args = content.get("args")
     model = content.get("model")
-    return Run(method, path, content, _said(args), model if isinstance(model, str) else None)
+    return Run(method, path, threshold, content, _said(args), model if isinstance(model, str) else None)
 
 
 def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_training_images: bool) -> Run:
@@ -105,7 +105,7 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
     content["paths"] = [images.name(index) for index in range(len(images))]
     content["classes"] = images.classes or checkpoint.classes
     said = _said(read(path).get("args"))
-    run = Run(method, path, content, said, checkpoint.facts["model"], checkpoint, images)
+    run = Run(method, path, args.threshold, content, said, checkpoint.facts["model"], checkpoint, images)
     run.notes += [*checkpoint.notes, *images.notes]
     if not with_training_images:
         return run

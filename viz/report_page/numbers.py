@@ -38,12 +38,17 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "top1": Metric("accuracy", 2, 1, " %", 1, "The share of the images whose most likely class is their label (top-1)."),
+    "top1": Metric("accuracy", 2, 1, "\u00a0%", 1, "The share of the images whose most likely class is their label (top-1)."),
     "nll": Metric(
         "NLL", 4, 1, "", -1, "Negative log-likelihood: minus the logarithm of the label's probability, mean over images."
     ),
     "ece": Metric(
-        "ECE", 2, 100, " %", -1, f"Expected calibration error: |confidence − accuracy| of {BINS} bins of confidence, on average."
+        "ECE",
+        2,
+        100,
+        "\u00a0%",
+        -1,
+        f"Expected calibration error: |confidence − accuracy| of {BINS} bins of confidence, on average.",
     ),
     "temperature": Metric(
         "temperature",
@@ -54,16 +59,21 @@ METRICS = {
         "The number T that divides all logits; the one of lowest NLL on a held-out fifth of the images.",
     ),
     "ece_temperature": Metric(
-        "ECE after T", 2, 100, " %", -1, "ECE of the other images, after the temperature; means over ten splits."
+        "ECE after T", 2, 100, "\u00a0%", -1, "ECE of the other images, after the temperature; means over ten splits."
     ),
     "aurc": Metric(
-        "AURC", 3, 100, " %", -1, "Area under the risk-coverage curve: the share of wrong answers, averaged over all coverages."
+        "AURC",
+        3,
+        100,
+        "\u00a0%",
+        -1,
+        "Area under the risk-coverage curve: the share of wrong answers, averaged over all coverages.",
     ),
     "auroc": Metric(
         "AUROC",
         2,
         100,
-        " %",
+        "\u00a0%",
         1,
         "The probability that a right prediction has a higher confidence than a wrong one; 50 % is chance.",
     ),
@@ -71,30 +81,39 @@ METRICS = {
         "coverage at 1 % risk",
         2,
         100,
-        " %",
+        "\u00a0%",
         1,
         "The largest share of images, most confident first, of which at most 1 % are wrong.",
     ),
-    "risk_at_coverage_80": Metric("risk at 80 % coverage", 2, 100, " %", -1, "The share of wrong answers among the surest 80 %."),
+    "risk_at_coverage_80": Metric(
+        "risk at 80 % coverage", 2, 100, "\u00a0%", -1, "The share of wrong answers among the surest 80 %."
+    ),
     "aurc_normalised": Metric(
         "AURC, normalised",
         3,
         100,
-        " %",
+        "\u00a0%",
         -1,
         "AURC by normalised logits: (largest − mean) / p-norm; p chosen on a held-out fifth.",
     ),
     "max_logit_gap": Metric(
         "max-logit gap", 3, 1, "", 0, "The mean largest logit of right less that of wrong predictions, at equal MSP."
     ),
-    "near_zero": Metric("near-zero logits", 2, 100, " %", 0, "The share of all logits with |z| < 0.01."),
+    "near_zero": Metric(
+        "near-zero logits", 2, 100, "\u00a0%", 0, "The share of all logits z with |z| below a threshold, see the figure."
+    ),
     "d_within_val": Metric(
-        "variation within classes", 4, 1, "", 0, "The mean cosine distance between features of images of one class (validation)."
+        "variation within classes",
+        4,
+        1,
+        "",
+        0,
+        "The mean cosine distance between the features of two images of one class; of validation images unless said.",
     ),
     "r2_val": Metric(
-        "separability R²", 4, 1, "", 0, "1 − the distance within classes / the distance between all images (validation)."
+        "separability R²", 4, 1, "", 0, "1 − the distance within classes / the distance between images of any classes."
     ),
-    "d_within_train": Metric("the same, training", 4, 1, "", 0, "The variation within classes on the training images."),
+    "d_within_train": Metric("variation, training", 4, 1, "", 0, "The variation within classes on the training images."),
     "r2_train": Metric("R², training", 4, 1, "", 0, "Separability on the training images."),
 }
 _OF_FIGURES = {  # of metrics.risk_coverage, by the names of measure.py
@@ -110,7 +129,7 @@ _SHIFTED = ("ece", "ece_temperature", "d_within_val", "r2_val")
 
 def measure(run: Run) -> dict[str, float | None]:
     """Every metric of measure.py that a report's input gives."""
-    found = all_metrics(run.outputs, None)
+    found = all_metrics(run.outputs, None) | {"near_zero": run.samples.near_zero.mean().item()}
     return found | {f"{key}_train": (run.train_variation or {}).get(key) for key in ("d_within", "r2")}
 
 

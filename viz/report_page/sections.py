@@ -13,7 +13,6 @@ from common.errors import InputError
 from drawing import logit_panels, max_logit, projection, reliability, risk_coverage, style
 from drawing.panels import Panels
 from metrics.calibration_error import BINS, binned
-from metrics.near_zero import THRESHOLD
 from metrics.resampling import FRACTION, REPEATS, SEED, splits
 from metrics.scores import POWERS, normalised
 from metrics.selection import TWO_CLASSES, choose
@@ -23,6 +22,7 @@ from report_page.inputs import Run
 from report_page.numbers import METRICS
 
 PAIRS, MISTAKES, DISAGREEMENTS = 12, 8, 4  # pairs of classes, mistakes per model, images for Grad-CAM
+MOST_ROWS = 16  # of a table of differences that is shown unasked
 
 
 @dataclass
@@ -63,34 +63,20 @@ def numbers_table(found: Findings, keys: tuple[str, ...], caption: str) -> Table
     return Table(caption, ["model", *units], rows)
 
 
-def differences_table(found: Findings, keys: tuple[str, ...]) -> Table | None:
+def differences_table(found: Findings, keys: list[str], caption: str, folded: bool) -> Table | None:
     """A row per pair and metric: the difference, its interval as text and picture, and whether it excludes 0."""
     rows = []
     for key in keys:
         part = [row for row in found.differences if row["metric"] == key and row["interval"]]
         bound = max((abs(end) for row in part for end in row["interval"]), default=0) or 1
         for row in part:
-            ends = row["interval"]
-            place = tuple(float(value / bound) for value in (ends[0], row["value"], ends[1]))
-            verdict = "cannot be told" if not row["told"] else f"{row['model' if row['value'] > 0 else 'less']} higher"
-            text = shown(key, row["value"], sign=True)
-            rows.append(
-                [
-                    METRICS[key].title,
-                    f"{row['model']} − {row['less']}",
-                    Cell(text, between(key, ends)),
-                    Cell("", picture=place),
-                    verdict,
-                ]
-            )
-    if not rows:
-        return None
-    return Table(
-        "All differences; the line in the picture is zero.",
-        ["measure", "difference", "value", "interval", "verdict"],
-        rows,
-        folded=True,
-    )
+            ends, value = row["interval"], row["value"]
+            place = tuple(float(at / bound) for at in (ends[0], value, ends[1]))
+            verdict = f"{row['model' if value > 0 else 'less']} is higher" if row["told"] else "cannot be told"
+            cell = Cell(shown(key, value, sign=True), between(key, ends))
+            rows.append([METRICS[key].title, f"{row['model']} − {row['less']}", cell, Cell("", picture=place), verdict])
+    head = ["measure", "difference", "value", "interval around 0", "verdict"]
+    return Table(caption, head, rows, folded or len(rows) > MOST_ROWS, "sides") if rows else None
 
 
 def calibration(found: Findings) -> Section:
@@ -170,9 +156,10 @@ def logits(found: Findings) -> Section:
     section = Section("logits", "Logits", "What the outputs before the softmax look like.", list(keys))
     section.tables.append(numbers_table(found, keys, "Logits"))
     first = {name: run.samples for name, run in found.first.items()}
-    models = logit_panels.Models(first, {}, 0, 1, next(iter(found.first.values())).outputs.classes, THRESHOLD)
+    threshold = next(iter(found.first.values())).threshold
+    models = logit_panels.Models(first, {}, 0, 1, next(iter(found.first.values())).outputs.classes, threshold)
     captions = {
-        "near_zero_histogram": f"How many of an image's logits are near zero, |z| < {THRESHOLD:g}.",
+        "near_zero_histogram": f"How many of an image's logits are near zero, |z| < {threshold:g}.",
         "top_against_mean": "The largest logit of each image against the mean of its logits; orange: wrong predictions.",
     }
     for name, caption in captions.items():
@@ -191,18 +178,18 @@ def _of_model(panel: Callable, models, name: str) -> Callable:
     def draw(axis) -> None:
         panel([axis], models, [name])
         said = axis.get_title().removeprefix(f"{name}: ")
-        axis.set_title(f"{style.short(name, 28)}\n{said}", fontsize=10, pad=plt_pad(axis))
+        axis.set_title(f"{style.short(name, 28)}\n{said}", fontsize=10, pad=_pad(axis))
 
     return draw
 
 
-def plt_pad(axis) -> float:
+def _pad(axis) -> float:
     return 20 if axis.get_legend() else 6
 
 
 def features(found: Findings) -> Section:
     keys = ("d_within_train", "d_within_val", "r2_train", "r2_val")
-    section = Section("features", "Features", "How the penultimate features lie, which the classifier reads.", list(keys))
+    section = Section("features", "Features", "How the penultimate features lie, which the classifier reads.", ["r2_val"])
     if all(found.values(name, "d_within_val") is None for name in found.runs):
         section.missing = "The logits files hold no features; viz/logits.py --features stores them."
         return section
@@ -241,13 +228,13 @@ def confusion(found: Findings) -> Section:
             cells.append(
                 Cell(f"{count:g}" if count == int(count) else f"{count:.1f}", f"{100 * share:.1f} %", share=share / highest)
             )
-        rows.append([names[true], names[predicted], f"{of_class[true]:,}", *cells])
+        rows.append([f"{names[true]} → {names[predicted]}", f"{of_class[true]:,}", *cells])
         section.numbers.append(
             {"label": names[true], "predicted": names[predicted], "images": int(of_class[true])} | counts[true, predicted]
         )
     mean = ", mean over seeds" if found.several_seeds else ""
     caption = f"Images of the first class that are taken for the second: their number{mean}, and their share of the first class"
-    section.tables.append(Table(caption, ["label", "predicted as", "images", *found.runs], rows))
+    section.tables.append(Table(caption, ["label → prediction", "images", *found.runs], rows, kind="pairs"))
     return section
 
 
@@ -280,7 +267,7 @@ def _card(run: Run, index: int) -> tuple[Picture, dict]:
     confidence = float(run.samples.confidence[index])
     row = {"image": path, "index": index, "label": label, "predicted": predicted, "confidence": confidence}
     words = f"{path}: {label}, predicted as {predicted}"
-    lines = [f"{predicted}: {percent(confidence)}", f"is {label}", path]
+    lines = [f"{predicted}: {percent(confidence)}", f"label: {label}", path]
     if run.images is None:
         return Picture("", words, lines), row
     return picture(open_image(run, index), words, lines), row
@@ -316,13 +303,14 @@ def grad_cam(found: Findings) -> Section:
     rows = []
     for row, (index, image) in enumerate(zip(chosen, images, strict=True)):
         label = run.classes[int(run.content["labels"][index])]
-        cells = [picture(image, f"{run.paths[index]}, {label}", [f"is {label}", run.paths[index]])]
+        cells = [picture(image, f"{run.paths[index]}, {label}", [f"label: {label}", run.paths[index]])]
         for name, panels in columns.items():
             panel = panels[row]
-            heat = Image.fromarray(gradcam.show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True))
-            cells.append(picture(heat, f"Grad-CAM of {run.paths[index]} by {name}: {panel['words']}", [panel["words"]]))
+            heat = Image.fromarray(gradcam.overlay_of(panel))
+            lines = [panel["words"], "right" if panel["top"] == int(run.content["labels"][index]) else "wrong"]
+            cells.append(picture(heat, f"Grad-CAM of {run.paths[index]} by {name}: {panel['words']}", lines))
         rows.append(cells)
-    caption = f"{why} Red: the pixels that count most for what the model predicts." + _of_first(found)
+    caption = f"{why} Bright: the pixels that count most for what the model predicts." + _of_first(found)
     made = Figure("gradcam", caption, found.command("gradcam"), None, rows, ["image", *columns])
     made.draw = lambda: gradcam.draw(columns, [Path(run.paths[index]) for index in chosen], images)
     section.figures.append(made)
