@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from drawing import style
@@ -44,7 +45,7 @@ def _panel(bins: np.ndarray, title: str):
         hatched = {"color": "none", "edgecolor": style.COLOURS[4], "hatch": "///", "linewidth": 0.8}
         gaps = axis.bar(edges[there], said - found, 1 / BINS, found, align="edge", label="gap to the confidence", **hatched)
         low, high = wilson(found, count[there])
-        axis.vlines(edges[there] + 0.5 / BINS, low, high, color=style.COLOURS[0], linewidth=1.2, label="95 % interval")
+        axis.vlines(edges[there] + 0.5 / BINS, low, high, color=plt.rcParams["text.color"], linewidth=1.1, label="95 % interval")
         for bar, gap, images in zip(bars, gaps, count[there], strict=True):  # a bar of a handful of images says little
             bar.set_alpha(1 if images >= FEW else 0.35)
             gap.set_alpha(1 if images >= FEW else 0.35)

@@ -48,7 +48,7 @@ def given_msp(msp: np.ndarray, max_logit: np.ndarray, wrong: np.ndarray) -> np.n
 def given_odds(msp: np.ndarray, max_logit: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """Model.given_odds of the same samples; odds beyond ODDS count in the bins at the ends."""
     with np.errstate(divide="ignore"):  # an MSP of 1 has infinite odds
-        odds = np.log10((1 + msp) / -msp).clip(*ODDS)
+        odds = np.log10((1 + msp) / np.abs(msp)).clip(*ODDS)
     return _binned((odds - ODDS[0]) * ODDS_PER_TEN, (ODDS[1] - ODDS[0]) * ODDS_PER_TEN, max_logit, wrong)
 
 

@@ -6,18 +6,22 @@ the same images. Where it is several seeds, it is Student's interval over the se
 
 import itertools
 import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import sparse, stats
 from tqdm import tqdm
 
 from measure import all_metrics
 from metrics.calibration_error import BINS, bins_of
 from metrics.resampling import FRACTION, REPEATS, SEED, interval, resamples, splits
+from metrics.risk_coverage import figures, weigh
 from metrics.scores import POWERS, normalised
-from metrics.selection import choose, resample
+from metrics.selection import choose, mean_of_defined
 from report_page.inputs import Run
 
 RESAMPLES = 1000
@@ -138,33 +142,49 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
     model, units = run.outputs.ranked, run.outputs.units
     held_out = splits(units, FRACTION, REPEATS, SEED)
     chosen = choose(model, held_out, ["msp", *map(normalised, POWERS)]) if model.classes > 2 else []
-    drawn = resample(run.method, model, chosen, ~held_out, count, SEED)
-    found = {key: drawn["msp"][figure] for key, figure in _OF_FIGURES.items()} | {"top1": 100 * (1 - drawn["msp"]["error"])}
-    if chosen:
-        found["aurc_normalised"] = drawn["normalised"]["aurc"]
-    rows, tempered = run.samples, run.outputs.tempered
-    columns = torch.stack([rows.nll, rows.near_zero], 1).numpy()
-    right = rows.right.numpy().astype(np.float64)
-    scored = [(1 + rows.msp.numpy(), None)] + [
-        (1 + msp.numpy(), ~held.numpy()) for msp, held in zip(tempered.msp, tempered.held_out, strict=True)
-    ]
-    bins = [bins_of(torch.from_numpy(confidence)).numpy() for confidence, _ in scored]
-    gaps = [confidence - right if kept is None else (confidence - right) * kept for confidence, kept in scored]
-    parts = []
-    draws = tqdm(resamples(units, count, SEED), f"intervals of {run.method}", disable=None, leave=False)
-    for weights in (draw().T.astype(np.float64) for draw in draws):
-        means = weights @ columns / units
-        errors = np.array(
-            [[np.abs(np.bincount(bin_, gap * row, BINS)).sum() for bin_, gap in zip(bins, gaps, strict=True)] for row in weights]
-        )
-        errors /= [units] + [max(1, int(kept.sum())) for _, kept in scored[1:]]
-        parts.append(np.column_stack([means, errors[:, 0], errors[:, 1:].mean(1)]))
-    found |= dict(zip(("nll", "near_zero", "ece", "ece_temperature"), np.concatenate(parts).T, strict=True))
+    columns = torch.stack([run.samples.nll, run.samples.near_zero]).numpy()
+    gaps = _calibration_gaps(run)
+    scored = (~held_out).sum(0)
+
+    def part(draw: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:
+        weights = draw()  # (units, R)
+        of_all = figures(weigh(model.rankings["msp"], weights))
+        found = {key: of_all[figure] for key, figure in _OF_FIGURES.items()} | {"top1": 100 * (1 - of_all["error"])}
+        found["nll"], found["near_zero"] = columns @ weights.astype(np.float64) / units
+        errors = np.abs((gaps @ weights).reshape(-1, BINS, weights.shape[1])).sum(1)
+        found["ece"], found["ece_temperature"] = errors[0] / units, (errors[1:] / scored[:, None]).mean(0)
+        if chosen:
+            by_split = [
+                figures(weigh(model.rankings[name], weights * ~held[:, None]))["aurc"]
+                for name, held in zip(chosen, held_out.T, strict=True)
+            ]
+            found["aurc_normalised"] = mean_of_defined(by_split)
+        return found
+
+    draws = resamples(units, count, SEED)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy lets other threads run while it computes
+        parts = list(tqdm(pool.map(part, draws), f"intervals of {run.method}", len(draws), disable=None, leave=False))
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     if run.content.get("features") is not None:
         found |= _resampled_features(run.content["features"], run.content["labels"], count)
     for key in _SHIFTED:
         if key in found and metrics[key] is not None:
             found[key] = found[key] - np.nanmean(found[key]) + metrics[key]
+    return found
+
+
+def _calibration_gaps(run: Run) -> sparse.csr_array:
+    """((1 + splits) BINS, N): each image's confidence less whether it is right, in the row of its bin; all images without a
+    temperature, then for each split those that are not held out at its temperature."""
+    tempered, right = run.outputs.tempered, run.samples.right.double()
+    confidence = 1 + torch.cat([run.samples.msp[None], tempered.msp])
+    rows = bins_of(confidence) + BINS * torch.arange(len(confidence))[:, None]
+    values = confidence - right
+    values[1:][tempered.held_out] = 0
+    images = torch.arange(len(right)).expand_as(rows)
+    index = tuple(part.flatten().numpy() for part in (rows, images))
+    found = sparse.coo_array((values.flatten().numpy(), index), (BINS * len(confidence), len(right))).tocsr()
+    found.eliminate_zeros()
     return found
 
 

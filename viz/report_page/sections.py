@@ -73,9 +73,9 @@ def differences_table(found: Findings, keys: list[str], caption: str, folded: bo
             ends, value = row["interval"], row["value"]
             place = tuple(float(at / bound) for at in (ends[0], value, ends[1]))
             verdict = f"{row['model' if value > 0 else 'less']} is higher" if row["told"] else "cannot be told"
-            cell = Cell(shown(key, value, sign=True), between(key, ends))
-            rows.append([METRICS[key].title, f"{row['model']} − {row['less']}", cell, Cell("", picture=place), verdict])
-    head = ["measure", "difference", "value", "interval around 0", "verdict"]
+            pair, title = f"{row['model']} − {row['less']}", METRICS[key].title if row is part[0] else ""
+            rows.append([title, pair, shown(key, value, sign=True), between(key, ends), Cell("", picture=place), verdict])
+    head = ["measure", "difference", "value", "95 % interval", "around zero", "verdict"]
     return Table(caption, head, rows, folded or len(rows) > MOST_ROWS, "sides") if rows else None
 
 
@@ -94,7 +94,7 @@ def calibration(found: Findings) -> Section:
             "temperatures": [value for run in seeds for value in run.outputs.tempered.temperatures],
         }
     caption = (
-        "Reliability diagrams: a bar ends on the diagonal where the confidence is right. Blue lines are 95 % intervals; bars of "
+        "Reliability diagrams: a bar ends on the diagonal where the confidence is right. Vertical lines: 95 % intervals; bars of "
         f"fewer than {reliability.FEW} images are pale."
     )
     section.figures.append(figure(found, "reliability", caption, reliability.panels(diagrams, models)))
