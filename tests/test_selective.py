@@ -25,7 +25,7 @@ classification = viz.load("metrics.classification").classification
 InputError = viz.load("common.errors").InputError
 resampling, rankings = viz.load("metrics.resampling"), viz.load("metrics.rankings")
 interval, resamples, splits = resampling.interval, resampling.resamples, resampling.splits
-MSP_BINS, given_msp, rank_images = rankings.MSP_BINS, rankings.given_msp, rankings.rank_images
+given_odds, rank_images = rankings.given_odds, rankings.rank_images
 risks, scoring = viz.load("metrics.risk_coverage"), viz.load("metrics.scores")
 FIGURES, RISKS, COVERAGES, curve, figures = risks.FIGURES, risks.RISKS, risks.COVERAGES, risks.curve, risks.figures
 rank, weigh = risks.rank, risks.weigh
@@ -339,17 +339,20 @@ def test_planted_suppression_of_right_predictions_is_found_and_undone():
 
 
 def test_max_logit_given_msp_by_hand():
-    """Windows of 0.05 that slide by 0.0025: means and spreads of exactly the samples inside, for right and wrong apart."""
+    """Windows of half a power of ten of the odds: means and spreads of exactly the samples inside, for right and wrong apart."""
     numbers = np.random.default_rng(0)
-    msp, logit, wrong = numbers.random(5000), numbers.normal(5, 2, 5000), numbers.random(5000) < 0.3
-    sums = given_msp(msp - 1, logit, wrong)
+    odds, logit, wrong = numbers.uniform(-1, 5, 5000), numbers.normal(5, 2, 5000), numbers.random(5000) < 0.3
+    msp = 10**odds / (1 + 10**odds)
+    sums = given_odds(msp - 1, logit, wrong)
     for which in (False, True):
         centre, mean, spread = sliding(sums[int(which)])
-        for window in (0, 100, len(centre) - 1):
-            inside = logit[(wrong == which) & (np.abs(msp - centre[window]) < 0.025)]
+        for window in np.searchsorted(centre, (-0.5, 1.1, 4.4)):
+            inside = logit[(wrong == which) & (np.abs(odds - centre[window]) < 0.25)]
             assert mean[window] == pytest.approx(inside.mean()) and spread[window] == pytest.approx(inside.std())
-    few = given_msp(np.full(9, -0.5), np.ones(9), np.zeros(9, bool))
-    assert few.shape == (2, MSP_BINS, 3) and np.isnan(sliding(few[0])[1]).all()
+    few = given_odds(np.full(9, -0.5), np.ones(9), np.zeros(9, bool))
+    assert few[0, :, 0].max() == 9 and np.isnan(sliding(few[0])[1]).all()
+    sure = given_odds(np.zeros(12), np.full(12, 30.0), np.zeros(12, bool))  # an MSP of 1 counts in the last window
+    assert sliding(sure[0])[1][-1] == 30
 
 
 # -------------------------------------------------------------------------------------------------------- commands
@@ -370,15 +373,17 @@ def test_the_command(tmp_path):
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert list(summary["models"]) == ["ls_0.0", "ls_0.1"]
+    tables = (tmp_path / "out/summary.md").read_text()
     for name, lift in {"ls_0.0": 2.0, "ls_0.1": 1.5}.items():
         expected = classification(*sample(lift=lift))
         figures = summary["models"][name]["scores"]["msp"]
         assert figures["aurc"]["value"] == pytest.approx(expected["aurc"])
         assert figures["error"]["value"] == pytest.approx(1 - expected["top1"] / 100)
         low, high = figures["aurc"]["interval"]
-        assert f"| {figures['aurc']['value']:.5f} ({low:.5f} to {high:.5f}) |" in result.stdout
+        assert f"| {figures['aurc']['value']:.5f} ({low:.5f} to {high:.5f}) |" in tables
         assert all(low <= high for low, high in (entry["interval"] for entry in figures.values()))
-    assert "| ls_0.1 - ls_0.0 | MSP |" in result.stdout and "Note" in result.stdout  # of the 60 held-out images
+    assert "| ls_0.1 - ls_0.0 | MSP |" in tables and "Note" in tables  # of the 60 held-out images
+    assert "ls_0.1 - ls_0.0  MSP" in result.stdout and max(map(len, result.stdout.splitlines()[:-1])) <= 100
     assert "warning: ls_0.0: p is chosen on as few as 60 held-out samples" in result.stderr
     for figure in ("risk_coverage", "max_logit"):
         pixels = matplotlib.image.imread(tmp_path / "out" / f"{figure}.png")
@@ -426,7 +431,7 @@ def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
     words = ["selective.py", "--input", str(path), "--output", str(tmp_path / "out"), "--bootstrap", "20", "--repeats", "2"]
     monkeypatch.setattr(sys, "argv", words)
     selective.main()
-    out, err = capsys.readouterr()
+    err, out = capsys.readouterr().err, (tmp_path / "out/summary.md").read_text()
     assert err.count("normalised logits need three classes or more") == 1 == out.count("normalised logits need three classes")
     row = json.loads((tmp_path / "out/summary.json").read_text())["models"]["a"]
     assert row["chosen"] == [] and not {"normalised", "split_msp"} & row["scores"].keys() and "aurc_by_p" not in row
@@ -434,7 +439,7 @@ def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
     calibration = viz.load("calibration")
     monkeypatch.setattr(sys, "argv", ["calibration.py", *words[1:3], "--output", str(tmp_path / "other"), "--repeats", "2"])
     calibration.main()
-    out, err = capsys.readouterr()
+    err, out = capsys.readouterr().err, (tmp_path / "other/summary.md").read_text()
     assert err.count("normalised logits need three classes or more") == 1 and "| – | – | – |" in out
 
 
