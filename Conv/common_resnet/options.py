@@ -187,10 +187,8 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
-    args.output_dir = (
-        args.output_dir
-        or Path("output") / f"{args.data_path.name if args.data == 'folder' else args.data}-{args.model}-{args.loss}"
-    )
+    name = args.data_path.name if args.data == "folder" else args.data
+    args.output_dir = args.output_dir or Path("output") / f"{name}-{args.model}-{args.loss}"
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -245,7 +243,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def _recipe(name: str) -> str:
     source = SOURCES[name]
     marks = f" at {', '.join(map(str, source.decay_epochs))}" if source.decay_epochs else ""
+    size = f"{source.size} px" if source.mean else "its own size"
     return (
-        f"  {name:14} {f'{source.size} px' if source.mean else 'its own size'}, {source.epochs} epochs, batch {source.batch_size}, lr {source.lr:g}, "
+        f"  {name:14} {size}, {source.epochs} epochs, batch {source.batch_size}, lr {source.lr:g}, "
         f"weight decay {source.weight_decay:g}, {source.sched}{marks}"
     )

@@ -93,7 +93,7 @@ def _outputs(weights: dict[str, Tensor], source: str) -> int:
 def stored_teacher(path: Path, train_data: Images, label_noise: float) -> StoredTeacher:
     """The teacher of a logits file whose rows are those of the training split, or of the part of it that is trained on.
 
-    Raises InputError where the file is none, or its number of rows, its classes or its labels are not those of the training images.
+    Raises InputError where the file is none, or where its rows, classes or labels are not those of the training images.
     """
     state = checkpoint.load_any(path)
     logits, labels, names = state.get("logits"), state.get("labels"), state.get("classes")

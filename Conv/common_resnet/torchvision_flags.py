@@ -1,7 +1,7 @@
 """The flags of torchvision's references/classification/train.py that have another name or form here, and what becomes of each.
 
-Flags that mean the same are further spellings of our options, in options.py. Here are those that have to be translated, those that
-have no effect, and those that are refused.
+Flags that mean the same are further spellings of our options, in options.py. Here are those that have to be translated, those
+that have no effect, and those that are refused.
 """
 
 import argparse
