@@ -10,7 +10,7 @@ def cifar_densenet(depth: int, num_classes: int, growth: int = 12) -> DenseNet:
     """DenseNet-BC of `depth` layers and growth rate `growth`: images (N, 3, H, W) -> logits (N, num_classes).
 
     H and W are 8 or more. Three dense blocks of (depth - 4) / 6 pairs of 1x1 and 3x3 convolutions, each transition
-    halving channels and resolution. With L = 100 and k = 12 it has 769,162 parameters for 10 classes (table 2 of the paper: 0.8 M).
+    halving channels and resolution. With L = 100 and k = 12 it has 769,162 parameters for 10 classes (the paper: 0.8 M).
     """
     layers = (depth - 4) // 6
     model = DenseNet(growth, (layers,) * 3, 2 * growth, bn_size=4, num_classes=num_classes)

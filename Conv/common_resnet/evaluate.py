@@ -36,6 +36,8 @@ FACTS = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", 
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    if args.checkpoint is None:
+        raise InputError("--checkpoint is missing: the file to evaluate")
     check_options(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     distributed.start(device)
@@ -94,7 +96,7 @@ def get_parser() -> Parser:
         add_option(parser, group, name, *others, **options)
 
     group = parser
-    add("--checkpoint", "--resume", required=True, metavar="PATH|URL", help="checkpoint.pth, or weights from elsewhere")
+    add("--checkpoint", "--resume", metavar="PATH|URL", help="checkpoint.pth, or weights from elsewhere")
     add("--ema", switch=True, help="use the moving average of the weights")
     add("--data", choices=SOURCES, help="data set; none: the checkpoint's")
     add("--data-path", type=Path, help="folder or ZIP form; none: the checkpoint's, built in, or downloaded")

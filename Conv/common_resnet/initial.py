@@ -9,7 +9,6 @@ import foreign
 from distributed import say
 from errors import InputError
 
-HEADS = ("fc.", "linear.", "classifier.")
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "IMAGENET1K_V1": "IMAGENET1K_V1", "IMAGENET1K_V2": "IMAGENET1K_V2", "DEFAULT": "DEFAULT"}
 
 
@@ -27,7 +26,8 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
         for note in found.notes:
             say(f"note: {init}: {note}")
     own = model.state_dict()
-    heads = [key for key in own if key.startswith(HEADS)]
+    head = head_name(model)
+    heads = [key for key in own if key.startswith(head)]
     reason = ""
     if any(key not in weights for key in heads):
         reason = "it has none"
@@ -36,7 +36,7 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
     elif their_classes is not None and set(their_classes) != set(classes):
         reason = f"its own is for other classes, {', '.join(their_classes[:3])} ..."
     if reason:
-        weights = {key: value for key, value in weights.items() if not key.startswith(HEADS)} | {key: own[key] for key in heads}
+        weights = {key: value for key, value in weights.items() if not key.startswith(head)} | {key: own[key] for key in heads}
     elif their_classes not in (None, classes):
         order = torch.tensor([their_classes.index(name) for name in classes])
         weights = weights | {key: weights[key][order] for key in heads}
@@ -44,10 +44,18 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
     say(f"starting from {init}" + (f", with a fresh classifier: {reason}" if reason else ""))
 
 
+def head_name(model: nn.Module) -> str:
+    """What the keys of the classifier begin with: the last linear layer or, in models without one, the last convolution."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    return (linear or list(layers))[-1] + "."
+
+
 def imagenet_weights(name: str, description: dict) -> dict[str, Tensor]:
     """torchvision's weights of a model. Raises InputError where it has none, or they cannot be downloaded."""
-    if description.get("small_stem", True):
-        raise InputError(f"--init imagenet: torchvision has weights for large images only, none for this {description['model']}")
+    if description.get("small_stem", True) or description.get("blurpool"):
+        reason = "weights for large images only, without BlurPool"
+        raise InputError(f"--init imagenet: torchvision has {reason}, none for this {description['model']}")
     known = torchvision.models.get_model_weights(description["model"])
     if name not in known.__members__:
         raise InputError(f"--init {name}: torchvision has {', '.join(known.__members__)} of {description['model']}")

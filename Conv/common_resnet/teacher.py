@@ -12,7 +12,6 @@ from data import Images
 from distillation import Distillation, Teacher, match_columns
 from distributed import say
 from errors import InputError
-from initial import HEADS
 from models import create_model, model_facts
 
 
@@ -84,7 +83,8 @@ def _create(facts: dict, outputs: int, input_size: int, source: str) -> nn.Modul
 
 
 def _outputs(weights: dict[str, Tensor], source: str) -> int:
-    heads = [value for key, value in weights.items() if key.startswith(HEADS) and value.ndim == 2]
+    names = ("fc.", "linear.", "classifier.")
+    heads = [value for key, value in weights.items() if key.startswith(names) and value.ndim == 2]
     if not heads:
         raise InputError(f"{source}: among its keys is no weight of a classifier")
     return len(heads[-1])

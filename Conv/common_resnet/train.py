@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
 
     torch.manual_seed(mix(args.seed))
     model = create_model(description, len(classes))
-    if args.init:
+    if args.init and not state:
         start_from(args.init, model, description, classes)
     if args.freeze_backbone:
         freeze_backbone(model, classifier(model))
