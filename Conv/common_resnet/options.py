@@ -80,8 +80,8 @@ def get_parser() -> Parser:
     add("--mixup-alpha", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
     add("--cutmix-alpha", type=float, default=0.0, help="Beta parameter of cutmix; with mixup, each batch takes one of them")
     add("--auto-augment", choices=AUGMENTATIONS, help="torchvision's automatic augmentation of large images")
-    add("--ra-magnitude", type=int, default=9, help="magnitude of --auto-augment ra")
-    add("--augmix-severity", type=int, default=3, help="severity of --auto-augment augmix")
+    add("--ra-magnitude", type=int, help="magnitude of --auto-augment ra; none: 9")
+    add("--augmix-severity", type=int, help="severity of --auto-augment augmix; none: 3")
     add("--random-erase", type=float, default=0.0, help="probability of erasing a rectangle of a large image")
     size = "side of large images, pixels; none: 224"
     add("--input-size", "--train-crop-size", "--val-crop-size", type=int, help=size)
@@ -96,8 +96,8 @@ def get_parser() -> Parser:
     add("--teacher-path", metavar="PATH|URL", help="the teacher: any checkpoint that viz/ reads")
     add("--teacher-model", metavar="NAME", help="its model, where --teacher-path does not say")
     add("--teacher-logits", type=Path, help="its logits on the training images instead, from viz/logits.py --split train")
-    add("--distillation-alpha", type=float, default=0.5, help="the teacher's share of the loss")
-    add("--distillation-tau", type=float, default=1.0, help="temperature of the soft distillation")
+    add("--distillation-alpha", type=float, help="the teacher's share of the loss; none: 0.5")
+    add("--distillation-tau", type=float, help="temperature of the soft distillation; none: 1")
 
     group = parser.add_argument_group("optimisation: SGD; none: by the data set")
     add("--epochs", type=int, help="epochs to train")
@@ -149,6 +149,8 @@ def fill_in(args: argparse.Namespace) -> None:
     if marks is None:  # in proportion, where --epochs is another number
         args.decay_epochs = [max(1, round(mark * args.epochs / source.epochs)) for mark in source.decay_epochs]
     args.ema_decay = args.ema_decay or 0.0
+    if args.in_memory and args.crop_ratio not in (None, 1):
+        raise InputError(f"--crop-ratio {args.crop_ratio}: for large images; {args.data}, in memory, is not cropped")
     args.crop_ratio = 1.0 if args.in_memory else args.crop_ratio or 0.875
     if not 0 <= args.ema_decay < 1:
         raise InputError(f"--ema-decay {args.ema_decay}: from 0 to below 1")
@@ -170,6 +172,9 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
     if args.in_memory and (args.auto_augment or args.random_erase):
         raise InputError(f"--auto-augment and --random-erase are for large images; {args.data}, in memory, has --cutout")
+    for name, kind in (("ra_magnitude", "ra"), ("augmix_severity", "augmix")):
+        if getattr(args, name) is not None and args.auto_augment != kind:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: for --auto-augment {kind}")
     if args.decay_rate is not None and args.sched != "step":
         raise InputError(f"--decay-rate {args.decay_rate}: for --sched step, not {args.sched}")
     args.decay_rate = 0.1 if args.decay_rate is None else args.decay_rate
@@ -207,12 +212,19 @@ def check_ranges(args: argparse.Namespace) -> None:
 
 
 def check_distillation(args: argparse.Namespace) -> None:
-    """Raise InputError for a teacher without distillation, and for distillation without one teacher."""
+    """Fill in the options of distillation. Raises InputError where they say nothing together, and without exactly one teacher."""
+    kind = args.distillation_type
+    if args.distillation_alpha is not None and kind == "none":
+        raise InputError(f"--distillation-alpha {args.distillation_alpha}: needs --distillation-type soft or hard")
+    if args.distillation_tau is not None and kind != "soft":
+        raise InputError(f"--distillation-tau {args.distillation_tau}: for --distillation-type soft, not {kind}")
+    args.distillation_alpha = 0.5 if args.distillation_alpha is None else args.distillation_alpha
+    args.distillation_tau = 1.0 if args.distillation_tau is None else args.distillation_tau
     teachers = [name for name in ("teacher_path", "teacher_logits") if getattr(args, name) is not None]
-    if args.distillation_type == "none" and teachers:
+    if kind == "none" and teachers:
         raise InputError(f"--{teachers[0].replace('_', '-')}: needs --distillation-type soft or hard")
-    if args.distillation_type != "none" and len(teachers) != 1:
-        raise InputError(f"--distillation-type {args.distillation_type}: give either --teacher-path or --teacher-logits")
+    if kind != "none" and len(teachers) != 1:
+        raise InputError(f"--distillation-type {kind}: give either --teacher-path or --teacher-logits")
     if args.teacher_model is not None and args.teacher_path is None:
         raise InputError(f"--teacher-model {args.teacher_model}: names the model of --teacher-path, which is not given")
     if args.teacher_logits is not None and (args.mixup_alpha or args.cutmix_alpha):

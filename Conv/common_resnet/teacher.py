@@ -110,7 +110,7 @@ def stored_teacher(path: Path, train_data: Images, label_noise: float) -> Stored
     own = train_data.labels.cpu()
     theirs = own if columns is None else torch.tensor(columns)[own]
     differing = (theirs != labels).double().mean().item()
-    if differing > label_noise + 1e-6:
+    if differing > label_noise + 1 / len(own):  # the number of wrong labels is rounded
         raise InputError(
             f"--teacher-logits {path}: {differing:.1%} of its labels are not those of the training images; its rows have to be "
             "in the order of the training split, without augmentation"

@@ -151,11 +151,11 @@ def auto_augment(args: argparse.Namespace) -> Callable | None:
     """The transform of --auto-augment, or None."""
     kind = args.auto_augment
     if kind == "ra":
-        return transforms.RandAugment(magnitude=args.ra_magnitude)
+        return transforms.RandAugment(magnitude=9 if args.ra_magnitude is None else args.ra_magnitude)
     if kind == "ta_wide":
         return transforms.TrivialAugmentWide()
     if kind == "augmix":
-        return transforms.AugMix(severity=args.augmix_severity)
+        return transforms.AugMix(severity=args.augmix_severity or 3)
     return transforms.AutoAugment(transforms.AutoAugmentPolicy(kind)) if kind else None
 
 
