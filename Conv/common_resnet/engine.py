@@ -12,9 +12,13 @@ from tqdm import tqdm
 
 import distributed
 from data import Images
-from data.order import mix
+from data.order import epoch_order, mix
+from distillation import Distillation
 from errors import InputError
+from mixing import Mixing
 from models import bare_model
+from optimizer import use_frozen_statistics
+from teacher import StoredTeacher
 
 CALIBRATION_BINS = 15
 CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
@@ -32,15 +36,21 @@ def train_one_epoch(
     batch_size: int,
     seed: int,
     amp: str,
+    mixing: Mixing | None = None,
+    distillation: Distillation | None = None,
+    clip_grad_norm: float | None = None,
 ) -> dict:
     """Train for one epoch. model(images) gives logits (N, K), or (logits, dense logits), as WithDenseLogits does.
 
     batch_size is that of all processes together; epoch counts from 0. Returns loss (mean over all processes), top1 (%, by the
-    labels trained on), images_per_second (all processes together). Raises InputError naming epoch and step where the loss is not
-    finite.
+    labels trained on; None where images are mixed), images_per_second (all processes together). Raises InputError naming epoch
+    and step where the loss is not finite.
     """
     model.train()
+    use_frozen_statistics(model)
     criterion.train()
+    stored = distillation.teacher if distillation and isinstance(distillation.teacher, StoredTeacher) else None
+    order = epoch_order(len(data), batch_size, seed, epoch) if stored else None
     if hasattr(criterion, "set_epoch"):
         criterion.set_epoch(epoch, epochs)
 
@@ -50,14 +60,24 @@ def train_one_epoch(
     start = time.perf_counter()
     for step, (images, targets) in enumerate(bar):
         torch.manual_seed(mix(seed, epoch, step, distributed.rank()))  # of dropout: a resumed run needs no history
+        if mixing:
+            images, targets = mixing(images, targets, epoch, step)
+        if stored:
+            stored.at(order[step])
         with autocast(data.device, amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
-            loss = criterion(logits, targets, *dense)
+            if distillation:
+                loss = distillation(criterion, images, targets, logits, *dense)
+            else:
+                loss = criterion(logits, targets, *dense)
         losses.append(loss.detach())
-        right += (logits.detach().argmax(1) == targets).sum()
+        if not mixing:
+            right += (logits.detach().argmax(1) == targets).sum()
         optimizer.zero_grad()
         loss.backward()
+        if clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
         optimizer.step()
         scheduler.step()
         if ema is not None:
@@ -72,7 +92,7 @@ def train_one_epoch(
     seconds = time.perf_counter() - start
     images_seen = steps * batch_size
     mean_loss = distributed.sum_over_processes(torch.stack(losses).double().mean()).item() / distributed.world_size()
-    top1 = 100 * distributed.sum_over_processes(right).item() / images_seen
+    top1 = None if mixing else 100 * distributed.sum_over_processes(right).item() / images_seen
     return {"loss": mean_loss, "top1": top1, "images_per_second": images_seen / seconds}
 
 

@@ -12,11 +12,14 @@ import os
 from pathlib import Path
 
 import torch
+from data.folders import common_size
 
 import checkpoint
 import corruptions
 import distributed
 import errors
+import foreign
+from command_line import Parser, add_option
 from data import IMAGENET, SMALL, SOURCES, Images, Inputs, need_path, open_split
 from data.longtail import by_shots
 from data.small_images import SmallImages
@@ -24,42 +27,48 @@ from data.superclasses import group
 from distributed import say
 from engine import evaluate
 from errors import InputError
-from models import create_model, model_facts
+from models import NAMES, create_model, model_facts
 from options import RANGES
 
 MODEL_FACTS = ("model", "library", "width", "stem_stride", "small_stem")
 FACTS = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", "std", "data", "superclasses")
-PREFIXES = ("module.", "model.", "_orig_mod.")  # of DistributedDataParallel, Lightning and torch.compile
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    if args.checkpoint is None:
+        raise InputError("--checkpoint is missing: the file to evaluate")
     check_options(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     distributed.start(device)
-    state = checkpoint.load_any(args.checkpoint)
+    found = foreign.read(args.checkpoint)
+    state = found.state
     if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
         facts, classes, weights = read_own(state, args.checkpoint, args.ema)
     elif args.model is None or args.data is None:
         raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
     else:
-        size, crop_ratio = SOURCES[args.data].size, 1.0 if args.data in SMALL else args.crop_ratio
+        side = common_size(args.data_path) if args.data == "folder" and args.data_path else None
+        size = args.input_size or side or SOURCES[args.data].size
+        in_memory = args.data in SMALL or size == side
+        crop_ratio = 1.0 if in_memory else args.crop_ratio
         description = model_facts(args.model, size, args.width, args.stem_stride)
-        num_classes, weights = read_foreign(state, args.checkpoint, description)
+        num_classes, weights = read_foreign(found.weights, args.checkpoint, description)
         say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
         facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": args.mean, "std": args.std}
-        facts, classes = description | facts | {"data": args.data, "superclasses": None}, None
+        facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, None
     model = build(facts, weights, args.checkpoint).to(device, memory_format=torch.channels_last)
 
-    data = args.data or facts["data"]
-    path = args.data_path
-    if path is None and data == facts["data"] and facts.get("data_path"):
+    trained_on = facts["data"] or "folder"
+    data, path = args.data or trained_on, args.data_path
+    if path is None and data == trained_on and facts.get("data_path"):
         path = Path(facts["data_path"])
-    if args.corruptions is not None and (data not in SMALL or (not args.corruptions and facts["input_size"] < 32)):
+    small = facts.get("in_memory", facts["data"] in SMALL) if data == "folder" else data in SMALL
+    if args.corruptions is not None and (not small or (not args.corruptions and facts["input_size"] < 32)):
         raise InputError(f"--corruptions: {data} has {facts['input_size']} px; they are for small images, and made from 32x32 on")
     need_path(data, path)
     size, crop_ratio, mean, std = (facts[name] for name in ("input_size", "crop_ratio", "mean", "std"))
-    images = open_split(Inputs(data, path, size, crop_ratio, mean, std, device, args.num_workers), args.split)
+    images = open_split(Inputs(data, path, size, crop_ratio, mean, std, device, args.num_workers, small), args.split)
     match_classes(images, facts, classes, path or data, args.checkpoint)
 
     metrics, right, counts = evaluate(model, images, facts["num_classes"], args.batch_size)
@@ -77,35 +86,35 @@ def main() -> None:
     distributed.stop()
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_parser() -> Parser:
+    parser = Parser(
         description="Evaluate a checkpoint of train.py, or the weights of a model that --model names.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pth, or a file of weights from elsewhere")
-    parser.add_argument("--ema", action="store_true", help="use the moving average of the weights")
-    parser.add_argument("--data", choices=SOURCES, help="data set; none: the checkpoint's")
-    parser.add_argument("--data-path", type=Path, help="folder or ZIP form; none: the checkpoint's, built in, or downloaded")
-    parser.add_argument("--split", choices=("val", "train"), default="val", help="images to evaluate on")
-    parser.add_argument(
-        "--corruptions",
-        nargs="?",
-        const="",
-        metavar="FOLDER",
-        help="15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images",
-    )
-    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per step")
-    parser.add_argument(
-        "--num-workers", type=int, default=min(8, os.cpu_count() or 1), help="loading processes, for large images"
-    )
+
+    def add(name: str, *others: str, **options) -> None:
+        add_option(parser, group, name, *others, **options)
+
+    group = parser
+    add("--checkpoint", "--resume", metavar="PATH|URL", help="checkpoint.pth, or weights from elsewhere")
+    add("--ema", switch=True, help="use the moving average of the weights")
+    add("--data", choices=SOURCES, help="data set; none: the checkpoint's")
+    add("--data-path", type=Path, help="folder or ZIP form; none: the checkpoint's, built in, or downloaded")
+    add("--split", choices=("val", "train"), default="val", help="images to evaluate on")
+    corrupted = "15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images"
+    add("--corruptions", nargs="?", const="", metavar="FOLDER", help=corrupted)
+    add("--output", type=Path, help="also write the figures to this JSON file")
+    add("--batch-size", "-b", type=int, default=256, help="images per step")
+    cores = min(8, os.cpu_count() or 1)
+    add("--num-workers", "--workers", "-j", type=int, default=cores, help="loading processes, for large images")
     group = parser.add_argument_group("for weights from elsewhere")
-    group.add_argument("--model", metavar="NAME", help="resnet18/34/50/101, mobilenet_v2, or resnet8 to 110")
-    group.add_argument("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
-    group.add_argument("--stem-stride", type=int, default=1, help="stride of their first layer")
-    group.add_argument("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
-    group.add_argument("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
-    group.add_argument("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")
+    add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
+    add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
+    add("--stem-stride", type=int, default=1, help="stride of their first layer")
+    add("--input-size", type=int, help="side of the images of a folder, pixels; none: their own up to 96, else 224")
+    add("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
+    add("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
+    add("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")
     return parser
 
 
@@ -113,7 +122,7 @@ def read_own(state: dict, path: Path, ema: bool) -> tuple[dict, list[str], dict]
     """The facts of a checkpoint of train.py, the class names in label order, and the weights."""
     was = state["args"]
     missing = [key for key in FACTS if key not in was]
-    if missing or not isinstance(was["data"], str) or was["data"] not in SOURCES:
+    if missing or not (was["data"] is None or (isinstance(was["data"], str) and was["data"] in SOURCES)):
         raise InputError(f"{path}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}")
     check_facts(was, path)
     weights = state.get("model_ema") if ema else state.get("model")
@@ -122,14 +131,9 @@ def read_own(state: dict, path: Path, ema: bool) -> tuple[dict, list[str], dict]
     return was, state["classes"], weights
 
 
-def read_foreign(state: dict, path: Path, description: dict) -> tuple[int, dict]:
+def read_foreign(weights: dict, path: str, description: dict) -> tuple[int, dict]:
     """The number of classes and the weights of a file from elsewhere, with the names that the described model has."""
-    weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
-    if not weights or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()):
-        raise InputError(f"{path}: holds no weights under 'model', 'state_dict' or by themselves")
-    while prefix := next((p for p in PREFIXES if weights and all(key.startswith(p) for key in weights)), None):
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    heads = [weights[key] for key in ("linear.weight", "fc.weight", "classifier.1.weight") if key in weights]
+    heads = [weights[key] for key in ("linear.weight", "fc.weight", "classifier.weight", "classifier.1.weight") if key in weights]
     if not heads or heads[0].ndim != 2:
         raise InputError(f"{path}: among its keys is no weight of a classifier")
     own = create_model(description, len(heads[0])).state_dict()

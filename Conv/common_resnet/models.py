@@ -7,11 +7,14 @@ import torchvision
 from torch import Tensor, nn
 
 import distributed
+from cifar_densenet import cifar_densenet
 from cifar_resnet import DEPTHS, CifarResNet
 from errors import InputError
 
 CIFAR = {f"resnet{depth}": depth for depth in DEPTHS}
-TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+DENSENETS = ("densenet_bc100",)
+TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
+NAMES = (*TORCHVISION, *CIFAR, *DENSENETS)
 SMALL = 64  # images up to this many pixels would be two pixels wide after the ImageNet stem and five stages
 
 
@@ -19,17 +22,20 @@ def model_facts(name: str, input_size: int, width: int = 16, stem_stride: int = 
     """What a checkpoint must say for its model to be built again. Raises InputError for a name or size that cannot be."""
     if name in CIFAR:
         return {"model": name, "library": "cifar", "width": width, "stem_stride": stem_stride}
-    if name not in TORCHVISION:
-        known = [*TORCHVISION, *CIFAR]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or NAMES
         raise InputError(f"--model {name}: no such model here; near names: {', '.join(near)}")
     if (width, stem_stride) != (16, 1):
         raise InputError(f"--width and --stem-stride are for the CIFAR ResNets ({', '.join(CIFAR)}), not for {name}")
+    if name in DENSENETS:
+        return {"model": name, "library": "cifar"}
     return {"model": name, "library": "torchvision", "small_stem": input_size <= SMALL}
 
 
 def create_model(facts: dict, num_classes: int) -> nn.Module:
     """The model that facts describe (see model_facts), with fresh weights."""
+    if facts["model"] in DENSENETS:
+        return cifar_densenet(100, num_classes)
     if facts["library"] == "cifar":
         return CifarResNet(CIFAR[facts["model"]], num_classes, facts.get("width", 16), facts.get("stem_stride", 1))
     model = torchvision.models.get_model(facts["model"], weights=None, num_classes=num_classes)
@@ -67,7 +73,8 @@ class WithDenseLogits(nn.Module):
         next(stage for stage in stages if stage is not None).register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self.feature_map = output.detach()
+        # torchvision's DenseNet rectifies its last features outside the stage that gives them.
+        self.feature_map = output.detach().relu() if isinstance(self.model, torchvision.models.DenseNet) else output.detach()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(images)

@@ -6,12 +6,45 @@ import torch
 from torch import nn
 
 
-def build_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; norms and biases, the parameters of one dimension, do not decay."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+def build_optimizer(
+    model: nn.Module, lr: float, momentum: float, weight_decay: float, nesterov: bool = True, layer_decay: float = 1.0
+) -> torch.optim.SGD:
+    """SGD over the parameters that are trained; norms and biases, those of one dimension, do not decay.
+
+    layer_decay: factor of the rate from each stage of the model to the one before it; the classifier has the rate `lr`.
+    """
+    trained = [(stage(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    order = list(dict.fromkeys(where for where, _ in trained)) if layer_decay != 1 else [None]
+    groups = []
+    for number, current in enumerate(order, 1):
+        for decays in (True, False):
+            members = [p for where, p in trained if (p.ndim > 1) == decays and current in (None, where)]
+            factor, decay = layer_decay ** (len(order) - number), weight_decay if decays else 0.0
+            if members:
+                groups.append({"params": members, "weight_decay": decay, "lr": lr * factor})
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
+
+
+def stage(name: str) -> str:
+    """The stage of a parameter: layer1 ... and fc of ResNets, features.1 ... and classifier of others; stem before them."""
+    parts = name.split(".")
+    if parts[0] in ("conv1", "bn1"):
+        return "stem"
+    return ".".join(parts[:2]) if parts[0] == "features" else parts[0]
+
+
+def freeze_backbone(model: nn.Module, head: nn.Module) -> None:
+    """Train nothing but the classifier `head`."""
+    model.requires_grad_(False)
+    head.requires_grad_(True)
+
+
+def use_frozen_statistics(model: nn.Module) -> None:
+    """Put the layers of a model in training whose parameters are all frozen into evaluation mode: their statistics stay."""
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(p.requires_grad for p in own):
+            module.eval()
 
 
 def rate(step: int, steps: int, epochs: int, warmup_epochs: int, sched: str, decay_epochs: list[int], decay_rate: float) -> float:

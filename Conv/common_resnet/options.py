@@ -2,13 +2,18 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from data.folders import common_size
 
-from data import SMALL, SOURCES, need_path
+import torchvision_flags
+from command_line import Parser, add_option
+from data import SMALL, SOURCES, Source, need_path
 from errors import InputError
 from maxsup_loss import LOSS_NAMES
+from models import NAMES
 
 # What a data set's own recipe fills in where the command line is silent.
 OF_DATA = "epochs batch_size lr weight_decay sched decay_epochs warmup_epochs mean std flip padding".split()
@@ -18,113 +23,135 @@ RANGES = {
     **dict.fromkeys(("seed", "warmup_epochs", "num_workers"), (0, 2**32 - 1)),
     **dict.fromkeys(("padding", "cutout"), (0, 4096)),
     "width": (2, 4096),
-    "momentum": (0, 1),
-    "weight_decay": (0, 1e9),
+    **dict.fromkeys(("momentum", "random_erase", "label_noise", "distillation_alpha"), (0, 1)),
+    **dict.fromkeys(("weight_decay", "clip_grad_norm"), (0, 1e9)),
     "mean": (-1e9, 1e9),
     **dict.fromkeys(("alpha", "alpha_end"), (0, 1)),
     **dict.fromkeys(("lr", "std"), (1e-30, 1e9)),
-    **dict.fromkeys(("crop_ratio", "decay_rate"), (1e-9, 1)),
+    **dict.fromkeys(("crop_ratio", "decay_rate", "layer_decay"), (1e-9, 1)),
+    **dict.fromkeys(("mixup_alpha", "cutmix_alpha"), (0, 1e3)),
+    "distillation_tau": (1e-3, 1e3),
     "stem_stride": (1, 2),
     "holdout": (0, 0.9),
     "imbalance_ratio": (1, 1e6),
-    "label_noise": (0, 1),
+    "ra_magnitude": (0, 30),
+    "augmix_severity": (1, 10),
 }
+AUGMENTATIONS = ("ra", "ta_wide", "augmix", "imagenet", "cifar10", "svhn")
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_parser() -> Parser:
+    parser = Parser(
         description="Train a ConvNet with MaxSup or one of the losses it is compared with.",
         formatter_class=_Formatter,
-        epilog="The data sets' own recipes:\n" + "\n".join(_recipe(name) for name in SOURCES),
+        epilog="The data sets' own recipes:\n"
+        + "\n".join(_recipe(name) for name in SOURCES)
+        + "\nThe flags of torchvision's reference script are accepted, or refused with a reason; README.md lists what differs.",
     )
-    switch = argparse.BooleanOptionalAction
+
+    def add(name: str, *others: str, **options) -> None:
+        add_option(parser, group, name, *others, **options)
 
     group = parser.add_argument_group("loss and model")
-    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="what is minimised")
-    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha is constant")
-    group.add_argument(
-        "--prior",
-        default="uniform",
-        choices=("uniform", "frequency"),
-        help="target of ls: 1/K, or the training labels' frequencies",
-    )
-    group.add_argument("--model", default="resnet20", metavar="NAME", help="resnet18/34/50/101, mobilenet_v2, or resnet8 to 110")
-    group.add_argument("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
-    group.add_argument("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
-    group.add_argument("--init", metavar="imagenet|PATH", help="weights to start from: torchvision's, or a checkpoint's")
-    group.add_argument(
-        "--ema-decay", type=float, default=0.0, help="decay per step of a moving average of the weights; 0: no average"
-    )
+    add("--loss", choices=LOSS_NAMES, help="what is minimised; none: maxsup")
+    add("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
+    add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha is constant")
+    add("--prior", default="uniform", choices=("uniform", "frequency"), help="target of ls: 1/K, or the labels' frequencies")
+    add("--model", default="resnet20", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
+    add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
+    add("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
+    add("--init", metavar="imagenet|PATH|URL", help="weights to start from: torchvision's, or any checkpoint's")
+    add("--freeze-backbone", switch=True, help="train the classifier only (a linear probe)")
+    add("--layer-decay", type=float, default=1.0, help="factor of the rate from each stage to the one before it")
+    add("--ema-decay", type=float, help="decay per step of a moving average of the weights; none: no average")
 
     group = parser.add_argument_group("data")
-    group.add_argument("--data", default="digits", choices=SOURCES, help="data set")
-    group.add_argument("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into output/downloads/")
-    group.add_argument(
-        "--imbalance-ratio",
-        type=float,
-        default=1.0,
-        help="keep a long-tailed subset: size of the largest class over that of the smallest",
-    )
-    group.add_argument(
-        "--label-noise", type=float, default=0.0, metavar="R", help="share of the training images that get a wrong label"
-    )
-    group.add_argument(
-        "--superclasses", nargs="?", const="default", metavar="FILE", help="coarse labels: the data set's own, or of a JSON file"
-    )
-    group.add_argument("--holdout", type=float, default=0.0, help="share of the training images to validate on instead of val")
-    group.add_argument("--padding", type=int, help="pixels around small images for random crops; none: by the data set")
-    group.add_argument("--flip", action=switch, help="random horizontal flips; none: by the data set")
-    group.add_argument("--cutout", type=int, default=0, help="side of the square that is cut out of small images, pixels")
-    group.add_argument("--input-size", type=int, help="side of large images, pixels; none: 224")
-    group.add_argument("--crop-ratio", type=float, default=0.875, help="crop's share of the side in evaluation of large images")
-    group.add_argument("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; none: by the data set")
-    group.add_argument("--std", type=float, nargs=3, help="their standard deviation; none: by the data set")
-    group.add_argument("--num-workers", type=int, default=min(8, os.cpu_count() or 1), help="loading processes, for large images")
+    add("--data", default="digits", choices=SOURCES, help="data set; folder: your own images")
+    add("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into output/downloads/")
+    ratio = "keep a long-tailed subset: size of the largest class over that of the smallest"
+    add("--imbalance-ratio", type=float, default=1.0, help=ratio)
+    add("--label-noise", type=float, default=0.0, metavar="R", help="share of the training images that get a wrong label")
+    coarse = "coarse labels: the data set's own, or of a JSON file"
+    add("--superclasses", nargs="?", const="default", metavar="FILE", help=coarse)
+    add("--holdout", type=float, default=0.0, help="share of the training images to validate on instead of val")
+    add("--padding", type=int, help="pixels around small images for random crops; none: by the data set")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="random horizontal flips; none: by the data set")
+    add("--cutout", type=int, default=0, help="side of the square that is cut out of small images, pixels")
+    add("--mixup-alpha", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
+    add("--cutmix-alpha", type=float, default=0.0, help="Beta parameter of cutmix; with mixup, each batch takes one of them")
+    add("--auto-augment", choices=AUGMENTATIONS, help="torchvision's automatic augmentation of large images")
+    add("--ra-magnitude", type=int, help="magnitude of --auto-augment ra; none: 9")
+    add("--augmix-severity", type=int, help="severity of --auto-augment augmix; none: 3")
+    add("--random-erase", type=float, default=0.0, help="probability of erasing a rectangle of a large image")
+    size = "side of large images, pixels; none: 224"
+    add("--input-size", "--train-crop-size", "--val-crop-size", type=int, help=size)
+    add("--crop-ratio", type=float, help="crop's share of the side in evaluation of large images; none: 0.875")
+    add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; none: by the data set")
+    add("--std", type=float, nargs=3, help="their standard deviation; none: by the data set")
+    cores = min(8, os.cpu_count() or 1)
+    add("--num-workers", "--workers", "-j", type=int, default=cores, help="loading processes, for large images")
 
-    group = parser.add_argument_group("optimisation: SGD with Nesterov momentum; none: by the data set")
-    group.add_argument("--epochs", type=int, help="epochs to train")
-    group.add_argument("--batch-size", type=int, help="images per step, all processes together")
-    group.add_argument("--lr", type=float, help="highest learning rate, not rescaled")
-    group.add_argument("--momentum", type=float, default=0.9, help="momentum")
-    group.add_argument("--weight-decay", type=float, help="weight decay, none on norms and biases")
-    group.add_argument("--sched", choices=("cosine", "step"), help="schedule of the rate")
-    group.add_argument(
-        "--decay-epochs", type=int, nargs="+", help="where the rate drops, for step; none: the data set's, in proportion"
-    )
-    group.add_argument("--decay-rate", type=float, default=0.1, help="factor of each drop")
-    group.add_argument("--warmup-epochs", type=int, help="epochs in which the rate rises linearly")
+    group = parser.add_argument_group("distillation")
+    add("--distillation-type", default="none", choices=("none", "soft", "hard"), help="what the student learns of a teacher")
+    add("--teacher-path", metavar="PATH|URL", help="the teacher: any checkpoint that viz/ reads")
+    add("--teacher-model", metavar="NAME", help="its model, where --teacher-path does not say")
+    add("--teacher-logits", type=Path, help="its logits on the training images instead, from viz/logits.py --split train")
+    add("--distillation-alpha", type=float, help="the teacher's share of the loss; none: 0.5")
+    add("--distillation-tau", type=float, help="temperature of the soft distillation; none: 1")
+
+    group = parser.add_argument_group("optimisation: SGD; none: by the data set")
+    add("--epochs", type=int, help="epochs to train")
+    add("--batch-size", "-b", type=int, help="images per step, all processes together")
+    add("--opt", default="sgd_nesterov", choices=("sgd_nesterov", "sgd"), help="form of the momentum")
+    add("--lr", type=float, help="highest learning rate, not rescaled")
+    add("--momentum", type=float, default=0.9, help="momentum")
+    add("--weight-decay", "--wd", type=float, help="weight decay, none on norms and biases")
+    add("--clip-grad-norm", type=float, help="largest norm of the gradient; none: not clipped")
+    add("--sched", choices=("cosine", "step"), help="schedule of the rate")
+    marks = "where the rate drops, for step; none: the data set's, in proportion"
+    add("--decay-epochs", type=int, nargs="+", help=marks)
+    add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for step; none: 0.1")
+    add("--warmup-epochs", "--lr-warmup-epochs", type=int, help="epochs in which the rate rises linearly")
 
     group = parser.add_argument_group("run")
-    group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
-    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
-    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
-    group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
-    group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
-    group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision; none: bf16 on a GPU, off on a CPU")
-    group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
-    group.add_argument("--sync-bn", action="store_true", help="batch norm over the images of all processes")
-    group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
+    add("--output-dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
+    add("--overwrite", switch=True, help="replace the run that --output-dir holds")
+    add("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output-dir")
+    add("--test-only", "--eval", switch=True, help="evaluate the checkpoint of --resume and stop; see evaluate.py")
+    add("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
+    add("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
+    add("--device", choices=("cuda", "cpu"), help="none: cuda where there is one")
+    mixed = "mixed precision; none: bf16 on a GPU, off on a CPU"
+    add("--amp", nargs="?", const="bf16", choices=("bf16", "off"), help=mixed)
+    add("--compile", switch=True, help="compile the model with torch.compile")
+    add("--sync-bn", switch=True, help="batch norm over the images of all processes")
+    slower = "slower GPU kernels whose results never vary"
+    add("--deterministic", "--use-deterministic-algorithms", switch=True, help=slower)
+    torchvision_flags.add_flags(parser)
     return parser
 
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
-    source, given, marks = SOURCES[args.data], args.warmup_epochs, args.decay_epochs
+    flags = torchvision_flags.translate(args)
+    args.loss = args.loss or "maxsup"
+    need_path(args.data, args.data_path)
+    source, given = find_source(args), args.warmup_epochs
     for name in OF_DATA:
-        if getattr(args, name) is None:
+        if getattr(args, name) is None and name != "decay_epochs":
             setattr(args, name, getattr(source, name))
+    args.warmup_epochs = min(source.warmup_epochs, args.epochs // 4) if given is None else given
+    args.input_size = args.input_size or source.size
+    check_ranges(args)
+    torchvision_flags.translate_course(args, flags)
+    check_ranges(args)
+    marks = args.decay_epochs
     if marks is None:  # in proportion, where --epochs is another number
         args.decay_epochs = [max(1, round(mark * args.epochs / source.epochs)) for mark in source.decay_epochs]
-    args.warmup_epochs = min(source.warmup_epochs, args.epochs // 4) if given is None else given
-    for name, (low, high) in RANGES.items():
-        value = getattr(args, name)
-        high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
-        low = -100 if name in ("alpha", "alpha_end") and args.loss == "ls" else low  # negative label smoothing
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None and not low <= one <= high:
-                raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
+    args.ema_decay = args.ema_decay or 0.0
+    if args.in_memory and args.crop_ratio not in (None, 1):
+        raise InputError(f"--crop-ratio {args.crop_ratio}: for large images; {args.data}, in memory, is not cropped")
+    args.crop_ratio = 1.0 if args.in_memory else args.crop_ratio or 0.875
     if not 0 <= args.ema_decay < 1:
         raise InputError(f"--ema-decay {args.ema_decay}: from 0 to below 1")
     if args.width % 2:
@@ -139,30 +166,86 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--sched step: --decay-epochs has to name epochs before {args.epochs} where the rate drops")
     if args.warmup_epochs >= args.epochs:
         raise InputError(f"--warmup-epochs {args.warmup_epochs}: fewer than --epochs {args.epochs}, or the rate never falls")
-    if args.data in SMALL:
-        if args.input_size not in (None, source.size):
-            raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; the option is for large images")
-        args.crop_ratio = 1.0
-    need_path(args.data, args.data_path)
-    if args.data not in SMALL and (args.cutout or args.padding):
+    if args.data in SMALL and args.input_size != source.size:
+        raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; the option is for large images")
+    if not args.in_memory and (args.cutout or args.padding):
         raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
-    args.input_size = args.input_size or source.size
+    if args.in_memory and (args.auto_augment or args.random_erase):
+        raise InputError(f"--auto-augment and --random-erase are for large images; {args.data}, in memory, has --cutout")
+    for name, kind in (("ra_magnitude", "ra"), ("augmix_severity", "augmix")):
+        if getattr(args, name) is not None and args.auto_augment != kind:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: for --auto-augment {kind}")
+    if args.decay_rate is not None and args.sched != "step":
+        raise InputError(f"--decay-rate {args.decay_rate}: for --sched step, not {args.sched}")
+    args.decay_rate = 0.1 if args.decay_rate is None else args.decay_rate
     if not 8 <= args.input_size <= 4096:
         raise InputError(f"--input-size {args.input_size}: goes from 8 to 4096")
     for name in ("cutout", "padding"):
         if getattr(args, name) > args.input_size:
             raise InputError(f"--{name} {getattr(args, name)}: larger than the images, {args.input_size} pixels")
-    if args.data_path is not None:
-        args.data_path = args.data_path.resolve()
+    if args.freeze_backbone and not (args.init or args.resume):
+        raise InputError("--freeze-backbone: needs --init, the weights that stay as they are")
+    if args.test_only and args.resume in (None, "auto"):
+        raise InputError("--test-only needs --resume PATH, the checkpoint to evaluate")
+    check_distillation(args)
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
-    args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+    name = args.data_path.name if args.data == "folder" else args.data
+    args.output_dir = args.output_dir or Path("output") / f"{name}-{args.model}-{args.loss}"
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def check_ranges(args: argparse.Namespace) -> None:
+    """Raise InputError for the first value that is given and means nothing."""
+    for name, (low, high) in RANGES.items():
+        value = getattr(args, name)
+        high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
+        low = -100 if name in ("alpha", "alpha_end") and args.loss == "ls" else low  # negative label smoothing
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and not low <= one <= high:
+                raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
+
+
+def check_distillation(args: argparse.Namespace) -> None:
+    """Fill in the options of distillation. Raises InputError where they say nothing together, and without exactly one teacher."""
+    kind = args.distillation_type
+    if args.distillation_alpha is not None and kind == "none":
+        raise InputError(f"--distillation-alpha {args.distillation_alpha}: needs --distillation-type soft or hard")
+    if args.distillation_tau is not None and kind != "soft":
+        raise InputError(f"--distillation-tau {args.distillation_tau}: for --distillation-type soft, not {kind}")
+    args.distillation_alpha = 0.5 if args.distillation_alpha is None else args.distillation_alpha
+    args.distillation_tau = 1.0 if args.distillation_tau is None else args.distillation_tau
+    teachers = [name for name in ("teacher_path", "teacher_logits") if getattr(args, name) is not None]
+    if kind == "none" and teachers:
+        raise InputError(f"--{teachers[0].replace('_', '-')}: needs --distillation-type soft or hard")
+    if kind != "none" and len(teachers) != 1:
+        raise InputError(f"--distillation-type {kind}: give either --teacher-path or --teacher-logits")
+    if args.teacher_model is not None and args.teacher_path is None:
+        raise InputError(f"--teacher-model {args.teacher_model}: names the model of --teacher-path, which is not given")
+    if args.teacher_logits is not None and (args.mixup_alpha or args.cutmix_alpha):
+        raise InputError("--teacher-logits holds logits of whole images, not of mixed ones; omit mixup and cutmix")
+
+
+def find_source(args: argparse.Namespace) -> Source:
+    """The data set's facts and recipe; sets args.in_memory and makes args.data_path absolute.
+
+    A folder of your own is looked through for the size of its images (see common_size). At another --input-size than theirs they
+    count as large.
+    """
+    source = SOURCES[args.data]
+    args.in_memory = args.data in SMALL
+    if args.data_path is not None:
+        args.data_path = args.data_path.resolve()
+    if args.data == "folder":
+        side = common_size(args.data_path)
+        args.in_memory = side is not None and args.input_size in (None, side)
+        source = replace(source, size=side, padding=side // 8) if args.in_memory else source
+    return source
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -172,7 +255,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def _recipe(name: str) -> str:
     source = SOURCES[name]
     marks = f" at {', '.join(map(str, source.decay_epochs))}" if source.decay_epochs else ""
+    size = f"{source.size} px" if source.mean else "its own size"
     return (
-        f"  {name:14} {source.size} px, {source.epochs} epochs, batch {source.batch_size}, lr {source.lr:g}, "
+        f"  {name:14} {size}, {source.epochs} epochs, batch {source.batch_size}, lr {source.lr:g}, "
         f"weight decay {source.weight_decay:g}, {source.sched}{marks}"
     )

@@ -13,6 +13,8 @@ from errors import InputError
 SETTINGS = """
     data alpha alpha_end epochs batch_size lr momentum weight_decay sched decay_epochs decay_rate warmup_epochs seed amp
     input_size mean std padding flip cutout imbalance_ratio superclasses holdout ema_decay sync_bn label_noise prior
+    mixup_alpha cutmix_alpha auto_augment ra_magnitude augmix_severity random_erase opt clip_grad_norm layer_decay freeze_backbone
+    distillation_type teacher_path teacher_model teacher_logits distillation_alpha distillation_tau
 """.split()
 
 
@@ -40,7 +42,8 @@ def restore(
     if state["classes"] != classes:
         raise InputError(f"{path}: trained on other classes, {', '.join(map(str, state['classes'][:3]))} ...")
     for name in SETTINGS:
-        if name in was and was[name] != options[name]:
+        now = str(options[name].resolve()) if isinstance(options[name], Path) else options[name]  # as checkpoints hold it
+        if name in was and was[name] != now:
             say(f"warning: {name} was {was[name]} in {path}, now it is {options[name]}")
     checkpoint.load_weights(model, state["model"], path)
     if ema is not None:

@@ -6,33 +6,40 @@ torchrun --nproc_per_node=8 train.py --data imagenet --data-path P --model resne
 
 import argparse
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision import transforms
 
 import checkpoint
 import distributed
 import errors
 import run_folder
-from data import SMALL, Images, Inputs, open_data
+from data import Images, Inputs, open_data
 from data.longtail import by_shots
 from data.order import mix
 from distributed import say
 from engine import check_weights, evaluate, train_one_epoch
 from errors import InputError
+from evaluate import main as evaluate_checkpoint
+from initial import start_from
 from maxsup_loss import make_loss
-from models import bare_model, create_model, model_facts, sync_batch_norm, wrap
-from optimizer import build_optimizer, rate
+from mixing import Mixing
+from models import bare_model, classifier, create_model, model_facts, sync_batch_norm, wrap
+from optimizer import build_optimizer, freeze_backbone, rate
 from options import fill_in, get_parser
 from resume import restore
+from teacher import build_distillation
 
 
 def main(args: argparse.Namespace) -> None:
     fill_in(args)
+    if args.test_only:
+        return test(args)
     description = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     distributed.start(args.device)
     if args.batch_size % distributed.world_size():
@@ -42,15 +49,24 @@ def main(args: argparse.Namespace) -> None:
     state = checkpoint.load(resume) if resume else None
 
     inputs = Inputs(
-        args.data, args.data_path, args.input_size, args.crop_ratio, args.mean, args.std, args.device, args.num_workers
+        args.data,
+        args.data_path,
+        args.input_size,
+        args.crop_ratio,
+        args.mean,
+        args.std,
+        args.device,
+        args.num_workers,
+        args.in_memory,
     )
     train_data, val_data, args.superclasses = open_data(
         inputs, args.holdout, args.superclasses, args.imbalance_ratio, args.label_noise, args.seed
     )
-    if args.data in SMALL:
+    args.mean, args.std = train_data.mean, train_data.std  # measured, where they were not known
+    if args.in_memory:
         train_data.augment(args.padding, args.flip, args.cutout)
     else:
-        train_data.flip = args.flip
+        train_data.augment(args.flip, auto_augment(args), args.random_erase)
     classes = train_data.classes
     steps = len(train_data) // args.batch_size
     if steps == 0:
@@ -64,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
         std=args.std,
         interpolation="bilinear",
         crop_ratio=args.crop_ratio,
-        data=args.data,
+        data=None if args.data == "folder" else args.data,
         data_path=args.data_path,
         superclasses=args.superclasses,
     )
@@ -72,8 +88,10 @@ def main(args: argparse.Namespace) -> None:
 
     torch.manual_seed(mix(args.seed))
     model = create_model(description, len(classes))
-    if args.init:
-        start_from(args.init, model, description)
+    if args.init and not state:
+        start_from(args.init, model, description, classes)
+    if args.freeze_backbone:
+        freeze_backbone(model, classifier(model))
     model = model.to(args.device, memory_format=torch.channels_last)
     if args.sync_bn and distributed.world_size() > 1:
         model = sync_batch_norm(model, args.device)
@@ -82,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
     criterion = build_criterion(args.loss, args.alpha, args.alpha_end, args.prior, training_images).to(args.device)
     args.alpha, args.alpha_end = (getattr(criterion, name, getattr(args, name)) for name in ("alpha", "alpha_end"))
-    optimizer = build_optimizer(model, args.lr, args.momentum, args.weight_decay)
+    optimizer = build_optimizer(model, args.lr, args.momentum, args.weight_decay, args.opt == "sgd_nesterov", args.layer_decay)
     course = ("epochs", "warmup_epochs", "sched", "decay_epochs", "decay_rate")
     share = partial(rate, steps=steps, **{name: getattr(args, name) for name in course})
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share(step))
@@ -90,9 +108,11 @@ def main(args: argparse.Namespace) -> None:
 
     start_epoch = 0
     if state:
-        start_epoch = restore(state, resume, model, ema, parts, classes, steps, vars(args))
+        start_epoch = restore(state, resume, model, ema, parts, classes, steps, vars(args) | facts)
         del state
     say_setup(model, train_data, val_data, start_epoch, args)
+    mixing = Mixing(args.mixup_alpha, args.cutmix_alpha, len(classes), args.seed)
+    distillation = build_distillation(args, train_data)
     wrapped = wrap(model, args.loss == "zipf", args.compile, args.device)
     if not continued:
         run_folder.remove_checkpoint(args.output_dir)
@@ -101,9 +121,10 @@ def main(args: argparse.Namespace) -> None:
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
         settings = (epoch, args.epochs, args.batch_size, args.seed, args.amp)
-        training = train_one_epoch(wrapped, criterion, train_data, optimizer, scheduler, ema, *settings)
+        extras = (mixing, distillation, args.clip_grad_norm)
+        training = train_one_epoch(wrapped, criterion, train_data, optimizer, scheduler, ema, *settings, *extras)
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
-        line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None)}
+        line |= {"lr": max(group["lr"] for group in optimizer.param_groups), "alpha": getattr(criterion, "alpha", None)}
         distributed.share_buffers(model)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             metrics, right, images = evaluate(model, val_data, len(classes), args.batch_size, args.amp)
@@ -126,26 +147,24 @@ def main(args: argparse.Namespace) -> None:
     distributed.stop()
 
 
-def start_from(init: str, model: nn.Module, description: dict) -> None:
-    """Load torchvision's ImageNet weights, or a checkpoint's; a classifier of another size keeps its fresh weights."""
-    if init == "imagenet":
-        if description.get("small_stem", True):
-            raise InputError(
-                f"--init imagenet: torchvision has weights for large images only, none for this {description['model']}"
-            )
-        try:
-            with distributed.local_main_first():
-                weights = torchvision.models.get_model_weights(description["model"])["IMAGENET1K_V1"]
-                weights = weights.get_state_dict(check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"--init imagenet: cannot be downloaded ({error}); give a file")
-    else:
-        weights = checkpoint.load(Path(init))["model"]
-    own = model.state_dict()
-    heads = {key for key in own if key.startswith(("fc.", "linear.", "classifier.")) and key in weights}
-    kept = {key for key in heads if weights[key].shape != own[key].shape}
-    checkpoint.load_weights(model, weights | {key: own[key] for key in kept}, Path(init))
-    say(f"starting from {init}" + (", with a fresh classifier" if kept else ""))
+def auto_augment(args: argparse.Namespace) -> Callable | None:
+    """The transform of --auto-augment, or None."""
+    kind = args.auto_augment
+    if kind == "ra":
+        return transforms.RandAugment(magnitude=9 if args.ra_magnitude is None else args.ra_magnitude)
+    if kind == "ta_wide":
+        return transforms.TrivialAugmentWide()
+    if kind == "augmix":
+        return transforms.AugMix(severity=args.augmix_severity or 3)
+    return transforms.AutoAugment(transforms.AutoAugmentPolicy(kind)) if kind else None
+
+
+def test(args: argparse.Namespace) -> None:
+    """--test-only: what evaluate.py prints of the checkpoint of --resume."""
+    words = ["--checkpoint", args.resume, "--batch-size", args.batch_size, "--num-workers", args.num_workers]
+    if args.data_path is not None:
+        words += ["--data", args.data, "--data-path", args.data_path]
+    evaluate_checkpoint([str(word) for word in words])
 
 
 def build_criterion(
@@ -178,12 +197,14 @@ def say_setup(model: nn.Module, train_data: Images, val_data: Images, start_epoc
     prior = ", prior: the training labels' frequencies" if args.prior == "frequency" else ""
     steps = len(train_data) // args.batch_size
     epochs = f"{start_epoch + 1} to {args.epochs}, {steps} steps each" if start_epoch < args.epochs else "all done already"
-    source = "in memory" if args.data in SMALL else f"in {args.data_path}"
+    source = "in memory" if args.in_memory else f"in {args.data_path}"
     held = f" ({args.holdout:.0%} of the training images, held out)" if args.holdout else ""
     noise = f", {args.label_noise:.0%} of the training labels are wrong" if args.label_noise else ""
+    teacher = args.teacher_path or args.teacher_logits
+    taught = f", {args.distillation_alpha:g} of it {args.distillation_type} distillation from {teacher}" if teacher else ""
     say(
         f"model          {args.model}, {millions:.2f} M parameters, {len(train_data.classes)} classes, {args.input_size} px\n"
-        f"loss           {args.loss}{alpha}{prior}\n"
+        f"loss           {args.loss}{alpha}{prior}{taught}\n"
         f"data           {args.data}: {len(train_data):,} training and {len(val_data):,} validation images{held} {source}"
         f"{noise}\n"
         f"processes      {distributed.world_size()} on {args.device}, mixed precision {args.amp}\n"
@@ -193,7 +214,9 @@ def say_setup(model: nn.Module, train_data: Images, val_data: Images, start_epoc
 
 
 def say_epoch(line: dict, seconds_left: float, epochs: int) -> None:
-    text = f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.4f}  train top-1 {line['train_top1']:.2f} %"
+    text = f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.4f}"
+    if line["train_top1"] is not None:
+        text += f"  train top-1 {line['train_top1']:.2f} %"
     if "val_top1" in line:
         text += f"  val top-1 {line['val_top1']:.2f} %  ECE {line['val_ece']:.3f}"
     if "val_many" in line:

@@ -1,17 +1,20 @@
 """Checkpoints: written whole or not at all, read without running what is in them."""
 
+import argparse
 import os
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import foreign
 from errors import InputError
 
 NAME = "checkpoint.pth"
-PREFIXES = ("module.", "model.", "_orig_mod.")  # DistributedDataParallel's, Lightning's and torch.compile's
 
 
 def facts(
@@ -56,24 +59,37 @@ def save(state: dict, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load(path: Path) -> dict:
-    """Read a checkpoint with weights_only=True alone, onto the CPU: ours, or weights in one of the forms in use elsewhere.
+def load_any(path: Path) -> dict:
+    """Read a dict with weights_only=True alone, or a safetensors file, onto the CPU.
 
-    Those are a bare state dict, or one under 'state_dict' or 'model', with or without PREFIXES; the result then has 'model' and
-    nothing else. Raises InputError for a file that is missing, truncated, of no such form, or that would run code.
+    Raises InputError for a file that is missing, truncated, not a dict, or that would run code.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # DeiT's checkpoints hold the options of their command line as this one type, which only carries attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].split("\n")[-1].strip() or "unreadable"
+        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
+        reason = found.group(1) if found else "no pickle of tensors"
         raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
     if not isinstance(state, dict):
-        raise InputError(f"{path}: a checkpoint is a dict; this is not")
+        raise InputError(f"{path}: a checkpoint is a dict that holds weights; this one is a {type(state).__name__}")
+    return state
+
+
+def load(path: Path) -> dict:
+    """Read a checkpoint: ours, or weights in one of the forms in use elsewhere, see foreign.py; the result then has only 'model'.
+
+    Raises InputError for what load_any refuses, and for a file without weights.
+    """
+    state = load_any(path)
     ours = {"model": dict, "args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict}
     if ours.keys() <= state.keys():
         wrong = [key for key, kind in ours.items() if not isinstance(state[key], kind)]
@@ -82,17 +98,7 @@ def load(path: Path) -> dict:
                 f"{path}: not a checkpoint of this project's form: {', '.join(wrong) or 'model'} holds something else"
             )
         return state
-    weights = state.get("state_dict", state.get("model", state))
-    if not isinstance(weights, dict) or not weights or not all(isinstance(key, str) for key in weights):
-        raise InputError(f"{path}: holds no weights that are known here")
-    weights = {without_prefix(key): value for key, value in weights.items() if isinstance(value, Tensor)}
-    return {"model": weights}
-
-
-def without_prefix(key: str) -> str:
-    while key.startswith(PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
+    return {"model": foreign.find_weights(state, str(path))[0]}
 
 
 def load_weights(model: nn.Module, weights: dict, path: Path) -> None:

@@ -1,6 +1,12 @@
 """The processes of a run: torchrun's variables, one collective or two, and nothing where there is only one process."""
 
+import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -9,7 +15,7 @@ from errors import InputError
 
 
 def start(device_type: str) -> None:
-    """Join the process group if torchrun started this process."""
+    """Join the process group if torchrun, or another launcher that sets its variables, started this process."""
     if "RANK" not in os.environ:
         return
     if device_type == "cuda":
@@ -19,7 +25,8 @@ def start(device_type: str) -> None:
                 f"process {local + 1} of this machine finds {devices} GPU(s): start as many processes as it has GPUs"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    # The others wait while one process per machine reads or downloads the data, which takes long from a slow disk.
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
 
 
 def stop() -> None:
@@ -46,9 +53,43 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def is_local_main() -> bool:
+    """Whether this is the first process of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" or not dist.is_initialized()
+
+
+@contextmanager
+def local_main_first() -> Iterator[None]:
+    """The first process of each machine goes through the block before the others enter it, also where it fails there.
+
+    What is wrong for it is wrong for them: each then finds it itself, and none is left waiting for a process that has gone.
+    """
+    if not is_local_main():
+        barrier()
+    try:
+        yield
+    finally:
+        if is_local_main():
+            barrier()
+
+
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def start_worker(worker: int) -> None:
+    """First in a loading process: Ctrl-C is left to the main process, whose end, killed perhaps, is its end too.
+
+    Between the two stands the forkserver, which stays while it has workers: neither of them would notice.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def share_buffers(model: torch.nn.Module) -> None:

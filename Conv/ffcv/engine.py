@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import distributed
 from errors import InputError
+from mixing import Mixing
 
 CALIBRATION_BINS = 15
 CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
@@ -29,13 +30,15 @@ def train_one_epoch(
     training: SimpleNamespace,
     epoch: int,
     side: int,
+    mixing: Mixing,
 ) -> dict:
     """Train for one epoch on images of side x side px. model(images) gives logits (N, K), or (logits, dense logits).
 
     batches: what data.train_images gives. rate: the highest learning rate; lr, training: those sections of the configuration.
 
-    Returns loss (mean over all processes), top1 (%), images_per_second (all processes together, from the second step on: the
-    first waits for what is compiled). Raises InputError naming epoch and step where the loss is not finite.
+    Returns loss (mean over all processes), top1 (%, None where images are mixed), images_per_second (all processes together,
+    from the second step on: the first waits for what is compiled). Raises InputError naming epoch and step where the loss is not
+    finite.
     """
     model.train()
     criterion.train()
@@ -51,12 +54,15 @@ def train_one_epoch(
     for step, (images, targets) in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = rate * rate_factor(epoch, step / steps, lr, training.epochs)
+        if mixing:
+            images, targets = mixing(images, targets, epoch, step)
         with autocast(batches.device, training.amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
             loss = criterion(logits, targets, *dense)
         losses.append(loss.detach())
-        right += (logits.argmax(1) == targets).sum()
+        if not mixing:
+            right += (logits.argmax(1) == targets).sum()
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -73,7 +79,7 @@ def train_one_epoch(
         criterion.renew()
     seconds = time.perf_counter() - start
     mean_loss = distributed.sum_over_processes(torch.stack(losses).double().mean()).item() / distributed.world_size()
-    top1 = 100 * distributed.sum_over_processes(right).item() / (steps * images_per_step)
+    top1 = None if mixing else 100 * distributed.sum_over_processes(right).item() / (steps * images_per_step)
     return {"loss": mean_loss, "top1": top1, "images_per_second": counted * images_per_step / seconds}
 
 

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+import original_keys
 from errors import InputError
 from maxsup_loss import LOSS_NAMES
 
@@ -32,6 +34,7 @@ OPTIONS = {
     "model.small_stem": Option(
         bool, False, "ResNets for small images: first convolution 3x3 without stride, no pooling after it"
     ),
+    "model.init": Option(str, None, "weights to start from: a checkpoint of any form, or its URL; imagenet: torchvision's"),
     "model.num_classes": Option(int, None, "size of the classifier; none: as many as the training file has labels", 1, 1e9),
     "data.train_dataset": Option(str, None, "the .ffcv file to train on"),
     "data.val_dataset": Option(str, None, "the .ffcv file to validate on"),
@@ -43,6 +46,10 @@ OPTIONS = {
     "resolution.end_ramp": Option(int, 0, "epoch from which it is max_res; between them multiples of 32", 0, 1e9),
     "augmentation.min_area": Option(float, 0.08, "smallest share of an image's area that a random crop takes", 1e-6, 1),
     "augmentation.flip": Option(float, 0.5, "probability of a horizontal flip", 0, 1),
+    "augmentation.mixup_alpha": Option(float, 0.0, "Beta parameter of mixup; 0: none", 0, 1000),
+    "augmentation.cutmix_alpha": Option(
+        float, 0.0, "Beta parameter of cutmix; with mixup, each batch takes one of them; 0: none", 0, 1000
+    ),
     "lr.lr": Option(float, 0.8, "highest learning rate, for a global batch of for_batch images, scaled linearly", 1e-30, 1e30),
     "lr.for_batch": Option(int, 2048, "global batch that lr is meant for; 0: lr as it is, whatever the batch", 0, 1e9),
     "lr.schedule": Option(str, "step", "step, or cyclic: linearly up and then down", choices=("step", "cyclic")),
@@ -75,33 +82,45 @@ OPTIONS = {
 def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Namespace]:
     """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite.
 
-    Defaults, then the YAML file, then the command line. Raises InputError for a file that cannot be read, an unknown key
+    Defaults, then the YAML or TOML file, then the command line. Raises InputError for a file that cannot be read, an unknown key
     (naming the nearest one) and values that mean nothing.
     """
     parser = get_parser()
     command, unknown = parser.parse_known_args(argv)
-    given = {key: value for key, value in vars(command).items() if key in OPTIONS}
     for word in unknown:
         key = word.removeprefix("--").split("=")[0]
         raise InputError(f"{word}: {no_such_key(key)}" if word.startswith("--") else f"{word}: expected --section.key=value")
+    known = (*OPTIONS, *original_keys.KEYS, *(key.replace("-", "_") for key in original_keys.KEYS))
+    sources = [(str(command.config), read_config(command.config))] if command.config is not None else []
+    sources.append(("command line", {key: value for key, value in vars(command).items() if key in known}))
     flat = {key: option.default for key, option in OPTIONS.items()}
-    if command.config is not None:
-        flat |= {key: parse(key, value, str(command.config)) for key, value in read_yaml(command.config).items()}
-    flat |= {key: parse(key, value, "command line") for key, value in given.items()}
+    for where, given in sources:
+        command.eval |= str(given.pop("training.eval_only", 0)).lower() in ("1", "true")
+        flat |= {key: parse(key, value, where) for key, value in original_keys.translate(given, where).items()}
     check_together(flat)
     return nested(flat), command
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's parser with errors of one line."""
+
+    def error(self, message: str) -> None:
+        raise InputError(message)
+
+
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a ConvNet on .ffcv files with MaxSup or one of the losses it is compared with, or evaluate one.",
         usage="%(prog)s --config FILE [--section.key=value ...] [options]",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, such as configs/rn50_maxsup.yaml")
+    parser.add_argument(
+        "--config", "--config-file", type=Path, metavar="FILE", help="YAML or TOML file, such as configs/rn50_maxsup.yaml"
+    )
     parser.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in logging.folder")
     parser.add_argument("--eval", action="store_true", help="evaluate --resume on data.val_dataset and stop")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that logging.folder holds")
+    original_keys.add_options(parser)
     for section in dict.fromkeys(key.split(".")[0] for key in OPTIONS):
         group = parser.add_argument_group(section)
         for key, option in OPTIONS.items():
@@ -113,27 +132,30 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of sections as {"section.key": value}. Raises InputError for what is not one."""
+def read_config(path: Path) -> dict[str, Any]:
+    """A YAML or TOML file of sections as {"section.key": value}. Raises InputError for what is not one."""
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})")
     except UnicodeDecodeError:
         raise InputError(f"--config {path}: not a text file")
-    except yaml.YAMLError as error:
-        raise InputError(f"--config {path}: not YAML ({' '.join(str(error).split())[:160]})")
+    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "YAML"
+        raise InputError(f"--config {path}: not {kind} ({' '.join(str(error).split())[:160]})")
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise InputError(f"--config {path}: holds sections of keys, such as `loss:` and indented under it `name: maxsup`")
     flat = {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
     for key in flat:
-        if key not in OPTIONS:
+        if key not in OPTIONS and key not in original_keys.KEYS:
             raise InputError(f"--config {path}: {no_such_key(key)}")
     return flat
 
 
 def no_such_key(key: str) -> str:
-    near = difflib.get_close_matches(key, [*OPTIONS, "config", "resume", "eval", "overwrite"], n=1, cutoff=0)[0]
+    known = [*OPTIONS, *original_keys.KEYS, "config", "resume", "eval", "overwrite"]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
     return f"no such key {key!r}; the nearest is {near!r} (--help lists all)"
 
 

@@ -23,7 +23,9 @@ import run_folder
 from distributed import say
 from engine import check_weights, evaluate, resolution, train_one_epoch
 from errors import InputError
+from initial import start_from
 from maxsup_loss import make_loss
+from mixing import Mixing
 from models import create_model, wrap
 
 try:
@@ -77,6 +79,9 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
 
     torch.manual_seed(training.seed)
     model = create_model(model_options.arch, num_classes, model_options.blurpool, model_options.small_stem)
+    if model_options.init and not state:
+        description = {"model": model_options.arch, "small_stem": model_options.small_stem, "blurpool": model_options.blurpool}
+        start_from(model_options.init, model, description, classes)
     model = model.to(device, memory_format=torch.channels_last)
     try_sizes(
         model, model_options.arch, {config.resolution.min_res, config.resolution.max_res, config.validation.resolution}, device
@@ -96,6 +101,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     val_batches = data.val_images(val_file, config.validation, threads, device)
     say_setup(model, batches, train_file, val_file, start_epoch, global_batch, rate, config)
     run_folder.write_params(output, config)
+    mixing = Mixing(config.augmentation.mixup_alpha, config.augmentation.cutmix_alpha, num_classes, training.seed)
     wrapped = wrap(model, config.loss.name == "zipf", training.compile, device)
     if not continued:
         run_folder.remove_checkpoint(output)
@@ -104,7 +110,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     started, epochs = time.time(), training.epochs
     for epoch in range(start_epoch, epochs):
         side = resolution(epoch, config.resolution)
-        metrics = train_one_epoch(wrapped, criterion, batches, optimizer, scaler, rate, config.lr, training, epoch, side)
+        metrics = train_one_epoch(wrapped, criterion, batches, optimizer, scaler, rate, config.lr, training, epoch, side, mixing)
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in metrics.items()}}
         line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None), "resolution": side}
         distributed.share_buffers(model)
@@ -245,9 +251,10 @@ def say_setup(
 
 
 def say_epoch(line: dict, seconds_left: float, epochs: int) -> None:
+    accuracy = "" if line["train_top1"] is None else f"train top-1 {line['train_top1']:.2f} %  "
     left = f"{seconds_left / 60:.0f} min" if seconds_left >= 90 else f"{seconds_left:.0f} s"
     say(
-        f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.4f}  train top-1 {line['train_top1']:.2f} %  "
+        f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.4f}  {accuracy}"
         f"val top-1 {line['val_top1']:.2f} %  ECE {line['val_ece']:.3f}  "
         f"{line['train_images_per_second']:,.0f} images/s  {left} left"
     )

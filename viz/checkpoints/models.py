@@ -1,8 +1,10 @@
-"""Models as nn.Modules: timm's and torchvision's by name, and the two that both lack, which the ConvNet trainers define.
+"""Models as nn.Modules: timm's and torchvision's by name, and those that both lack, which the ConvNet trainers define.
 
-These are the CIFAR ResNets (He et al. 2016, section 4.2) and ffcv-imagenet's BlurPool, a blur before strided convolutions
-(Zhang 2019). Submodules carry the names that the trainers' checkpoints use.
+These are the CIFAR ResNets (He et al. 2016, section 4.2), the CIFAR DenseNets (Huang et al. 2017), and ffcv-imagenet's BlurPool, a
+blur before strided convolutions (Zhang 2019). Submodules carry the names that the trainers' checkpoints use.
 """
+
+from collections import OrderedDict
 
 import timm
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from common.errors import InputError, reason
 
 LIBRARIES = ("timm", "torchvision", "cifar")
+DENSENETS = {"densenet_bc100": 100}  # their number of layers
 
 
 def create(library: str, name: str, num_classes: int, input_size: int | None = None, **variant) -> nn.Module:
@@ -24,6 +27,8 @@ def create(library: str, name: str, num_classes: int, input_size: int | None = N
     """
     if not known(library, name):
         raise InputError(f"{library} has no model {name!r}")
+    if name in DENSENETS:
+        return cifar_densenet(DENSENETS[name], num_classes).eval()
     if library == "cifar":
         return CifarResNet(
             int(name.removeprefix("resnet")), num_classes, variant.get("width", 16), variant.get("stem_stride", 1)
@@ -40,6 +45,8 @@ def create(library: str, name: str, num_classes: int, input_size: int | None = N
 
 
 def known(library: str, name: str) -> bool:
+    if library == "cifar" and name in DENSENETS:
+        return True
     if library == "cifar":
         depth = name.removeprefix("resnet")
         return name.startswith("resnet") and depth.isdecimal() and 8 <= int(depth) <= 1202 and (int(depth) - 2) % 6 == 0
@@ -133,6 +140,15 @@ class CifarBlock(nn.Module):
             shortcut = F.pad(shortcut, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+def cifar_densenet(depth: int, num_classes: int, growth: int = 12) -> nn.Module:
+    """DenseNet-BC for small images: torchvision's, of three blocks, behind one 3x3 convolution that keeps the resolution."""
+    model = torchvision.models.DenseNet(growth, ((depth - 4) // 6,) * 3, 2 * growth, num_classes=num_classes)
+    stages = [(name, stage) for name, stage in model.features.named_children() if not name.endswith("0")]
+    stem = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)
+    model.features = nn.Sequential(OrderedDict([("conv0", stem), *stages]))
+    return model
 
 
 class BlurPool(nn.Module):

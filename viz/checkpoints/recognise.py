@@ -83,6 +83,8 @@ def as_torchvision(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict,
 
 def candidates(weights: dict[str, Tensor], variant: dict) -> list[tuple[str, str]]:
     """(library, model) of all that the weights may belong to."""
+    if "features.denseblock1.denselayer1.norm1.weight" in weights and "features.norm0.weight" not in weights:
+        return [("cifar", name) for name in models.DENSENETS]
     if "width" in variant:
         blocks = len({key.split(".")[1] for key in weights if key.startswith("layer1.")})
         return [("cifar", f"resnet{6 * max(blocks, 1) + 2}")]
@@ -98,7 +100,7 @@ def build(weights: dict, library: str, name: str, variant: dict, shapes: Counter
     Raises GivenUp once more than a few of its parameters are not among `shapes`, where these are given.
     """
     facts = {"library": library, "model": name}
-    if library == "cifar":
+    if library == "cifar" and name not in models.DENSENETS:
         facts["width"] = variant.get("width", 16)
     elif library == "torchvision":
         facts |= {key: True for key in ("small_stem", "blurpool") if variant.get(key) and (key != "small_stem" or "res" in name)}

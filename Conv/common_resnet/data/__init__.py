@@ -8,8 +8,9 @@ import torch
 
 import distributed
 from data import pixels
+from data.folders import open_folder
 from data.label_noise import symmetric_noise
-from data.large_images import Folder, LargeImages
+from data.large_images import LargeImages
 from data.longtail import long_tailed
 from data.order import generator
 from data.small_images import SmallImages
@@ -24,8 +25,8 @@ class Source:
     """Facts of a data set (size in pixels; mean and std of the inputs in [0, 1]) and its customary recipe."""
 
     size: int
-    mean: list[float]
-    std: list[float]
+    mean: list[float] | None  # measured on the training images
+    std: list[float] | None
     flip: bool
     padding: int  # pixels, for random crops of small images
     epochs: int
@@ -50,21 +51,27 @@ SOURCES = {
     "imagenet": _imagenet(epochs=90, batch_size=256, lr=0.1, weight_decay=1e-4, sched="step", decay_epochs=(30, 60)),
     "cub": _imagenet(epochs=100, batch_size=64, lr=0.01, weight_decay=5e-4, warmup_epochs=5),
     "cars": _imagenet(epochs=100, batch_size=64, lr=0.01, weight_decay=5e-4, warmup_epochs=5),
+    "folder": Source(224, None, None, True, 0, epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4, warmup_epochs=5),
 }
 SMALL = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
 class Inputs(NamedTuple):
-    """Where images come from and how a model gets them: size in pixels; mean and std of the inputs in [0, 1]."""
+    """Where images come from and how a model gets them: size in pixels; mean and std of the inputs in [0, 1].
+
+    in_memory: whether they are small, all of one size, and kept decoded; None: whether the data set is one of SMALL. Without mean
+    and std, open_data measures them.
+    """
 
     data: str
     path: Path | None
     size: int
     crop_ratio: float
-    mean: list[float]
-    std: list[float]
+    mean: list[float] | None
+    std: list[float] | None
     device: str
     num_workers: int = 0
+    in_memory: bool | None = None
 
 
 Images = SmallImages | LargeImages
@@ -85,7 +92,8 @@ def open_data(
     their labels is replaced, a function of seed (see symmetric_noise). Raises InputError for data that is missing, damaged, or
     too little for what is asked.
     """
-    train, val = open_split(inputs, "train"), open_split(inputs, "val")
+    train = open_split(inputs, "train")
+    val = open_split(inputs, "train" if holdout else "val")
     if len(train.classes) < 2:
         raise InputError(
             f"{inputs.path}: one class, {train.classes[0]}; images are train/<class>/<image>, of two classes or more"
@@ -100,7 +108,7 @@ def open_data(
         cut = int(len(train) * holdout)
         if cut == 0:
             raise InputError(f"--holdout {holdout}: no image of {len(train)}")
-        val = open_split(inputs, "train").keep(rows[:cut].sort().values)
+        val.keep(rows[:cut].sort().values)
         train.keep(rows[cut:].sort().values)
     grouping = None
     if superclasses:
@@ -111,20 +119,27 @@ def open_data(
         train.keep(long_tailed(train.labels.cpu(), len(train.classes), imbalance_ratio))
     if label_noise:
         train.set_labels(symmetric_noise(train.labels.cpu(), len(train.classes), label_noise, seed))
+    mean, std = (inputs.mean, inputs.std) if inputs.mean and inputs.std else train.measure()
+    for images in (train, val):
+        images.normalise(inputs.mean or mean, inputs.std or std)
     return train, val, grouping
 
 
 def need_path(data: str, path: Path | None) -> None:
     """Raise InputError where large images have no --data-path: they are neither built in nor downloaded."""
+    if data == "folder" and path is None:
+        raise InputError(
+            "--data folder needs --data-path, a folder with train/<class>/<image> and val/, or train.zip and val.zip"
+        )
     if data not in SMALL and path is None:
         raise InputError(f"--data {data} needs --data-path, a folder with train/ and val/; see data/{data}/README.md")
 
 
 def open_split(inputs: Inputs, split: str) -> Images:
     """One split, "train" or "val", with its own classes."""
-    data, path, size, crop_ratio, mean, std, device, num_workers = inputs
-    if data not in SMALL:
-        return LargeImages(Folder(Path(path) / split), size, crop_ratio, mean, std, device, num_workers)
+    data, path, size, crop_ratio, mean, std, device, num_workers, in_memory = inputs
+    if not (data in SMALL if in_memory is None else in_memory):
+        return LargeImages(open_folder(Path(path), split), size, crop_ratio, mean, std, device, num_workers)
     with distributed.local_main_first():  # it downloads, the others find
         images, labels, classes = pixels.read(data, path, split, size)
     return SmallImages(images, labels, classes, mean, std, device)

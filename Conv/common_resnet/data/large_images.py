@@ -2,21 +2,19 @@
 
 import multiprocessing
 import random
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 import distributed
-from data.archives import is_image
+from data.folders import Archive, Folder, mean_and_deviation
 from data.order import epoch_order, generator
-from errors import InputError
+
+MEASURED = 1000  # images whose pixels give mean and deviation where these are not known
 
 
 class LargeImages:
@@ -28,19 +26,40 @@ class LargeImages:
 
     def __init__(
         self,
-        folder: "Folder",
+        folder: Folder | Archive,
         size: int,
         crop_ratio: float,
-        mean: list[float],
-        std: list[float],
+        mean: list[float] | None,
+        std: list[float] | None,
         device: str,
         num_workers: int = 0,
     ):
         self.folder, self.size, self.crop_ratio, self.device, self.num_workers = folder, size, crop_ratio, device, num_workers
         self.labels, self.classes = torch.tensor(folder.targets), folder.classes
-        self.scale = 1 / (255 * torch.tensor(std, device=device)).view(3, 1, 1)
-        self.shift = -torch.tensor(mean, device=device).view(3, 1, 1) * 255 * self.scale
-        self.flip, self.loader, self.rows = False, None, None
+        self.flip, self.more, self.erase, self.loader, self.rows = False, None, 0.0, None, None
+        if mean and std:
+            self.normalise(mean, std)
+
+    def normalise(self, mean: list[float], std: list[float]) -> None:
+        """Set what the batches are normalised by, of values in [0, 1]."""
+        self.mean, self.std = mean, std
+        self.scale = 1 / (255 * torch.tensor(std, device=self.device)).view(3, 1, 1)
+        self.shift = -torch.tensor(mean, device=self.device).view(3, 1, 1) * 255 * self.scale
+
+    def measure(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the channels, over the centres of at most MEASURED training images."""
+        rows = torch.randperm(len(self), generator=generator(0))[:MEASURED].sort().values.tolist()
+        images = Seeded(self.folder, self._centre())
+        sums, squares, count = np.zeros(3), np.zeros(3), 0
+        for pixels, _ in self._loader(Subset(images, [(row, 0) for row in rows]), batch_size=50):
+            values = pixels.double().flatten(0, 2).numpy()
+            sums, squares, count = sums + values.sum(0), squares + (values**2).sum(0), count + len(values)
+        return mean_and_deviation(sums, squares, count)
+
+    def augment(self, flip: bool, more: Callable | None = None, erase: float = 0.0) -> "LargeImages":
+        """Set what training images go through after the crop: a flip, a transform of Pillow's images, an erased rectangle."""
+        self.flip, self.more, self.erase = flip, more, erase
+        return self
 
     def __len__(self) -> int:
         return len(self.folder)
@@ -66,18 +85,22 @@ class LargeImages:
         """This process's share of each global batch of an epoch, augmented; see epoch_order."""
         if self.loader is None:
             flip = [transforms.RandomHorizontalFlip()] if self.flip else []
-            transform = transforms.Compose([transforms.RandomResizedCrop(self.size), *flip])
+            more = [self.more] if self.more else []
+            transform = transforms.Compose([transforms.RandomResizedCrop(self.size), *flip, *more])
+            erase = transforms.RandomErasing(self.erase, value=[round(255 * x) for x in self.mean]) if self.erase else None
             self.order = SeededOrder(len(self), batch, seed)
-            self.loader = self._loader(Seeded(self.folder, transform), batch_sampler=self.order)
+            self.loader = self._loader(Seeded(self.folder, transform, erase), batch_sampler=self.order)
         self.order.epoch = epoch
         return self._on_device(self.loader)
 
     def evaluation_batches(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once over all processes, its centre."""
-        resize = transforms.Resize(int(self.size / self.crop_ratio))
-        images = Seeded(self.folder, transforms.Compose([resize, transforms.CenterCrop(self.size)]))
+        images = Seeded(self.folder, self._centre())
         mine = Subset(images, [(index, 0) for index in range(distributed.rank(), len(self), distributed.world_size())])
         return self._on_device(self._loader(mine, batch_size=batch))
+
+    def _centre(self) -> Callable:
+        return transforms.Compose([transforms.Resize(int(self.size / self.crop_ratio)), transforms.CenterCrop(self.size)])
 
     def _loader(self, dataset: Dataset, **options) -> DataLoader:
         if self.num_workers:
@@ -114,40 +137,13 @@ class SeededOrder:
 class Seeded(Dataset):
     """Takes (index, seed): seeds what the transforms draw from, and gives the image as (H, W, 3) uint8 with its label."""
 
-    def __init__(self, folder: "Folder", transform):
-        self.folder, self.transform = folder, transform
+    def __init__(self, folder: Folder | Archive, transform: Callable, erase: Callable | None = None):
+        self.folder, self.transform, self.erase = folder, transform, erase
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = item
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         image, label = self.folder[index]
-        return torch.from_numpy(np.array(self.transform(image))), label
-
-
-class Folder(ImageFolder):
-    """torchvision's image folder without hidden files and folders. Folder(path)[i] -> (PIL image in RGB, label).
-
-    Raises InputError where the folder, or a class in it, has no image.
-    """
-
-    def __init__(self, path: Path):
-        if not path.is_dir():
-            raise InputError(f"{path}: no such folder; an image folder holds train/<class>/<image> and val/<class>/<image>")
-        try:
-            super().__init__(path, loader=load_rgb, is_valid_file=lambda file: is_image(file[len(str(path)) :]))
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: {str(error).splitlines()[0]}")
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
-        return classes, {name: label for label, name in enumerate(classes)}
-
-
-def load_rgb(path: str) -> Image.Image:
-    """Read an image file as RGB. Raises InputError naming the file if it does not decode."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # a damaged image can fail in many ways
-        raise InputError(f"{path}: does not decode as an image ({error}); replace or remove the file")
+        pixels = torch.from_numpy(np.array(self.transform(image)))
+        return (self.erase(pixels.permute(2, 0, 1)).permute(1, 2, 0) if self.erase else pixels), label

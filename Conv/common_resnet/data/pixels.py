@@ -1,8 +1,6 @@
 """Small images as arrays: from scikit-learn, idx files, torchvision's downloads, image folders and ZIP archives."""
 
 import gzip
-import io
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,8 +15,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from tqdm import tqdm
 
 import distributed
-from data import archives
-from data.large_images import Folder
+from data.folders import Archive, Folder, open_folder
 from errors import InputError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
@@ -41,10 +38,8 @@ def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
         return _download(data, split)
     if not path.is_dir():
         raise InputError(f"--data-path {path}: no such folder")
-    if (path / split).is_dir():
-        return _folder(path / split, size)
-    if (path / f"{split}.zip").is_file():
-        return _archive(path, split, size)
+    if (path / split).is_dir() or (path / f"{split}.zip").is_file():
+        return _decode(open_folder(path, split), size)
     if data == "fashion-mnist" and list(path.glob("*-ubyte*")):
         return _idx(path, split, size)
     raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image> nor {split}.zip")
@@ -109,50 +104,23 @@ def _grey(images: Tensor) -> Tensor:
     return images.unsqueeze(3).expand(-1, -1, -1, 3).contiguous()
 
 
-def _folder(path: Path, size: int) -> Pixels:
-    """A split of an image folder."""
-    folder = Folder(path)
-    files = [file for file, _ in folder.samples]
-    return _decode(path, [os.path.relpath(file, path) for file in files], folder.targets, folder.classes, files.__getitem__, size)
-
-
-def _archive(path: Path, split: str, size: int) -> Pixels:
-    """A split of the ZIP form, by the rules of archives.py."""
-    archive = path / f"{split}.zip"
-    try:
-        found = archives.read_archive(archive, split)
-    except archives.ArchiveError as error:
-        raise InputError(str(error))
-    if found.classes is None:
-        raise InputError(f"{path / f'{split}_map.txt'}: names no class folders, nor does a train_map.txt beside it")
-    with open(archive, "rb") as file:
-
-        def fetch(offset: int, length: int) -> bytes:
-            return os.pread(file.fileno(), length, offset)
-
-        def image(row: int) -> io.BytesIO:
-            return io.BytesIO(archives.read_image(fetch, found.records[row]))
-
-        return _decode(archive, found.names, found.records["label"].tolist(), found.classes, image, size)
-
-
-def _decode(
-    source: Path, names: list[str], labels: list[int], classes: list[str], image: Callable[[int], str | io.BytesIO], size: int
-) -> Pixels:
-    """All images of a split; image(row) is a path, or a file with the image's bytes."""
-    images = np.empty((len(names), size, size, 3), np.uint8)
+def _decode(images: Folder | Archive, size: int) -> Pixels:
+    """All images of a split."""
+    source = images.root
+    pixels = np.empty((len(images), size, size, 3), np.uint8)
     hidden = None if distributed.is_main() else True
-    for row, name in enumerate(tqdm(names, f"reading {source}", unit=" images", leave=False, disable=hidden, delay=2)):
+    for row in tqdm(range(len(images)), f"reading {source}", unit=" images", leave=False, disable=hidden, delay=2):
+        name = images.name(row)
         try:
-            with Image.open(image(row)) as picture:
+            with Image.open(images.file(row)) as picture:
                 if picture.size != (size, size):
                     raise InputError(f"{source}: {name} has {picture.width}x{picture.height} pixels, not {size}x{size}")
                 if picture.mode.startswith(("I", "F")):
                     raise InputError(f"{source}: {name} has more than 8 bits per channel")
-                images[row] = np.asarray(picture.convert("RGB"))
+                pixels[row] = np.asarray(picture.convert("RGB"))
         except InputError:
             raise
         except Exception as error:  # a damaged image can fail in many ways
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"{source}: {name} does not decode as an image ({reason}); replace or remove it")
-    return torch.from_numpy(images), torch.tensor(labels), classes
+    return torch.from_numpy(pixels), torch.tensor(images.targets), images.classes

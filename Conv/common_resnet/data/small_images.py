@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import distributed
+from data.folders import mean_and_deviation
 from data.order import epoch_order, generator, share
 
 
@@ -18,14 +19,35 @@ class SmallImages:
     probability 1/2, a square of `cutout` pixels set to the mean; each is drawn for every image on its own.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, classes: list[str], mean: list[float], std: list[float], device: str):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        classes: list[str],
+        mean: list[float] | None,
+        std: list[float] | None,
+        device: str,
+    ):
         self.images, self.labels, self.classes = images.to(device), labels.to(device), classes
         self.device = device
-        self.scale = 1 / (255 * torch.tensor(std, device=device)).view(3, 1, 1)
-        self.shift = -torch.tensor(mean, device=device).view(3, 1, 1) * 255 * self.scale
+        if mean and std:
+            self.normalise(mean, std)
         self.padding, self.flip, self.cutout = 0, False, 0
         self.padded = self.images
         self.rows = None
+
+    def normalise(self, mean: list[float], std: list[float]) -> None:
+        """Set what the batches are normalised by, of values in [0, 1]."""
+        self.mean, self.std = mean, std
+        self.scale = 1 / (255 * torch.tensor(std, device=self.device)).view(3, 1, 1)
+        self.shift = -torch.tensor(mean, device=self.device).view(3, 1, 1) * 255 * self.scale
+
+    def measure(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the channels, over all images; see mean_and_deviation."""
+        counts = torch.stack([torch.bincount(self.images[..., c].flatten().cpu(), minlength=256) for c in range(3)]).double()
+        values = torch.arange(256, dtype=torch.float64)
+        sums, squares = (counts @ values).numpy(), (counts @ values.square()).numpy()
+        return mean_and_deviation(sums, squares, counts[0].sum().item())
 
     def keep(self, rows: Tensor) -> "SmallImages":
         """Keep only the images of these indices; returns itself. self.rows (n,) are theirs in the split, None for all."""

@@ -1,0 +1,66 @@
+"""The weights that a run starts from: torchvision's for ImageNet, or those of any checkpoint."""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import distributed
+import foreign
+from distributed import say
+from errors import InputError
+
+IMAGENET = {"imagenet": "IMAGENET1K_V1", "IMAGENET1K_V1": "IMAGENET1K_V1", "IMAGENET1K_V2": "IMAGENET1K_V2", "DEFAULT": "DEFAULT"}
+
+
+def start_from(init: str, model: nn.Module, description: dict, classes: list[str]) -> None:
+    """Load weights into the model; a classifier for other classes is left as it is, and that is said.
+
+    init: "imagenet" or a name of torchvision's weights, a path, or a URL. Where the checkpoint has the same classes in another
+    order, the rows of its classifier are put into theirs. Raises InputError for weights of another model.
+    """
+    if init in IMAGENET:
+        weights, their_classes = imagenet_weights(IMAGENET[init], description), None
+    else:
+        found = foreign.read(init)
+        weights, their_classes = found.weights, found.classes
+        for note in found.notes:
+            say(f"note: {init}: {note}")
+    own = model.state_dict()
+    head = head_name(model)
+    heads = [key for key in own if key.startswith(head)]
+    reason = ""
+    if any(key not in weights for key in heads):
+        reason = "it has none"
+    elif any(weights[key].shape != own[key].shape for key in heads):
+        reason = f"its own is for {len(weights[heads[-1]])} classes, these are {len(classes)}"
+    elif their_classes is not None and set(their_classes) != set(classes):
+        reason = f"its own is for other classes, {', '.join(their_classes[:3])} ..."
+    if reason:
+        weights = {key: value for key, value in weights.items() if not key.startswith(head)} | {key: own[key] for key in heads}
+    elif their_classes not in (None, classes):
+        order = torch.tensor([their_classes.index(name) for name in classes])
+        weights = weights | {key: weights[key][order] for key in heads}
+    foreign.load_weights(model, weights, init)
+    say(f"starting from {init}" + (f", with a fresh classifier: {reason}" if reason else ""))
+
+
+def head_name(model: nn.Module) -> str:
+    """What the keys of the classifier begin with: the last linear layer or, in models without one, the last convolution."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    return (linear or list(layers))[-1] + "."
+
+
+def imagenet_weights(name: str, description: dict) -> dict[str, Tensor]:
+    """torchvision's weights of a model. Raises InputError where it has none, or they cannot be downloaded."""
+    if description.get("small_stem", True) or description.get("blurpool"):
+        reason = "weights for large images only, without BlurPool"
+        raise InputError(f"--init imagenet: torchvision has {reason}, none for this {description['model']}")
+    known = torchvision.models.get_model_weights(description["model"])
+    if name not in known.__members__:
+        raise InputError(f"--init {name}: torchvision has {', '.join(known.__members__)} of {description['model']}")
+    try:
+        with distributed.local_main_first():
+            return known[name].get_state_dict(check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"--init {name}: cannot be downloaded ({error}); give a file")

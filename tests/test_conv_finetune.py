@@ -1,0 +1,228 @@
+"""Conv/common_resnet on folders of your own, from weights of any form; its DenseNet-BC, which viz recognises."""
+
+import argparse
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from conftest import ROOT, prepare
+from subprojects import Subproject
+from training import assert_same, log
+
+SUBPROJECT = conv = Subproject("Conv/common_resnet")
+viz = Subproject("viz")
+InputError = conv.load("errors").InputError
+checkpoint, options, train, models, initial, optimizer, evaluate = (
+    conv.load(name) for name in ("checkpoint", "options", "train", "models", "initial", "optimizer", "evaluate")
+)
+QUICK = "--model resnet8 --width 8 --stem-stride 2 --device cpu --num-workers 0 --warmup-epochs 0 --epochs 1".split()
+
+
+def trained(folder, *words):
+    """The checkpoint of a quick run of one epoch."""
+    train.main(options.get_parser().parse_args([str(word) for word in (*QUICK, "--output-dir", folder, *words)]))
+    return checkpoint.load(folder / "checkpoint.pth")
+
+
+def pictures(folder, sizes, classes=("ant", "bee", "cat")):
+    """An image folder: of each class one image per size (width, height) for training, and one for validation."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", len(sizes)), ("val", 1)):
+        for number, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for index, (width, height) in enumerate(sizes[:count]):
+                image = random.integers(40 * number, 256 - 40 * number, size=(height, width, 3), dtype=np.uint8)
+                Image.fromarray(image).save(folder / split / name / f"{index}.png")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ a folder of images
+
+
+def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path):
+    """Mean and deviation are NumPy's over the training pixels, to the four digits that are stored."""
+    folder = pictures(tmp_path / "own", [(40, 40)] * 4)
+    state = trained(tmp_path / "run", "--data", "folder", "--data-path", folder, "--batch-size", 6)
+    args, pixels = (
+        state["args"],
+        np.stack([np.array(Image.open(file)) for file in sorted((folder / "train").glob("*/*.png"))]) / 255,
+    )
+    np.testing.assert_allclose(args["mean"], pixels.mean((0, 1, 2)), atol=5.1e-5)
+    np.testing.assert_allclose(args["std"], pixels.std((0, 1, 2)), atol=5.1e-5)
+    assert (args["input_size"], args["crop_ratio"], args["data"], args["padding"]) == (40, 1.0, None, 5)
+    assert args["data_path"] == str(folder) and state["classes"] == ["ant", "bee", "cat"] and args["in_memory"]
+    evaluate.main(["--checkpoint", str(tmp_path / "run/checkpoint.pth"), "--output", str(tmp_path / "r.json")])
+    train.main(
+        options.get_parser().parse_args(["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--device", "cpu"])
+    )
+    again = trained(tmp_path / "again", "--data", "folder", "--data-path", folder, "--batch-size", 6, "--holdout", 0.25)
+    assert again["training_rows"].shape == (9,)
+
+
+def test_larger_or_varying_images_are_decoded_as_they_are_needed(tmp_path):
+    """A mean over centres, of images that are all of one colour: exact. A folder and its archives give the same weights."""
+    folder = tmp_path / "own"
+    for split in ("train", "val"):
+        for name, value, size in (("a", 51, (120, 90)), ("b", 102, (70, 110))):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(2):
+                Image.new("RGB", size, (value, value, 255)).save(folder / split / name / f"{index}.png")
+    words = [
+        "--data",
+        "folder",
+        "--batch-size",
+        2,
+        "--input-size",
+        40,
+        "--model",
+        "mobilenet_v2",
+        "--width",
+        16,
+        "--stem-stride",
+        1,
+    ]
+    state = trained(
+        tmp_path / "run", *words, "--data-path", folder, "--auto-augment", "ra", "--random-erase", 1, "--clip-grad-norm", 1
+    )
+    assert state["args"]["mean"] == [0.3, 0.3, 1.0] and state["args"]["std"] == [0.1, 0.1, 1.0]  # no contrast in the third
+    assert state["args"]["crop_ratio"] == 0.875 and not state["args"]["in_memory"]
+    prepare(folder, "--output", tmp_path / "zips")
+    more = ["--auto-augment", "ra", "--random-erase", 1, "--clip-grad-norm", 1]
+    assert_same(state["model"], trained(tmp_path / "zipped", *words, "--data-path", tmp_path / "zips", *more)["model"])
+
+
+def test_folders_that_do_not_work(tmp_path):
+    bad = pictures(tmp_path / "bad", [(20, 20)] * 2)
+    (bad / "train/ant/1.png").write_bytes(b"no image")
+    shutil.copytree(pictures(tmp_path / "new", [(20, 20)] * 2), tmp_path / "more")
+    (tmp_path / "more/val/cat").rename(tmp_path / "more/val/dog")
+    (tmp_path / "empty").mkdir()
+    cases = {
+        f"{bad}": ("bad/train: ant/1.png does not decode",),
+        f"{tmp_path}/empty": ("empty/train: no such folder",),
+        f"{tmp_path}/more": ("validation has classes that training has not: dog",),
+        f"{tmp_path}/new --batch-size 7": ("6 training images are less than one batch of 7",),
+        f"{tmp_path}/new --batch-size 2 --auto-augment ra": ("--auto-augment", "in memory"),
+        f"{tmp_path}/new --batch-size 2 --input-size 64 --padding 2": ("--padding", "small images"),
+        f"{tmp_path}/new --batch-size 2 --superclasses": ("no grouping of its own",),
+    }
+    for words, pieces in cases.items():
+        with pytest.raises(InputError) as error:
+            trained(tmp_path / "run", "--overwrite", "--data", "folder", "--data-path", *words.split())
+        assert all(piece in str(error.value) for piece in pieces), (words, error.value)
+
+
+# ------------------------------------------------------------------------------------------------- weights to start from
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    with conv.active():
+        trained(folder := tmp_path_factory.mktemp("digits"), "--batch-size", 200)
+    return folder / "checkpoint.pth"
+
+
+def forms(weights):
+    """What others write, by the file's name."""
+    return {
+        "bare.pth": weights,
+        "deit.pth": {"model": weights, "args": argparse.Namespace(model="resnet8", lr=0.1), "epoch": 3},
+        "lightning.ckpt": {"state_dict": {f"model.{key}": value for key, value in weights.items()}, "epoch": 3},
+        "parallel.th": {"state_dict": {f"module._orig_mod.{key}": value for key, value in weights.items()}},
+    }
+
+
+def test_a_run_starts_from_weights_in_any_form(digits, tmp_path, capsys):
+    weights = checkpoint.load(digits)["model"]
+    files = forms(weights)
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+    save_file({key: value.contiguous() for key, value in weights.items()}, tmp_path / "plain.safetensors")
+    description = models.model_facts("resnet8", 8, 8, 2)
+    for name in [*files, "plain.safetensors"]:
+        model = models.create_model(description, 10)
+        initial.start_from(str(tmp_path / name), model, description, list("0123456789"))
+        assert_same({key: model.state_dict()[key] for key in weights if "num_batches" not in key},
+                    {key: weights[key] for key in weights if "num_batches" not in key})  # fmt: skip
+        assert "fresh classifier" not in capsys.readouterr().out
+
+
+def test_a_classifier_for_other_classes_is_replaced_and_that_is_said(digits, capsys):
+    """Other number, other names; the same names in another order are put into it."""
+    state, description = checkpoint.load(digits), models.model_facts("resnet8", 8, 8, 2)
+    for classes, reason in ((list("abc"), "for 10 classes, these are 3"), (list("abcdefghij"), "for other classes, 0, 1, 2")):
+        model = models.create_model(description, len(classes))
+        fresh = model.linear.weight.clone()
+        initial.start_from(str(digits), model, description, classes)
+        assert torch.equal(model.linear.weight, fresh) and torch.equal(model.conv1.weight, state["model"]["conv1.weight"])
+        assert reason in capsys.readouterr().out
+    model = models.create_model(description, 10)
+    initial.start_from(str(digits), model, description, list("9876543210"))
+    assert torch.equal(model.linear.bias, state["model"]["linear.bias"].flip(0))
+
+
+def test_weights_that_do_not_fit_or_do_not_come(digits, tmp_path):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html></html>")
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "evil.pth")
+    cases = {
+        "nowhere.pth": ("nowhere.pth: no such checkpoint",),
+        f"{tmp_path}/page.pth": ("page.pth", "no pickle of tensors"),
+        f"{tmp_path}/evil.pth": ("refused", "nothing in it was run"),
+        f"{digits} --width 16": ("the weights are another model's", "conv1.weight is (8, 3, 3, 3), not (16, 3, 3, 3)"),
+        "http://localhost:9/x.pth": ("http://localhost:9/x.pth: cannot be downloaded",),
+        "IMAGENET1K_V1": ("weights for large images only",),
+    }
+    for words, pieces in cases.items():
+        with pytest.raises(InputError) as error:
+            trained(tmp_path / "run", "--overwrite", "--init", *words.split())
+        assert all(piece in str(error.value) for piece in pieces), (words, error.value)
+
+
+def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path):
+    before = checkpoint.load(digits)["model"]
+    state = trained(tmp_path, "--init", digits, "--freeze-backbone", "--lr", 0.01, "--batch-size", 200)
+    after = state["model"]
+    assert all(torch.equal(after[key], value) == (not key.startswith("linear.")) for key, value in before.items())
+    assert len(state["optimizer"]["state"]) == 2 and log(tmp_path)[-1]["val_top1"] > 20  # twice chance
+
+
+def test_layer_decay_lowers_the_rate_by_a_factor_per_stage():
+    model = models.create_model(models.model_facts("resnet8", 8), 10)
+    groups = optimizer.build_optimizer(model, 0.8, 0.9, 5e-4, layer_decay=0.5).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    found = {optimizer.stage(name): rates[id(p)] for name, p in model.named_parameters()}
+    assert found == {"stem": 0.05, "layer1": 0.1, "layer2": 0.2, "layer3": 0.4, "linear": 0.8}
+    assert all((p.ndim > 1) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
+    plain = optimizer.build_optimizer(model, 0.8, 0.9, 5e-4, nesterov=False)
+    assert [group["lr"] for group in plain.param_groups] == [0.8, 0.8] and not plain.param_groups[0]["nesterov"]
+
+
+# ------------------------------------------------------------------------------------------------------- DenseNet-BC
+
+
+def test_densenet_bc_has_the_published_size_and_viz_recognises_it(tmp_path):
+    """Huang et al. (2017): 0.8 M parameters; with 10 classes 769,162. The logits of both builders agree to the bit."""
+    model = models.create_model(models.model_facts("densenet_bc100", 32), 10).eval()
+    assert sum(p.numel() for p in model.parameters()) == 769_162
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images)
+        dense = models.WithDenseLogits(model)(images)[1]
+    # Averaging the classifier's view of each location gives the logits, up to float32's rounding.
+    torch.testing.assert_close(dense.mean(2), expected, atol=1e-4, rtol=1e-4)
+    with viz.active():
+        facts, _, weights = viz.load("checkpoints.recognise").recognise(model.state_dict())
+        theirs = viz.load("checkpoints.models").create(facts["library"], facts["model"], facts["num_classes"])
+        theirs.load_state_dict(weights)
+        with torch.no_grad():
+            assert torch.equal(theirs.eval()(images), expected)
+    assert facts == {"library": "cifar", "model": "densenet_bc100", "num_classes": 10, "input_size": 32}
+
+
+def test_it_and_resnet152_are_named_in_the_help():
+    text = options.get_parser().format_help()
+    assert "densenet_bc100" in text and "resnet152" in text and str(ROOT) not in text
