@@ -12,12 +12,14 @@ A checkpoint is a dict of tensors and plain types:
     training_labels     optional: int64, the labels of those rows, where they are not the data set's own
 """
 
+import argparse
 import os
 import pickle
 import re
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from errors import InputError
@@ -97,14 +99,18 @@ def save(
 
 
 def load_any(path: Path) -> dict:
-    """Read a dict with weights_only=True alone, onto the CPU.
+    """Read a dict with weights_only=True alone, or a safetensors file, onto the CPU.
 
     Raises InputError for a file that is missing, truncated, not a dict, or that would run code.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # DeiT's checkpoints hold the options of their command line as this one type, which only carries attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
         reason = found.group(1) if found else "no pickle of tensors"
@@ -119,7 +125,11 @@ def load_any(path: Path) -> dict:
 
 def load(path: Path) -> dict:
     """Read a checkpoint of this project's form. Raises InputError for what load_any refuses, and for another form."""
-    state = load_any(path)
+    return check(load_any(path), path)
+
+
+def check(state: dict, path: Path) -> dict:
+    """The content of a checkpoint, if it has this project's form. Raises InputError if it has not."""
     if not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
     kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}

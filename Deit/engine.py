@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import distributed
 from data.loaders import seed_everything
+from distillation import Distillation
 from errors import InputError
 from models import WithDenseLogits
 
@@ -35,13 +36,17 @@ def train_one_epoch(
     mixup: Mixup | None = None,
     ema: ModelEmaV3 | None = None,
     clip_grad: float | None = None,
+    distillation: Distillation | None = None,
+    train_mode: bool = True,
 ) -> dict:
-    """Train for one epoch. model(images) gives logits (N, K), or (logits, dense logits), as WithDenseLogits does.
+    """Train for one epoch. model(images) gives logits (N, K); or (logits, dense logits), as WithDenseLogits does; or those of the
+    class token and of the distillation token, as DeiT's distilled models do where there is a `distillation`.
 
+    train_mode False keeps the model in evaluation mode: no dropout, and batch norm's statistics stay as they are.
     Returns loss (mean over all processes), top1 (%, None under mixup), images_per_second (all processes together).
     Raises InputError naming epoch and step where the loss is not finite.
     """
-    model.train()
+    model.train(train_mode)
     criterion.train()
     loader.sampler.set_epoch(epoch)
     if hasattr(criterion, "set_epoch"):
@@ -58,8 +63,11 @@ def train_one_epoch(
             images, targets = mixup(images, targets)
         with autocast(device, amp):
             output = model(images)
-            logits, *dense = output if isinstance(output, tuple) else (output,)
-            loss = criterion(logits, targets, *dense)
+            logits, *more = output if isinstance(output, tuple) else (output,)
+            if distillation is None:
+                loss = criterion(logits, targets, *more)
+            else:
+                loss = distillation(criterion, images, targets, logits, *more)
         losses.append(loss.detach())
         if mixup is None:
             right += (logits.argmax(1) == targets).sum()

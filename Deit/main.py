@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import timm
 import torch
 from timm.data import Mixup
+from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -18,24 +20,28 @@ from torch import nn
 import checkpoint
 import distributed
 import errors
+import foreign
 import run_folder
-from data.folder import FolderImages
+import weights
 from data.loaders import eval_loader, seed_everything, train_loader
-from data.splits import match_classes, open_images
+from data.splits import CIFARS, Images, match_classes, open_images
 from data.transforms import crop_ratio, eval_transform, train_transform
-from data.zip_images import ZipImages, warm
+from data.zip_images import warm
+from distillation import Distillation
 from distributed import say
 from engine import bare_model, check_weights, evaluate, train_one_epoch
 from errors import InputError
 from maxsup_loss import make_loss
 from models import create_model, wrap
-from options import SETTINGS, fill_in, get_parser
+from options import fill_in, get_parser
 from report import TensorBoard, say_epoch, warn_of_batch
 
 
 def main(args) -> None:
     fill_in(args)
     distributed.start(args.device)
+    for note in args.__dict__.pop("notes"):
+        say(note)
     if args.eval:
         evaluate_checkpoint(args)
     else:
@@ -45,16 +51,18 @@ def main(args) -> None:
 
 def train(args) -> None:
     output = args.output_dir
+    if foreign.is_url(args.resume or ""):
+        args.resume = str(foreign.download(args.resume))
     continued = run_folder.claim(output, args.resume, args.overwrite)
     resume = run_folder.find_checkpoint(output, args.resume)
-    state = checkpoint.load(resume) if resume else None
+    found = weights.read_to_continue(str(resume)) if resume else None
 
     ratio = crop_ratio(args.input_size, args.eval_crop_ratio)
     evaluation = eval_transform(args.input_size, ratio, args.mean, args.std)
     training = evaluation if args.no_aug else build_augmentation(args)
-    train_set, val_set = open_splits(args.data_path, args.cache, train=training, val=evaluation)
-    classes = state.get("classes", train_set.classes) if state else train_set.classes
-    if state:
+    train_set, val_set = open_splits(args, train=training, val=evaluation)
+    classes = (found and found.classes) or train_set.classes
+    if found:
         match_classes(train_set, classes, str(resume))
     match_classes(val_set, classes, str(args.data_path / "train"))
     args.num_classes = settle_num_classes(args.num_classes, len(classes), args.data_path)
@@ -64,7 +72,13 @@ def train(args) -> None:
 
     seed_everything(args.seed)
     model = create_model(args.model, args.num_classes, args.input_size, args.drop, args.drop_path).to(args.device)
-    ema = ModelEmaV3(model, decay=args.model_ema_decay) if args.model_ema else None
+    if args.finetune:
+        weights.finetune(model, foreign.read(args.finetune), args.input_size, classes, args.mean, args.std)
+    if args.freeze_backbone or args.attn_only:
+        weights.freeze(model, args.attn_only)
+    distillation = build_distillation(args, model, classes)
+    memory = "cpu" if args.model_ema_force_cpu else None
+    ema = ModelEmaV3(model, decay=args.model_ema_decay, device=memory) if args.model_ema else None
     criterion = build_criterion(args, torch.from_numpy(train_set.labels)).to(args.device)
     args.global_batch = args.batch_size * distributed.world_size()
     args.scaled_lr = args.lr if args.unscale_lr else args.lr * args.global_batch / 512
@@ -74,8 +88,12 @@ def train(args) -> None:
     averaged = ema.module if ema else None
     mixup = build_mixup(args)
 
-    start_epoch = restore(state, resume, model, averaged, parts, args) if state else 0
-    del state
+    if args.start_epoch >= args.epochs:
+        raise InputError(f"--start_epoch {args.start_epoch}: counted from 0, it is beyond --epochs {args.epochs}")
+    start_epoch = weights.restore(found, model, averaged, parts, args) if found else args.start_epoch
+    if found and args.start_epoch not in (0, start_epoch):
+        say(f"--start_epoch {args.start_epoch} has no effect, as in DeiT: {resume} continues with epoch {start_epoch}")
+    del found
     say_setup(model, loader, len(val_set), start_epoch, args)
     wrapped = wrap(model, args.loss == "zipf", args.device, args.compile)
     if not continued:
@@ -84,22 +102,26 @@ def train(args) -> None:
     log = run_folder.Log(output, kept_epochs)
     board = TensorBoard(output, kept_epochs) if args.tensorboard and distributed.is_main() else None
     inputs = {"input_size": args.input_size, "mean": args.mean, "std": args.std, "interpolation": "bicubic", "crop_ratio": ratio}
-    source = {"data": None, "data_path": args.data_path}
+    source = {"data": CIFARS[args.data_set].__name__.lower() if args.data_set in CIFARS else None, "data_path": args.data_path}
     facts = checkpoint.facts(model=args.model, library="timm", num_classes=args.num_classes, **inputs, **source)
 
     scheduler.step(start_epoch)
     run = {"epochs": args.epochs, "seed": args.seed, "device": args.device, "amp": args.amp, "clip_grad": args.clip_grad}
+    run |= {"distillation": distillation, "train_mode": args.train_mode}
     how = {"device": args.device, "amp": args.amp, "shared": args.dist_eval}
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
         training = train_one_epoch(wrapped, criterion, loader, optimizer, scaler, epoch=epoch, mixup=mixup, ema=ema, **run)
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
-        line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None)}
+        line |= {"lr": max(group["lr"] for group in optimizer.param_groups), "alpha": getattr(criterion, "alpha", None)}
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             for evaluated, name in ((model, "val"), (averaged, "ema")):
                 if evaluated is not None:
+                    evaluated.to(args.device)
                     distributed.share_buffers(evaluated)
                     line |= {f"{name}_{key}": value for key, value in evaluate(evaluated, val_loader, **how).items()}
+            if averaged is not None and memory:
+                averaged.to(memory)
         scheduler.step(epoch + 1)
         check_weights(model, epoch, line.get("val_loss", 0))
         if distributed.is_main():
@@ -116,40 +138,50 @@ def train(args) -> None:
 
 
 def evaluate_checkpoint(args) -> None:
-    """--eval --resume X: print top-1, top-5, loss and ECE of the validation images; the model is the checkpoint's own."""
+    """--eval --resume X: print top-1, top-5, loss and ECE of the validation images; the model is the one that the file names."""
     if args.resume in (None, "auto"):
         raise InputError("--eval needs --resume PATH, the checkpoint to evaluate")
-    path = Path(args.resume)
-    state = checkpoint.load(path)
-    facts = {**vars(args), **state.get("args", {})}
+    found = foreign.read(args.resume, args.model_ema)
+    said = {key: value for key, value in found.facts.items() if found.ours or key != "model" or timm.is_model(value)}
+    facts = vars(args) | said
     size = facts["input_size"]
-    ratio = facts.get("crop_ratio", crop_ratio(size, args.eval_crop_ratio))
-    transform = eval_transform(size, ratio, facts["mean"], facts["std"])
-    (val_set,) = open_splits(args.data_path, args.cache, val=transform)
-    if "classes" in state:
-        match_classes(val_set, state["classes"], str(path))
-    outputs = settle_num_classes(facts["num_classes"], len(val_set.classes), args.data_path)
-    model = create_model(facts["model"], outputs, size, args.drop, args.drop_path)
-    weights = ("model_ema" if args.model_ema else "model", "the moving average" if args.model_ema else "the weights")
-    if not isinstance(state.get(weights[0]), dict):
-        raise InputError(f"{path}: holds no {weights[0]!r}; omit --model-ema")
-    checkpoint.load_weights(model, state[weights[0]], path)
+    ratio = said.get("crop_ratio", crop_ratio(size, args.eval_crop_ratio))
+    model = weights.rebuild(found, facts["model"], size)
+    try:
+        transform = eval_transform(size, ratio, facts["mean"], facts["std"], said.get("interpolation", "bicubic"))
+    except ValueError:
+        raise InputError(f"{args.resume}: its images are resized by {facts['interpolation']!r}, which this trainer does not have")
+    (val_set,) = open_splits(args, val=transform)
+    if not found.ours:
+        names = "" if found.classes else ", which are taken to be the folder's in sorted order, for it has no names"
+        say(
+            "\n".join(
+                [f"{args.resume} is taken for {facts['model']} of timm at {size} px, with its own classes{names}", *found.notes]
+            )
+        )
+    if found.classes:
+        match_classes(val_set, found.classes, args.resume)
+    outputs = model.num_classes if hasattr(model, "num_classes") else found.facts["num_classes"]
+    settle_num_classes(outputs, len(val_set.classes), args.data_path)
     pin = args.pin_mem and args.device == "cuda"
     loader = eval_loader(val_set, int(1.5 * args.batch_size), args.dist_eval, args.num_workers, pin)
     result = evaluate(model.to(args.device), loader, args.device, args.amp, args.dist_eval)
     say(
-        f"{weights[1]} of {path} on {result['images']} images: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
-        f"loss {result['loss']:.4f}  ECE {result['ece']:.4f}"
+        f"the {'moving average' if args.model_ema else 'weights'} of {args.resume} on {result['images']} images: "
+        f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}  ECE {result['ece']:.4f}"
     )
 
 
-def open_splits(root: Path, cache: bool, **transforms) -> list[FolderImages | ZipImages]:
+def open_splits(args, **transforms) -> list[Images]:
     """The splits of --data-path with their transforms; with --cache their archives, read into memory once per machine."""
-    with distributed.local_main_first():  # it writes the archives' index, which the others find
-        sets = [open_images(root, split, transform, cache) for split, transform in transforms.items()]
+    with distributed.local_main_first():  # it writes the archives' index, or downloads, which the others find
+        sets = [
+            open_images(args.data_path, split, transform, args.cache, args.data_set, args.inat_category)
+            for split, transform in transforms.items()
+        ]
         for note in sum((images.notes for images in sets), []):
             say(note)
-        if cache and distributed.is_local_main():
+        if args.cache and distributed.is_local_main():
             warning = warm(*(images.root for images in sets), show=distributed.is_main())
             if warning:
                 print(warning, flush=True)
@@ -178,11 +210,16 @@ def build_augmentation(args):
         re_prob=args.reprob,
         re_mode=args.remode,
         re_count=args.recount,
+        simple_crop=args.src,
     )
 
 
 def build_criterion(args, labels: torch.Tensor) -> nn.Module:
     """The loss. Its strengths, the published ones where none are given, are written into args."""
+    if args.loss == "bce":
+        if args.alpha is not None or args.alpha_end is not None or args.prior != "uniform":
+            raise InputError("--loss bce has neither a strength nor a prior")
+        return BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)  # as in DeiT, every class of a mixed image is there
     prior = torch.bincount(labels, minlength=args.num_classes) / len(labels) if args.prior == "frequency" else None
     try:
         criterion = make_loss(args.loss, args.num_classes, args.alpha, args.alpha_end, prior)
@@ -192,11 +229,28 @@ def build_criterion(args, labels: torch.Tensor) -> nn.Module:
     return criterion
 
 
+def build_distillation(args, model: nn.Module, classes: list[str]) -> Distillation | None:
+    """The teacher and how it teaches; a model with a distillation token is told that it is trained with one."""
+    if args.distillation_type == "none":
+        return None
+    teacher = weights.build_teacher(args, classes).to(args.device)
+    has_token = hasattr(model, "set_distilled_training")
+    if has_token:
+        model.set_distilled_training(True)
+    else:
+        say(f"{args.model} has no distillation token: its one classifier learns from the teacher too")
+    # As DeiT's code, which takes the mean over the classes too; with its tau^2, Hinton's loss is K times larger.
+    kind = {"kind": args.distillation_type, "alpha": args.distillation_alpha, "tau": args.distillation_tau}
+    return Distillation(teacher, **kind, has_token=has_token, per_element=True)
+
+
 def build_optimizer(model: nn.Module, args):
     """timm's optimiser and schedule, stepped once per epoch as DeiT does."""
     options = {"eps": args.opt_eps} if "adam" in args.opt else {}
     if args.opt_betas:
         options["betas"] = tuple(args.opt_betas)
+    if args.layer_decay is not None:
+        options["layer_decay"] = args.layer_decay
     try:
         optimizer = create_optimizer_v2(
             model, args.opt, lr=args.scaled_lr, weight_decay=args.weight_decay, momentum=args.momentum, **options
@@ -205,58 +259,24 @@ def build_optimizer(model: nn.Module, args):
         raise InputError(f"--opt {args.opt}: {error}")
     names = ("decay_epochs", "decay_rate", "min_lr", "warmup_lr", "warmup_epochs")
     schedule = {name: getattr(args, name) for name in names}
+    schedule |= {"noise": args.lr_noise, "noise_pct": args.lr_noise_pct, "noise_std": args.lr_noise_std, "noise_seed": args.seed}
     return optimizer, create_scheduler_v2(optimizer, args.sched, num_epochs=args.epochs, **schedule)[0]
 
 
 def build_mixup(args) -> Mixup | None:
     """timm's mixup and cutmix; the loss smooths where it should, so the mixed targets are not smoothed."""
-    if args.mixup <= 0 and args.cutmix <= 0:
+    if args.mixup <= 0 and args.cutmix <= 0 and not args.cutmix_minmax:
         return None
     return Mixup(
         mixup_alpha=args.mixup,
         cutmix_alpha=args.cutmix,
+        cutmix_minmax=args.cutmix_minmax,
         prob=args.mixup_prob,
         switch_prob=args.mixup_switch_prob,
         mode=args.mixup_mode,
         label_smoothing=0.0,
         num_classes=args.num_classes,
     )
-
-
-def restore(state: dict, path: Path, model: nn.Module, averaged: nn.Module | None, parts: dict, args) -> int:
-    """Put a checkpoint's state back; returns the epoch to continue with. Raises InputError if it is another run's."""
-    was = state.get("args", {})
-    missing = [key for key in ("epoch", "classes", *parts) if key not in state]
-    if missing:
-        raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; --eval reads it")
-    if was.get("model", args.model) != args.model:
-        raise InputError(f"{path}: a checkpoint of {was['model']}, not of --model {args.model}")
-    checkpoint.load_weights(model, state["model"], path)
-    for name in ("loss", "prior", "opt"):
-        if was.get(name, "uniform" if name == "prior" else None) != getattr(args, name):
-            raise InputError(
-                f"{path}: trained with --{name} {was.get(name)}, not {getattr(args, name)}, which cannot use its state"
-            )
-    for name in SETTINGS:
-        if name in was and was[name] != getattr(args, name):
-            say(f"warning: {name} was {was[name]} in {path}, now it is {getattr(args, name)}")
-    # The command line, not the checkpoint, has the last word on rates and schedule, which is a function of the epoch alone.
-    groups = parts["optimizer"].state_dict()["param_groups"]
-    saved = state["optimizer"]
-    if [len(group["params"]) for group in saved.get("param_groups", [])] != [len(group["params"]) for group in groups]:
-        raise InputError(f"{path}: its optimiser groups the weights otherwise; --weight-decay was {was.get('weight_decay')}")
-    parts["optimizer"].load_state_dict({"state": saved["state"], "param_groups": groups})
-    if state["scaler"]:  # empty where the run so far did without --amp fp16
-        parts["scaler"].load_state_dict(state["scaler"])
-    parts["loss"].load_state_dict(state["loss"])
-    if averaged is not None:
-        if not state.get("model_ema"):
-            raise InputError(f"{path}: holds no moving average; omit --model-ema")
-        checkpoint.load_weights(averaged, state["model_ema"], path)
-    if state["epoch"] + 1 > args.epochs:
-        raise InputError(f"{path}: has {state['epoch'] + 1} epochs already, more than --epochs {args.epochs}")
-    say(f"resuming {path} after epoch {state['epoch'] + 1} of {args.epochs}")
-    return state["epoch"] + 1
 
 
 def say_setup(model: nn.Module, loader, val_images: int, start_epoch: int, args) -> None:

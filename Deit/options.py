@@ -1,4 +1,4 @@
-"""The command line of main.py: DeiT's flag names, and the loss's."""
+"""The command line of main.py: DeiT's flag names, and the loss's. flags.py has the other spellings of them."""
 
 import argparse
 import os
@@ -7,7 +7,11 @@ from pathlib import Path
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from data.inat import CATEGORIES
+from data.splits import DATA_SETS
+from distillation import KINDS
 from errors import InputError
+from flags import Parser, add_unneeded, settle
 from maxsup_loss import LOSS_NAMES
 
 # What should not change between the start of a run and its resumption.
@@ -15,7 +19,9 @@ SETTINGS = """
     alpha alpha_end epochs global_batch lr unscale_lr weight_decay sched warmup_epochs warmup_lr min_lr clip_grad seed amp
     decay_epochs decay_rate momentum opt_eps opt_betas input_size mean std drop drop_path model_ema model_ema_decay
     no_aug color_jitter aa hflip scale train_interpolation repeated_aug
-    reprob remode recount mixup cutmix mixup_prob mixup_switch_prob mixup_mode
+    reprob remode recount mixup cutmix cutmix_minmax mixup_prob mixup_switch_prob mixup_mode src train_mode
+    freeze_backbone attn_only layer_decay lr_noise lr_noise_pct lr_noise_std
+    distillation_type distillation_alpha distillation_tau
 """.split()
 
 # Smallest and largest values that mean something; None, where an option has it, always does.
@@ -27,6 +33,9 @@ RANGES = {
     **dict.fromkeys(("alpha", "alpha_end"), (0, 1)),
     **dict.fromkeys(("weight_decay", "warmup_lr", "min_lr", "color_jitter", "mixup", "cutmix", "momentum"), (0, 1e9)),
     **dict.fromkeys(("lr", "opt_eps", "clip_grad", "decay_epochs"), (1e-30, float("inf"))),
+    **dict.fromkeys(("distillation_alpha", "lr_noise", "lr_noise_std", "cutmix_minmax"), (0, 1)),
+    **dict.fromkeys(("distillation_tau", "layer_decay", "lr_noise_pct"), (0.01, 1000)),
+    "start_epoch": (0, 10**9),
     "scale": (1e-6, 1),
     "std": (1e-9, 1e9),
     "mean": (-1e9, 1e9),
@@ -39,7 +48,10 @@ ALPHAS = {"focal": (0, 100), "ls": (-100, 1)}  # focal's gamma; negative label s
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle the options that depend on the machine or on one another. Raises InputError for values that mean nothing."""
+    settle(args)
     check_values(args)
+    check_pairs(args)
+    args.train_mode = args.train_mode and not args.freeze_backbone
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
@@ -47,8 +59,8 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.num_workers is None:
         args.num_workers = min(10, os.cpu_count() or 1)
     if args.no_aug:
-        args.mixup = args.cutmix = 0.0
-    if (args.mixup > 0 or args.cutmix > 0) and args.batch_size % 2 and not args.eval:
+        args.mixup, args.cutmix, args.cutmix_minmax = 0.0, 0.0, None
+    if (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax) and args.batch_size % 2 and not args.eval:
         raise InputError(f"--batch-size {args.batch_size}: mixup pairs the images of a batch, so it must be even")
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
@@ -68,6 +80,10 @@ def check_values(args: argparse.Namespace) -> None:
                 raise InputError(f"--{flag} {one}: goes from {low:g} to {high:g}")
     if args.scale[0] > args.scale[1]:
         raise InputError(f"--scale {args.scale[0]:g} {args.scale[1]:g}: the smaller share comes first")
+    if args.cutmix_minmax and args.cutmix_minmax[0] > args.cutmix_minmax[1]:
+        raise InputError(f"--cutmix-minmax {args.cutmix_minmax[0]:g} {args.cutmix_minmax[1]:g}: the smaller share comes first")
+    if args.lr_noise and len(args.lr_noise) > 2:
+        raise InputError("--lr-noise: one or two shares of the epochs, where the noise begins and ends")
     if args.sched not in ("cosine", "step", "tanh", "poly"):
         raise InputError(f"--sched {args.sched}: choose cosine, step, tanh or poly")
     if args.opt_betas and len(args.opt_betas) != 2:
@@ -78,15 +94,36 @@ def check_values(args: argparse.Namespace) -> None:
         )
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def check_pairs(args: argparse.Namespace) -> None:
+    """Raise InputError for options that contradict one another, or that only mean something with another."""
+    if args.finetune and args.resume:
+        raise InputError(
+            f"--finetune {args.finetune} and --resume {args.resume}: the first starts a run from weights, the second continues "
+            "one with its optimiser; give one of them (an interrupted fine-tuning continues with --resume auto alone)"
+        )
+    if args.freeze_backbone and args.attn_only:
+        raise InputError("--freeze-backbone and --attn-only: the first trains the classifier alone; give one of them")
+    if args.distillation_type == "none" and (args.teacher_path or args.teacher_model):
+        name = "--teacher-path" if args.teacher_path else "--teacher-model"
+        raise InputError(f"{name} without --distillation-type: give --distillation-type soft or hard")
+    if args.distillation_type != "none" and not args.teacher_path:
+        raise InputError(f"--distillation-type {args.distillation_type} needs --teacher-path, a checkpoint or its URL")
+    if args.inat_category != "name" and args.data_set not in ("INAT", "INAT19"):
+        raise InputError(f"--inat-category {args.inat_category} is for --data-set INAT and INAT19, not {args.data_set}")
+    if args.cache and args.data_set not in ("IMNET", "image_folder"):
+        raise InputError(f"--cache reads archives of an image folder, and --data-set {args.data_set} is none")
+
+
+def get_parser() -> Parser:
+    parser = Parser(
         description="Train or evaluate a timm model with MaxSup or one of the losses it is compared with.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="DeiT's options are accepted, with - or _. README.md says where they differ.",
     )
     switch = argparse.BooleanOptionalAction
 
     group = parser.add_argument_group("loss")
-    group.add_argument("--loss", default="maxsup", metavar="NAME", help=f"one of {', '.join(LOSS_NAMES)}")
+    group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSS_NAMES)}, bce; none: maxsup")
     group.add_argument(
         "--alpha", type=float, help="strength; none: the loss's published strength and schedule (maxsup 0.1 -> 0.2)"
     )
@@ -97,6 +134,15 @@ def get_parser() -> argparse.ArgumentParser:
         choices=["uniform", "frequency"],
         help="for ls, the distribution to smooth towards: frequency is that of the training labels",
     )
+    group.add_argument("--smoothing", type=float, metavar="X", help="DeiT's name of --loss ls --alpha X; 0: of --loss ce")
+    group.add_argument("--bce-loss", action="store_true", help="DeiT's name of --loss bce, binary cross-entropy per class")
+
+    group = parser.add_argument_group("distillation")
+    group.add_argument("--distillation-type", default="none", choices=KINDS, help="how the student learns from the teacher")
+    group.add_argument("--teacher-path", metavar="PATH|URL", help="the teacher's checkpoint, of any trainer")
+    group.add_argument("--teacher-model", metavar="NAME", help="model of timm or torchvision; none: the one that the file names")
+    group.add_argument("--distillation-alpha", type=float, default=0.5, help="the teacher's share of the loss")
+    group.add_argument("--distillation-tau", type=float, default=1.0, help="temperature of soft distillation")
 
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="deit_small_patch16_224", metavar="NAME", help="any timm model")
@@ -106,6 +152,14 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--drop-path", type=float, default=0.1, help="stochastic depth rate")
     group.add_argument("--model-ema", action=switch, default=False, help="keep an exponential moving average of the weights")
     group.add_argument("--model-ema-decay", type=float, default=0.99996, help="decay of that average, per step")
+    group.add_argument("--model-ema-force-cpu", action="store_true", help="keep the average in the memory of the CPU")
+
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument("--finetune", metavar="PATH|URL", help="start from the weights of a checkpoint of any trainer")
+    group.add_argument("--freeze-backbone", action="store_true", help="train the classifier alone (a linear probe)")
+    group.add_argument("--attn-only", action="store_true", help="train attention, position embeddings and classifier alone")
+    group.add_argument("--layer-decay", type=float, help="factor of the learning rate from each layer to the one below it")
+    group.add_argument("--train-mode", action=switch, default=True, help="train with dropout and stochastic depth at work")
 
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=int, default=300, help="epochs to train")
@@ -125,11 +179,19 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--min-lr", type=float, default=1e-5, help="learning rate at the end")
     group.add_argument("--decay-epochs", type=float, default=30, help="epochs between steps, for step schedules")
     group.add_argument("--decay-rate", type=float, default=0.1, help="factor per step, for step; the power, for poly")
+    group.add_argument(
+        "--lr-noise", type=float, nargs="+", metavar="SHARE", help="share of the epochs from and to which the rate is noisy"
+    )
+    group.add_argument("--lr-noise-pct", type=float, default=0.67, help="largest relative noise")
+    group.add_argument("--lr-noise-std", type=float, default=1.0, help="standard deviation of the noise")
+    group.add_argument("--start_epoch", type=int, default=0, help="first epoch, counted from 0, of a run that is not resumed")
 
     group = parser.add_argument_group("augmentation")
     group.add_argument("--no-aug", action="store_true", help="resize and centre crop only, and no mixup")
     group.add_argument("--color-jitter", type=float, default=0.3, help="strength of colour jitter, without --aa")
     group.add_argument("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="timm's AutoAugment policy, or none")
+    group.add_argument("--ThreeAugment", action="store_true", help="DeiT III's: grey, solarise or blur (--aa 3a), no erasing")
+    group.add_argument("--src", action="store_true", help="DeiT III's simple random crop instead of random resized crops")
     group.add_argument("--hflip", type=float, default=0.5, help="probability of a horizontal flip")
     group.add_argument("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area share of random resized crops")
     group.add_argument("--train-interpolation", default="bicubic", choices=["random", "bilinear", "bicubic"], help="resizing")
@@ -139,12 +201,19 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--recount", type=int, default=1, help="areas to erase")
     group.add_argument("--mixup", type=float, default=0.8, help="mixup's alpha; 0: no mixup")
     group.add_argument("--cutmix", type=float, default=1.0, help="cutmix's alpha; 0: no cutmix")
+    group.add_argument("--cutmix-minmax", type=float, nargs=2, metavar="SHARE", help="area share of cutmix, instead of --cutmix")
     group.add_argument("--mixup-prob", type=float, default=1.0, help="probability of mixing a batch")
     group.add_argument("--mixup-switch-prob", type=float, default=0.5, help="probability of cutmix where both are on")
     group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="which images share one mix")
 
     group = parser.add_argument_group("data")
-    group.add_argument("--data-path", type=Path, required=True, help="folder with train/ and val/, or train.zip and val.zip")
+    group.add_argument(
+        "--data-path", type=Path, required=True, help="folder with train/ and val/, or archives of them, or CIFAR's"
+    )
+    group.add_argument(
+        "--data-set", default="image_folder", choices=DATA_SETS, help="IMNET is an image folder; CIFAR is CIFAR-100"
+    )
+    group.add_argument("--inat-category", default="name", choices=CATEGORIES, help="what the labels of iNaturalist are")
     group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once per machine")
     group.add_argument("--num_workers", type=int, help="loading processes per process; none: one per core, at most 10")
     group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
@@ -155,7 +224,7 @@ def get_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, default=Path("output/deit"), help="folder for checkpoint and log")
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
-    group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
+    group.add_argument("--resume", metavar="auto|PATH|URL", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--eval", action="store_true", help="evaluate --resume on val/ and stop")
     group.add_argument("--dist-eval", action=switch, default=True, help="share the validation images among the processes")
     group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
@@ -165,4 +234,5 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
     group.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in --output_dir")
+    add_unneeded(parser)
     return parser

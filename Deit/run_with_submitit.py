@@ -12,6 +12,8 @@ import socket
 import sys
 from pathlib import Path
 
+import errors
+
 
 class Training:
     """What submitit sends to each process; it calls checkpoint() when SLURM is about to stop the job."""
@@ -26,6 +28,11 @@ class Training:
         import main
         import options
 
+        # A requeued job continues its run; until that has a checkpoint, a fine-tuning starts from its weights.
+        args = options.get_parser().parse_args(self.arguments)
+        args.resume = "auto" if args.finetune is None or (args.output_dir / "checkpoint.pth").exists() else None
+        args.finetune = None if args.resume else args.finetune
+
         job = submitit.JobEnvironment()
         os.environ.update(
             RANK=str(job.global_rank),
@@ -34,7 +41,7 @@ class Training:
             MASTER_ADDR=self.address or job.hostnames[0],
             MASTER_PORT=str(self.port),
         )
-        main.main(options.get_parser().parse_args(self.arguments))
+        main.main(args)
 
     def checkpoint(self):
         import submitit
@@ -62,7 +69,7 @@ def submit() -> None:
     args, arguments = get_parser().parse_known_args()
     if any(word.split("=")[0] in ("--overwrite", "--resume") for word in arguments):
         sys.exit("error: --overwrite and --resume: a job continues the run in --output_dir, each time that it is requeued")
-    arguments += ["--output_dir", str(args.output_dir), "--resume", "auto"]
+    arguments += ["--output_dir", str(args.output_dir)]
     options.get_parser().parse_args(arguments)  # a mistyped option ends here, not in the job
     try:
         import submitit
@@ -84,4 +91,7 @@ def submit() -> None:
 
 
 if __name__ == "__main__":
-    submit()
+    try:
+        submit()
+    except errors.InputError as error:
+        errors.stop(error)

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
+''':' # For bash a command that does nothing; for Python the beginning of a string, after which it hands the file to bash.
+
 # The paper's recipe: DeiT-Small on ImageNet-1K, 300 epochs, a global batch of 1024, MaxSup with alpha 0.1 -> 0.2.
 #
 #   bash train_with_MaxSup.sh --data-path /path/to/ImageNet [--output_dir DIR] [any option of main.py, overriding these]
+#   python train_with_MaxSup.sh ...    the same with this interpreter
 #
 # Each --loss has its published strength and schedule unless --alpha is given. Every GPU of the machine is used, with 1024 / GPUs
 # images each. Variables:
@@ -34,3 +37,14 @@ if [ "$gpus" -eq 1 ] && [ -z "${TORCHRUN:-}" ]; then
 fi
 # shellcheck disable=SC2086  # TORCHRUN holds several words
 exec "$python" -m torch.distributed.run ${TORCHRUN:---standalone} --nproc-per-node="$gpus" "$folder/main.py" "${recipe[@]}" "$@"
+
+'''
+import os
+import sys
+
+os.environ.setdefault("PYTHON", sys.executable)
+try:
+    os.execvp("bash", ["bash", __file__, *sys.argv[1:]])
+except OSError as error:
+    sys.exit(f"error: bash: {error.strerror}; this script needs it, main.py does not")
+# '

@@ -4,19 +4,41 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from torchvision.datasets import CIFAR10, CIFAR100
 
+from data.cifar import CifarImages
 from data.folder import FolderImages
+from data.inat import INatImages
 from data.zip_images import ZipImages
 from errors import InputError
 
+CIFARS = {"CIFAR": CIFAR100, "CIFAR10": CIFAR10}
+YEARS = {"INAT": 2018, "INAT19": 2019}
+DATA_SETS = ("image_folder", "IMNET", *CIFARS, *YEARS)
+Images = FolderImages | ZipImages | CifarImages
 
-def open_images(root: Path, split: str, transform: Callable | None, archive: bool = False) -> FolderImages | ZipImages:
-    """root/split as a folder, or root/split.zip with `archive` or where there is no such folder."""
+
+def open_images(
+    root: Path,
+    split: str,
+    transform: Callable | None,
+    archive: bool = False,
+    kind: str = "image_folder",
+    inat_category: str = "name",
+) -> Images:
+    """A split, train or val, of one of DATA_SETS in the folder `root`.
+
+    An image folder is root/split, or root/split.zip with `archive` or where there is no such folder.
+    """
+    if kind in CIFARS:
+        return CifarImages(root, split, CIFARS[kind], transform)
+    if kind in YEARS:
+        return INatImages(root, split, YEARS[kind], inat_category, transform)
     archive = archive or ((root / f"{split}.zip").exists() and not (root / split).is_dir())
     return ZipImages(root, split, transform) if archive else FolderImages(root / split, transform)
 
 
-def match_classes(dataset: FolderImages | ZipImages, classes: list[str], owner: str) -> None:
+def match_classes(dataset: Images, classes: list[str], owner: str) -> None:
     """Make the labels of `dataset` follow `classes`, a list of names in label order, remapping them by name.
 
     Raises InputError if the names differ. `owner` says in the message whose classes they are.

@@ -1,0 +1,53 @@
+"""iNaturalist 2018 and 2019 as DeiT reads them: labels from the annotations, at any rank of the taxonomy."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from data.folder import FolderImages
+from errors import InputError
+
+CATEGORIES = ("name", "kingdom", "phylum", "class", "order", "supercategory", "family", "genus")
+
+
+class INatImages(FolderImages):
+    """The images that {train,val}{year}.json list, labelled by a category of categories.json.
+
+    Labels follow the order in which the training annotations name the categories, as in DeiT. Raises InputError where a file is
+    missing or is not as iNaturalist's are.
+    """
+
+    def __init__(self, root: Path, split: str, year: int, category: str, transform: Callable | None = None):
+        listing = root / f"{split}{year}.json"
+        taxa, training, listed = (read(path) for path in (root / "categories.json", root / f"train{year}.json", listing))
+        try:
+            names = [str(taxon[category]) for taxon in taxa]
+            classes = list(dict.fromkeys(names[int(entry["category_id"])] for entry in training["annotations"]))
+            label = {name: index for index, name in enumerate(classes)}
+            files = [Path(entry["file_name"]) for entry in listed["images"]]  # train_val2018/<supercategory>/<id>/<image>
+            labels = [label[names[int(file.parts[2])]] for file in files]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise InputError(f"{listing}: not as iNaturalist {year}'s ({type(error).__name__}: {error}); see --inat-category")
+        if not files:
+            raise InputError(f"{listing}: lists no images")
+        if any(file.is_absolute() or ".." in file.parts for file in files):
+            raise InputError(f"{listing}: names a file outside {root}")
+        # 2018's files lie in <first>/<supercategory>/<id>, 2019's in <first>/<id>: DeiT omits the folder between.
+        between = (root / files[0]).exists()
+        paths = [file if between else Path(file.parts[0], *file.parts[2:]) for file in files]
+        self.root, self.transform, self.notes, self.classes = root, transform, [], classes
+        self.paths = np.array([os.fsencode(path) for path in paths])
+        self.labels = np.array(labels, dtype=np.int64)
+
+
+def read(path: Path) -> dict | list:
+    """A JSON file. Raises InputError."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); iNaturalist's annotations and categories.json go there")
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})")

@@ -1,0 +1,137 @@
+"""How options are spelled: DeiT's and torchvision's names next to ours, and one-line errors that name the nearest option.
+
+SPELLINGS are other names of one option. UNNEEDED are DeiT's options that change nothing here, with what the run says about each.
+REFUSED are those that end the run, with the reason. settle() turns DeiT's options that mean a loss or a data set into ours.
+"""
+
+import argparse
+import difflib
+import sys
+
+from errors import InputError
+
+# Dashes and underscores are one spelling and are not listed.
+SPELLINGS = {
+    "-b": "--batch-size",
+    "-j": "--num_workers",
+    "--workers": "--num_workers",
+    "--wd": "--weight-decay",
+    "--label-smoothing": "--smoothing",
+    "--mixup-alpha": "--mixup",
+    "--cutmix-alpha": "--cutmix",
+    "--test-only": "--eval",
+}
+# DeiT's options without an effect: how many values each takes, and why.
+UNNEEDED = {
+    "--dist_url": (1, "torchrun's variables say where the processes meet"),
+    "--world_size": (1, "torchrun's --nproc-per-node and --nnodes say how many processes there are"),
+    "--distributed": (0, "a run under torchrun is distributed, any other is not"),
+    "--cooldown-epochs": (1, "--epochs is the length of a run, which DeiT's own loop does not extend either"),
+    "--patience-epochs": (1, "only the plateau schedule reads it, which needs a metric that DeiT's loop does not give"),
+    "--resplit": (0, "it needs several augmentation splits, which DeiT does not make either"),
+}
+REFUSED = {"--cosub": "co-training of two submodels (DeiT III) is defined for binary cross-entropy alone; it is not built here"}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that knows the spellings above and raises InputError.
+
+    The namespace has `notes`: one line for each option that is given and has no effect.
+    """
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = self._translate(sys.argv[1:] if args is None else args)
+        namespace, unknown = super().parse_known_args(words, namespace)
+        namespace.notes = getattr(namespace, "notes", [])
+        return namespace, unknown
+
+    def parse_args(self, args=None, namespace=None):
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [*self._option_string_actions, *SPELLINGS]
+            word = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if word.startswith("-") else []
+            raise InputError(f"{word}: no such option; {f'the nearest is {near[0]}' if near else '--help lists them all'}")
+        return namespace
+
+    def error(self, message: str):
+        raise InputError(message)
+
+    def _translate(self, words: list[str]) -> list[str]:
+        """The words with each option in the spelling that it was declared with. Raises InputError where two spellings differ."""
+        declared = {name.replace("_", "-"): name for name in self._option_string_actions}
+        spellings = {
+            name.replace("_", "-"): target for name, target in SPELLINGS.items() if target in self._option_string_actions
+        }
+        translated, given = [], {}
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            flag, equals, value = word.partition("=")
+            key = flag.replace("_", "-")
+            if not flag.startswith("-") or (key not in declared and key not in spellings):
+                translated.append(word)
+                continue
+            target = declared.get(key) or spellings[key]
+            given.setdefault(target, {})[key if key in spellings else target] = value if equals else following
+            translated.append(target + equals + value)
+        for target, values in given.items():
+            if len(set(values.values())) > 1:
+                pairs = " and ".join(f"{name} {value}" for name, value in values.items())
+                raise InputError(f"{pairs}: two spellings of {target} with different values; give one of them")
+        return translated
+
+
+class _Unneeded(argparse.Action):
+    def __call__(self, parser, namespace, values, option=None):
+        namespace.notes = [*getattr(namespace, "notes", []), f"{option} has no effect: {UNNEEDED[option][1]}"]
+
+
+class _Refused(argparse.Action):
+    def __call__(self, parser, namespace, values, option=None):
+        raise InputError(f"{option}: {REFUSED[option]}")
+
+
+def add_unneeded(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of UNNEEDED and REFUSED."""
+    group = parser.add_argument_group("options of DeiT that have no effect here, or are refused; a run says why")
+    for name, (count, reason) in UNNEEDED.items():
+        how = {"nargs": 0} if not count else {"metavar": "X"}
+        group.add_argument(name, action=_Unneeded, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, help=reason, **how)
+    for name, reason in REFUSED.items():
+        group.add_argument(name, action=_Refused, nargs=0, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, help=reason)
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Turn --smoothing, --bce-loss and --ThreeAugment into what they mean, and remove them. Raises InputError for contradictions.
+
+    What a run should say about it is added to args.notes.
+    """
+    if args.smoothing is not None:
+        if not 0 <= args.smoothing < 1:
+            raise InputError(f"--smoothing {args.smoothing}: goes from 0 to 1")
+        loss, alpha = ("ls", args.smoothing) if args.smoothing else ("ce", None)
+        if args.bce_loss and args.smoothing:
+            raise InputError(
+                f"--bce-loss and --smoothing {args.smoothing:g}: binary targets are not smoothed; give --smoothing 0"
+            )
+        for name, ours, theirs in (("loss", args.loss, loss), ("alpha", args.alpha, alpha)):
+            if ours is not None and ours != theirs:
+                means = f"--loss {loss}" + (f" --alpha {alpha:g}" if alpha else "")
+                raise InputError(f"--smoothing {args.smoothing:g} and --{name} {ours}: the first means {means}; give one of them")
+        if not args.bce_loss:
+            args.loss, args.alpha = loss, alpha
+    if args.bce_loss:
+        for name, value in (("loss", args.loss), ("alpha", args.alpha)):
+            if value not in (None, "bce"):
+                raise InputError(f"--bce-loss and --{name} {value}: the first means --loss bce, which has no strength; give one")
+        args.loss = "bce"
+    args.loss = args.loss or "maxsup"
+    if args.ThreeAugment:
+        args.notes.append(f"--ThreeAugment takes the place of --aa {args.aa} and, as in DeiT, of --reprob {args.reprob:g}")
+        args.aa, args.reprob = "3a", 0.0
+    if args.cutmix_minmax and args.cutmix <= 0:
+        args.notes.append("--cutmix-minmax turns cutmix on, as in DeiT")
+    for name in ("smoothing", "bce_loss", "ThreeAugment"):
+        delattr(args, name)

@@ -1,0 +1,213 @@
+"""Checkpoints from elsewhere, by path or URL, read without running anything that is in them.
+
+It reads this project's checkpoints, those of DeiT and timm (with an argparse.Namespace), of Lightning, of torchvision's
+references, bare state dicts and safetensors. The prefixes of torch.compile and DistributedDataParallel are taken off.
+"""
+
+import argparse
+import hashlib
+import http.client
+import math
+import re
+import socket
+import urllib.error
+import urllib.parse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import checkpoint
+import distributed
+from errors import InputError
+
+# Where weights lie in files of DeiT, timm, Lightning and others; and their moving averages.
+WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, Lightning, and people
+NO_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask", "total_ops", "total_params", "n_averaged")
+OURS = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std"}
+SECONDS = 30  # without an answer, after which a download is given up
+
+
+@dataclass
+class Foreign:
+    """What a checkpoint holds.
+
+    `weights` under bare keys. `state` is the whole content. `facts` are those of checkpoint.facts that its options name: all of
+    them in a file of this project (`ours`), model and input_size perhaps in another. `classes` are names in label order, if it
+    has them. `notes` are lines worth showing.
+    """
+
+    source: str
+    state: dict
+    weights: dict[str, Tensor]
+    facts: dict
+    ours: bool
+    classes: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read(source: str | Path, ema: bool = False) -> Foreign:
+    """Read a file, or download it first where `source` is a URL; `ema`: the moving average of the weights.
+
+    Every process of a run calls it: one per machine downloads. Raises InputError for a file that is missing, damaged, would run
+    code or holds no weights, and for a download that fails or does not have the checksum in its name.
+    """
+    source, downloaded = str(source), is_url(source)
+    path = download(source) if downloaded else Path(source)
+    try:
+        state = checkpoint.load_any(path)
+    except InputError:
+        if downloaded and path.is_file():
+            html = path.open("rb").read(512).lstrip().lower().startswith((b"<!doctype", b"<html"))
+            path.unlink(missing_ok=True)
+            if html:
+                raise InputError(f"{source}: the server sent a page of HTML, not a checkpoint; give the address of the file")
+        raise
+    weights, notes = find_weights(state, source, ema)
+    facts, ours = find_facts(state, source)
+    classes = state.get("classes")
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        classes = None
+    return Foreign(source, state, weights, facts, ours, classes, notes)
+
+
+# --------------------------------------------------------------------------------------------------------- downloads
+
+
+def is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def download(url: str) -> Path:
+    """The file of a URL in torch.hub's cache, downloaded with a bar if it is not there.
+
+    A name such as deit_small_patch16_224-cd65a155.pth holds the beginning of the file's SHA-256, which is checked. Files without
+    one get the URL's hash into their name, for many are called checkpoint.pth.
+    """
+    name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name or "checkpoint"
+    found = re.search(r"-([0-9a-f]{8,64})\.", name)
+    if not found:
+        stem, dot, suffix = name.rpartition(".")
+        name = f"{stem or suffix}.{hashlib.sha256(url.encode()).hexdigest()[:8]}{dot}{suffix if stem else ''}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    with distributed.local_main_first():
+        if path.is_file():
+            return path
+        distributed.say(f"downloading {url} to {path}")
+        patience = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(SECONDS)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), found and found.group(1), progress=distributed.is_main())
+        except RuntimeError as error:  # the checksum; the name's is the one that is expected
+            raise InputError(f"{url}: {error}; it is damaged, or another file than its name says, and was not kept")
+        except urllib.error.HTTPError as error:
+            raise InputError(f"{url}: the server answers {error.code} {error.reason}; check the address")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise InputError(f"{url}: cannot be downloaded ({reason}); check the address, or download it yourself")
+        finally:
+            socket.setdefaulttimeout(patience)
+    return path
+
+
+# ----------------------------------------------------------------------------------------------- what a file holds
+
+
+def find_weights(state: dict, source: str, ema: bool = False) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights inside a checkpoint's content under bare keys, and notes on what was left out. Raises InputError."""
+    if ema:
+        found = next((state[key] for key in AVERAGES if isinstance(state.get(key), dict)), None)
+        if found is None:
+            raise InputError(f"{source}: holds no moving average of the weights; omit --model-ema")
+        found = next((found[key] for key in WEIGHTS if isinstance(found.get(key), dict)), found)
+    else:
+        found = next((state[key] for key in WEIGHTS if isinstance(state.get(key), dict)), state)
+    weights = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not any(value.ndim >= 2 for value in weights.values()):
+        keys = ", ".join(str(key)[:40] for key in list(state)[:5]) or "nothing"
+        raise InputError(f"{source}: holds no weights, neither bare nor under {', '.join(WEIGHTS)} (it holds {keys})")
+    if any(value.layout != torch.strided or value.device.type != "cpu" for value in weights.values()):
+        raise InputError(f"{source}: its weights are sparse tensors or empty shells")
+    return without_prefixes(weights)
+
+
+def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Take off what wrappers put before the keys, in any nesting; tensors next to a wrapped model (a loss's, say) are omitted."""
+    weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
+    notes = []
+    while prefix := next((p for p in WRAPPERS if 2 * sum(key.startswith(p) for key in weights) > len(weights)), None):
+        others = [key for key in weights if not key.startswith(prefix)]
+        if others:
+            notes.append(f"{len(others)} tensors that are not the model's are omitted ({', '.join(others[:3])})")
+        weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    return weights, notes
+
+
+def find_facts(state: dict, source: str) -> tuple[dict, bool]:
+    """The facts in a checkpoint's `args` (see checkpoint.facts), checked, and whether they are all there, as in our own files.
+
+    In files from elsewhere whatever does not read is not taken; in our own it raises InputError.
+    """
+    args = state.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    ours = args.keys() >= OURS
+    checks = {
+        "model": lambda value: isinstance(value, str) and len(value) < 200,
+        "library": lambda value: value in ("timm", "torchvision", "cifar"),
+        "input_size": lambda value: type(value) is int and 1 <= value <= 4096,
+        "num_classes": lambda value: type(value) is int and 1 <= value <= 10**7,
+        "crop_ratio": lambda value: isinstance(value, int | float) and 0 < value <= 1,
+        "interpolation": lambda value: isinstance(value, str) and len(value) < 200,
+        "mean": _three_numbers,
+        "std": lambda value: _three_numbers(value) and min(value) > 0,
+        **dict.fromkeys(("width", "stem_stride"), lambda value: type(value) is int and 1 <= value <= 4096),
+        **dict.fromkeys(("small_stem", "blurpool"), lambda value: isinstance(value, bool)),
+    }
+    facts = {}
+    for key, right in checks.items():
+        if args.get(key) is not None:
+            if right(args[key]):
+                facts[key] = args[key]
+            elif ours:
+                raise InputError(f"{source}: its {key} is {str(args[key])[:80]!r}, which means nothing")
+    return facts, ours
+
+
+def _three_numbers(value: object) -> bool:
+    right = isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
+    return right and all(map(math.isfinite, value))
+
+
+# ------------------------------------------------------------------------------------------------ weights into a model
+
+
+def differences(weights: dict[str, Tensor], model: nn.Module) -> list[str]:
+    """What keeps weights from fitting a model, a phrase per key: missing, foreign, of another shape. Empty: they fit."""
+    expected, found = _compared(model.state_dict()), _compared(weights)
+    phrases = [f"{key} is missing" for key in expected if key not in found]
+    phrases += [f"{key} is foreign" for key in found if key not in expected]
+    for key, value in expected.items():
+        other = found.get(key, value)
+        if other.shape != value.shape:
+            phrases.append(f"{key} is {tuple(other.shape)}, not {tuple(value.shape)}")
+        elif other.is_floating_point() != value.is_floating_point():
+            phrases.append(f"{key} is {other.dtype}")
+    return phrases
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights that must fit but for counters, which are no weights. Raises InputError naming the keys that differ."""
+    phrases = differences(weights, model)
+    if phrases:
+        more = f", and {len(phrases) - 3} more" if len(phrases) > 3 else ""
+        raise InputError(f"{source}: the weights are another model's: {'; '.join(phrases[:3])}{more}")
+    names = model.state_dict().keys()
+    model.load_state_dict({key: value for key, value in weights.items() if key in names}, strict=False)
+
+
+def _compared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in weights.items() if not key.endswith(NO_WEIGHTS)}
