@@ -468,7 +468,10 @@ def test_unknown_losses_and_schedules_are_refused():
     {
         "maxsup_loss.py": ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/segmentation", "Tasks/tabular", "Tasks/text"),
         "archives.py": ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet"),
-        **dict.fromkeys(("checkpoint.py", "distributed.py", "errors.py", "run_folder.py"), ("Deit", "Conv/common_resnet")),
+        "foreign.py": ("Deit", "Conv/common_resnet", "Conv/ffcv"),
+        **dict.fromkeys(
+            ("checkpoint.py", "distillation.py", "distributed.py", "errors.py", "run_folder.py"), ("Deit", "Conv/common_resnet")
+        ),
     }.items(),
 )
 def test_copies_are_identical(name, folders):

@@ -151,14 +151,7 @@ def test_arms_name_what_they_do():
     }
 
 
-# The trainers do not distil yet.
-NAMES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True)) if name.startswith("distillation") else name
-    for name in experiments.EXPERIMENTS
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_every_experiment_speaks_its_trainers_language(name):
     """Each method's options are parsed, and settled, by the trainer's own code: nothing is found out after hours of others."""
     experiment = experiments.EXPERIMENTS[name]
