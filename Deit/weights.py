@@ -24,7 +24,7 @@ from options import SETTINGS
 
 
 def finetune(model: nn.Module, found: Foreign, input_size: int, classes: list[str], mean: list[float], std: list[float]) -> None:
-    """Load a checkpoint's weights into a model, perhaps of other classes and another input size, as DeiT does, and say what differs.
+    """Load a checkpoint's weights into a model, perhaps of other classes and input size, as DeiT does, and say what differs.
 
     Position embeddings are resized. A classifier of other classes keeps its fresh weights; one whose classes are in another order
     is sorted by their names. Raises InputError where the rest does not fit.

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,7 @@ def test_every_experiment_speaks_its_trainers_language(name):
     script = ROOT / experiment.trainer
     options = Subproject(str(script.parent.relative_to(ROOT))).load("options")
     for words in experiment.methods.values():
+        words = re.sub(r"{.*?}", "folder", words)  # of another method's run
         line = f"{experiment.options} {words} --seed 1 --output_dir o --resume auto --device cpu"
         line += " --logits l.pt" if experiment.logits else " --eval-every 100"
         line += " --data-path p" if experiment.path or experiment.needed else ""
