@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
-from training import CONV_TRAIN
+from training import CONV_TRAIN, assert_same, load, log
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 InputError = conv.load("errors").InputError
@@ -178,6 +178,39 @@ def test_keys_of_the_original_map(tmp_path, capsys):
     assert "dist.world_size has no effect: torchrun" in capsys.readouterr().out
     smoothed, command = ffcv_options.read(["--training.label_smoothing=0.1", "--training.eval_only=1"])
     assert (smoothed.loss.name, smoothed.loss.alpha, command.eval) == ("ls", 0.1, True)
+
+
+def test_ffcv_starts_from_other_classes_mixes_and_resumes_bit_identically(ffcv_files, tmp_path, capsys):
+    """One of two epochs, then the other: the same weights as both at once; training accuracy is not reported."""
+    pytest.importorskip("ffcv")
+    with ffcv.active():
+        trainer, models = ffcv.load("train_imagenet"), ffcv.load("models")
+        weights = {f"module.{key}": value for key, value in models.create_model("resnet18", 7).state_dict().items()}
+        torch.save({"state_dict": weights}, tmp_path / "foreign.pth")
+        words = f"""
+            --model resnet18 --init {tmp_path}/foreign.pth --mixup-alpha 0.3 --cutmix_alpha 1 --epochs=2 --resolution.min_res=8
+            --resolution.max_res=8 --validation.resolution=8 --training.batch_size=32 --data.num_workers=1 --device=cpu --seed=3
+            --data.train_dataset={ffcv_files}/train_500_0_90.ffcv --data.val_dataset={ffcv_files}/val_500_0_90.ffcv
+            --lr.lr=0.01 --lr.for_batch=0
+        """.split()
+        trainer.main([*words, f"--logging.folder={tmp_path}/whole"])
+        assert "starting from" in (said := capsys.readouterr().out) and "its own is for 7 classes, these are 2" in said
+        save = trainer.run_folder.save
+
+        def interrupted(*parts):
+            save(*parts)
+            raise KeyboardInterrupt
+
+        trainer.run_folder.save = interrupted
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                trainer.main([*words, f"--output-dir={tmp_path}/broken"])
+        finally:
+            trainer.run_folder.save = save
+        trainer.main([*words, f"--output-dir={tmp_path}/broken", "--resume=auto"])
+    whole, broken = (load(tmp_path / name) for name in ("whole", "broken"))
+    assert_same(whole["model"], broken["model"])
+    assert [line["train_top1"] for line in log(tmp_path / "broken")] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 
 import torch
-from data.folders import common_size
 
 import checkpoint
 import corruptions
@@ -21,6 +20,7 @@ import errors
 import foreign
 from command_line import Parser, add_option
 from data import IMAGENET, SMALL, SOURCES, Images, Inputs, need_path, open_split
+from data.folders import common_size
 from data.longtail import by_shots
 from data.small_images import SmallImages
 from data.superclasses import group
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         side = common_size(args.data_path) if args.data == "folder" and args.data_path else None
         size = args.input_size or side or SOURCES[args.data].size
-        in_memory = args.data in SMALL or size == side
+        in_memory = size == (SOURCES[args.data].size if args.data in SMALL else side)
         crop_ratio = 1.0 if in_memory else args.crop_ratio
         description = model_facts(args.model, size, args.width, args.stem_stride)
         num_classes, weights = read_foreign(found.weights, args.checkpoint, description)
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     data, path = args.data or trained_on, args.data_path
     if path is None and data == trained_on and facts.get("data_path"):
         path = Path(facts["data_path"])
-    small = facts.get("in_memory", facts["data"] in SMALL) if data == "folder" else data in SMALL
+    small = facts.get("in_memory", trained_on in SMALL) and (data in SMALL or data == "folder")
     if args.corruptions is not None and (not small or (not args.corruptions and facts["input_size"] < 32)):
         raise InputError(f"--corruptions: {data} has {facts['input_size']} px; they are for small images, and made from 32x32 on")
     need_path(data, path)
@@ -111,7 +111,7 @@ def get_parser() -> Parser:
     add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
     add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
     add("--stem-stride", type=int, default=1, help="stride of their first layer")
-    add("--input-size", type=int, help="side of the images of a folder, pixels; none: their own up to 96, else 224")
+    add("--input-size", type=int, help="side of the input, pixels; none: that of small images, else 224")
     add("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
     add("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
     add("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from data.folders import common_size
 
 import torchvision_flags
 from command_line import Parser, add_option
 from data import SMALL, SOURCES, Source, need_path
+from data.folders import LARGEST_IN_MEMORY, common_size
 from errors import InputError
 from maxsup_loss import LOSS_NAMES
 from models import NAMES
@@ -83,7 +83,7 @@ def get_parser() -> Parser:
     add("--ra-magnitude", type=int, help="magnitude of --auto-augment ra; none: 9")
     add("--augmix-severity", type=int, help="severity of --auto-augment augmix; none: 3")
     add("--random-erase", type=float, default=0.0, help="probability of erasing a rectangle of a large image")
-    size = "side of large images, pixels; none: 224"
+    size = "side of the input, pixels; none: that of small images, 224 for large ones"
     add("--input-size", "--train-crop-size", "--val-crop-size", type=int, help=size)
     add("--crop-ratio", type=float, help="crop's share of the side in evaluation of large images; none: 0.875")
     add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; none: by the data set")
@@ -166,8 +166,9 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--sched step: --decay-epochs has to name epochs before {args.epochs} where the rate drops")
     if args.warmup_epochs >= args.epochs:
         raise InputError(f"--warmup-epochs {args.warmup_epochs}: fewer than --epochs {args.epochs}, or the rate never falls")
-    if args.data in SMALL and args.input_size != source.size:
-        raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; the option is for large images")
+    if args.data in SMALL and not args.in_memory and args.input_size <= LARGEST_IN_MEMORY:
+        larger = f"it is enlarged to {LARGEST_IN_MEMORY + 1} px and more only"
+        raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; {larger}")
     if not args.in_memory and (args.cutout or args.padding):
         raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
     if args.in_memory and (args.auto_augment or args.random_erase):
@@ -234,18 +235,18 @@ def check_distillation(args: argparse.Namespace) -> None:
 def find_source(args: argparse.Namespace) -> Source:
     """The data set's facts and recipe; sets args.in_memory and makes args.data_path absolute.
 
-    A folder of your own is looked through for the size of its images (see common_size). At another --input-size than theirs they
-    count as large.
+    A folder of your own is looked through for the size of its images (see common_size). Small images at another --input-size than
+    theirs count as large.
     """
     source = SOURCES[args.data]
-    args.in_memory = args.data in SMALL
+    args.in_memory = args.data in SMALL and args.input_size in (None, source.size)
     if args.data_path is not None:
         args.data_path = args.data_path.resolve()
     if args.data == "folder":
         side = common_size(args.data_path)
         args.in_memory = side is not None and args.input_size in (None, side)
         source = replace(source, size=side, padding=side // 8) if args.in_memory else source
-    return source
+    return source if args.in_memory else replace(source, padding=0)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

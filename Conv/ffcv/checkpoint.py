@@ -98,7 +98,11 @@ def load(path: Path) -> dict:
                 f"{path}: not a checkpoint of this project's form: {', '.join(wrong) or 'model'} holds something else"
             )
         return state
-    return {"model": foreign.find_weights(state, str(path))[0]}
+    found = next((state[key] for key in foreign.WEIGHTS if isinstance(state.get(key), dict)), state)
+    weights = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not weights:
+        raise InputError(f"{path}: holds no weights of a classifier")
+    return {"model": foreign.without_prefixes(weights)[0]}
 
 
 def load_weights(model: nn.Module, weights: dict, path: Path) -> None:

@@ -30,7 +30,7 @@ def train_one_epoch(
     training: SimpleNamespace,
     epoch: int,
     side: int,
-    mixing: Mixing,
+    mixing: Mixing | None = None,
 ) -> dict:
     """Train for one epoch on images of side x side px. model(images) gives logits (N, K), or (logits, dense logits).
 

@@ -8,7 +8,7 @@ import torch
 
 import distributed
 from data import pixels
-from data.folders import open_folder
+from data.folders import Pictures, open_folder
 from data.label_noise import symmetric_noise
 from data.large_images import LargeImages
 from data.longtail import long_tailed
@@ -139,7 +139,12 @@ def open_split(inputs: Inputs, split: str) -> Images:
     """One split, "train" or "val", with its own classes."""
     data, path, size, crop_ratio, mean, std, device, num_workers, in_memory = inputs
     if not (data in SMALL if in_memory is None else in_memory):
-        return LargeImages(open_folder(Path(path), split), size, crop_ratio, mean, std, device, num_workers)
+        if data in SMALL:  # enlarged
+            with distributed.local_main_first():
+                folder = Pictures(*pixels.read(data, path, split, SOURCES[data].size))
+        else:
+            folder = open_folder(Path(path), split)
+        return LargeImages(folder, size, crop_ratio, mean, std, device, num_workers)
     with distributed.local_main_first():  # it downloads, the others find
         images, labels, classes = pixels.read(data, path, split, size)
     return SmallImages(images, labels, classes, mean, std, device)

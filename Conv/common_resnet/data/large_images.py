@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
 import distributed
-from data.folders import Archive, Folder, mean_and_deviation
+from data.folders import Archive, Folder, Pictures, mean_and_deviation
 from data.order import epoch_order, generator
 
 MEASURED = 1000  # images whose pixels give mean and deviation where these are not known
@@ -26,7 +26,7 @@ class LargeImages:
 
     def __init__(
         self,
-        folder: Folder | Archive,
+        folder: Folder | Archive | Pictures,
         size: int,
         crop_ratio: float,
         mean: list[float] | None,
@@ -137,7 +137,7 @@ class SeededOrder:
 class Seeded(Dataset):
     """Takes (index, seed): seeds what the transforms draw from, and gives the image as (H, W, 3) uint8 with its label."""
 
-    def __init__(self, folder: Folder | Archive, transform: Callable, erase: Callable | None = None):
+    def __init__(self, folder: Folder | Archive | Pictures, transform: Callable, erase: Callable | None = None):
         self.folder, self.transform, self.erase = folder, transform, erase
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
