@@ -33,6 +33,8 @@ def finetune(model: nn.Module, found: Foreign, input_size: int, classes: list[st
     weights = adapted(found, model, input_size)
     expected, heads = model.state_dict(), head_names(model)
     head = [name for name in expected if name.rpartition(".")[0] in heads]
+    if not head:
+        raise InputError(f"--finetune {found.source}: timm does not say which layer of this model is the classifier")
     rows = next((len(weights[name]) for name in head if name in weights and weights[name].ndim), 0)
     names = found.classes if found.classes and len(found.classes) == rows else None
     if rows != len(expected[head[0]]) or (names and set(names) != set(classes)):
@@ -102,7 +104,7 @@ def rebuild(found: Foreign, name: str, input_size: int | None = None) -> nn.Modu
         raise InputError(f"{found.source}: neither timm nor torchvision has a model {name[:80]!r}; near names: {near}")
     model = make(1000)
     outputs = found.facts["num_classes"] if found.ours else _outputs(found.weights, model)
-    if outputs > max((len(value) for value in found.weights.values() if value.ndim), default=0):
+    if found.ours and outputs > max((len(value) for value in found.weights.values() if value.ndim), default=0):
         raise InputError(f"{found.source}: none of its weights has the {outputs:,} rows of its num_classes")
     if outputs != 1000:
         model = make(outputs)
@@ -124,7 +126,8 @@ def _outputs(weights: dict[str, Tensor], model: nn.Module) -> int:
     if hasattr(model, "get_classifier"):
         name = head_names(model)[:1]
     else:
-        name = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1:]
+        layers = list(model.named_modules())
+        name = [name for kind in (nn.Conv2d, nn.Linear) for name, layer in layers if isinstance(layer, kind)][-1:]
     matrix = weights.get(f"{name[0]}.weight") if name else None
     return len(matrix) if matrix is not None and matrix.ndim >= 2 and len(matrix) else 1000
 

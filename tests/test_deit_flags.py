@@ -1,0 +1,191 @@
+"""DeiT's command line in Deit/: every name of it is accepted, has a stated lack of effect, or is refused with a reason."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from conftest import ROOT, complains
+from training import DEIT, PLAIN, SMALL, log, options
+
+SUBPROJECT = DEIT
+InputError, main = DEIT.load("errors").InputError, DEIT.load("main").main
+fill_in = DEIT.load("options").fill_in
+NAMES = (ROOT / "tests/flags/deit.txt").read_text().split()
+# A value that is not the default, where 1 is not such a value or not a possible one.
+VALUES = """
+    --model vit_tiny_patch16_224, --opt sgd, --opt-betas 0.8 0.9, --sched step, --lr-noise 0.4 0.9, --aa original, --remode const,
+    --train-interpolation bilinear, --mixup-mode elem, --cutmix-minmax 0.2 0.8, --teacher-model resnet18, --teacher-path P,
+    --distillation-type soft, --finetune P, --data-path other, --data-set CIFAR, --inat-category genus, --output_dir other,
+    --device cpu, --resume P, --dist_url env://, --drop 0.5, --mixup-prob 0.5, --distillation-tau 2, --cutmix 0.5, --recount 2,
+    --lr-noise-std 0.5
+"""
+VALUES = {words.split()[0]: words.split()[1:] for words in VALUES.split(",")}
+SWITCHES = """
+    --bce-loss --unscale-lr --model-ema --no-model-ema --model-ema-force-cpu --repeated-aug --no-repeated-aug --train-mode
+    --no-train-mode --ThreeAugment --src --resplit --cosub --attn-only --eval --dist-eval --pin-mem --no-pin-mem --distributed
+""".split()
+
+
+def outcome(name):
+    """accepted: the namespace tells it; unneeded: a note does; refused: an error does."""
+    words = ["--data-path", "here", name, *([] if name in SWITCHES else VALUES.get(name, ["1"]))]
+    switch = name.removeprefix("--no-").removeprefix("--")
+    # Compared with the opposite of a switch, or with the default.
+    opposite = [f"--{switch}" if name.startswith("--no-") else f"--no-{switch}"]
+    try:
+        args = options(*words)
+        try:
+            other = options("--data-path", "here", *opposite)
+        except InputError:
+            other = options("--data-path", "here")
+    except InputError as error:
+        return "refused" if str(error).startswith(f"{name}: ") and len(str(error)) > len(name) + 20 else f"error: {error}"
+    if args.notes:
+        assert args.notes[0].startswith(f"{name} has no effect: ") and vars(args) | {"notes": []} == vars(other)
+        return "unneeded"
+    return "accepted" if vars(args) != vars(other) else "ignored"
+
+
+def test_every_name_of_deits_command_line():
+    found = {name: outcome(name) for name in NAMES}
+    assert len(NAMES) == len(set(NAMES)) == 75
+    unneeded = {"--dist_url", "--world_size", "--distributed", "--cooldown-epochs", "--patience-epochs", "--resplit"}
+    expected = {name: "unneeded" if name in unneeded else "refused" if name == "--cosub" else "accepted" for name in NAMES}
+    assert found == expected
+
+
+def settled(*words):
+    args = options("--data-path", "here", "--device", "cpu", *words)
+    fill_in(args)
+    return args
+
+
+def test_both_names_of_one_thing_mean_the_same():
+    for left, right in (
+        (["--smoothing", 0.1], ["--loss", "ls", "--alpha", 0.1]),
+        (["--label-smoothing", 0.2, "--loss", "ls"], ["--loss", "ls", "--alpha", 0.2]),
+        (["--smoothing", 0], ["--loss", "ce"]),
+        (["--bce-loss", "--smoothing", 0], ["--loss", "bce"]),
+        (["--output-dir", "o", "--num-workers", 3, "--batch_size=8"], ["--output_dir", "o", "-j", 3, "-b", 8]),
+        (["--wd", 0.1, "--workers", 2], ["--weight-decay", 0.1, "--num_workers", 2]),
+    ):
+        assert vars(settled(*left)) == vars(settled(*right))
+    three = settled("--ThreeAugment")
+    assert (three.aa, three.reprob) == ("3a", 0) and "takes the place of --aa" in three.notes[0]
+    assert settled().loss == "maxsup" and settled("--lr", 1, "--lr", 2).lr == 2
+
+
+CONTRADICTIONS = {
+    "--smoothing 0.1 --loss maxsup": "--smoothing 0.1 and --loss maxsup",
+    "--smoothing 0.1 --alpha 0.2": "--smoothing 0.1 and --alpha 0.2",
+    "--smoothing 0 --alpha 0.2": "--smoothing 0 and --alpha 0.2",
+    "--bce-loss --loss ce": "--bce-loss and --loss ce",
+    "--bce-loss --smoothing 0.1": "--bce-loss and --smoothing 0.1",
+    "--workers 3 --num_workers 4": "--workers 3 and --num_workers 4",
+    "--finetune P --resume auto": "--finetune P and --resume auto",
+    "--freeze-backbone --attn-only": "--freeze-backbone and --attn-only",
+    "--teacher-path P": "--teacher-path without --distillation-type",
+    "--distillation-type soft": "needs --teacher-path",
+    "--distillation-type soft --teacher-path P --distillation-alpha 1.5": "--distillation-alpha 1.5: goes from 0 to 1",
+    "--inat-category genus": "--inat-category genus is for",
+    "--data-set CIFAR --cache": "--cache reads archives",
+    "--cutmix-minmax 0.8 0.2": "--cutmix-minmax 0.8 0.2: the smaller",
+    "--smoothign 0.1": "--smoothign: no such option; the nearest is --smoothing",
+    "--distilation-type=soft": "the nearest is --distillation-type",
+    "--epoch 1": "--epoch: no such option; the nearest is --epochs",
+    "--lr much": "--lr: invalid float value",
+}
+
+
+@pytest.mark.parametrize("words", CONTRADICTIONS)
+def test_contradictions_name_both_and_unknown_options_the_nearest(words):
+    with pytest.raises(InputError) as error:
+        settled(*words.split())
+    assert CONTRADICTIONS[words] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_papers_script_runs_under_python_too(tmp_path):
+    """It hands itself to bash, with the interpreter that ran it, and is valid for both."""
+    script = ROOT / "Deit/train_with_MaxSup.sh"
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    command = [sys.executable, script.name, "--data-path", str(tmp_path), "--cache"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON"} | {"GPUS": "1"}
+    result = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, env=environment, timeout=100)
+    complains(result, f"{tmp_path}/train.zip: no such archive")
+
+
+def test_augmentations_of_deit_three():
+    """A grey, solarised or blurred image out of the simple crop: the first steps are torchvision's own, padded by reflection."""
+    args = settled("--ThreeAugment", "--src", "--input-size", 64)
+    steps = DEIT.load("main").build_augmentation(args).transforms
+    assert isinstance(steps[0], transforms.Resize) and steps[1].padding == 4 and steps[1].padding_mode == "reflect"
+    operations = [type(step).__name__ for step in steps]
+    assert "AutoAugment" in operations and "ColorJitter" in operations and "RandomErasing" not in operations
+    assert DEIT.load("main").build_augmentation(args)(Image.new("RGB", (90, 70), "red")).shape == (3, 64, 64)
+
+
+def test_options_that_only_deit_had_train(few, tmp_path, capsys):
+    """Binary cross-entropy, noise on the rate, cutmix by area, a later start: two runs of the same seed are the same."""
+    words = [*SMALL, "--data-path", few, "--epochs", 3, "--start_epoch", 1, "--batch-size", 16, "--bce-loss", "--ThreeAugment"]
+    words += ["--no-train-mode", "--model-ema", "--model-ema-force-cpu", "--cutmix-minmax", 0.2, 0.8, "--lr-noise", 0.3]
+    for name in ("a", "b"):
+        main(options(*words, "--world-size", 4, "--output_dir", tmp_path / name))
+    a, b = log(tmp_path / "a"), log(tmp_path / "b")
+    assert [line["epoch"] for line in a] == [2, 3] and a[0]["alpha"] is None
+    assert [line["train_loss"] for line in a] == [line["train_loss"] for line in b] and "ema_top1" in a[0]
+    main(options(*words, "--lr-noise", 1.0, "--output_dir", tmp_path / "c"))
+    assert log(tmp_path / "c")[0]["lr"] != a[0]["lr"]
+    assert "--world_size has no effect: torchrun's" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--start_epoch 3: .*beyond --epochs 3"):
+        main(options(*words, "--start_epoch", 3, "--output_dir", tmp_path / "d"))
+
+
+def test_binary_cross_entropy_against_its_formula():
+    """Of a mixed image every class that is in it counts as there."""
+    criterion = DEIT.load("main").build_criterion(settled("--bce-loss"), torch.zeros(1))
+    z = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
+    there = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
+    expected = -(there * z.sigmoid().log() + (1 - there) * (1 - z.sigmoid()).log()).mean()
+    assert criterion(z, torch.tensor([[0.3, 0.0, 0.7]], dtype=torch.float64)).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_inaturalist(tmp_path):
+    """Labels of each rank come in the order of the training annotations; files lie with or without the folder between."""
+    taxa = [{"name": f"s{i}", "genus": f"g{i // 2}"} for i in range(4)]
+    (tmp_path / "categories.json").write_text(json.dumps(taxa))
+    for year, between in ((2018, "Aves/"), (2019, "")):
+        files = [f"train_val{year}/Aves/{i}/{n}.jpg" for n, i in enumerate((3, 0, 2))]
+        for split in ("train", "val"):
+            annotations = [{"category_id": i} for i in (3, 0, 2)]
+            content = {"images": [{"file_name": name} for name in files], "annotations": annotations}
+            (tmp_path / f"{split}{year}.json").write_text(json.dumps(content))
+        for number, name in enumerate(files):
+            path = tmp_path / name.replace("Aves/", between)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(path, quality=100)
+    open_images = DEIT.load("data.splits").open_images
+    names = open_images(tmp_path, "val", None, kind="INAT")
+    assert names.classes == ["s3", "s0", "s2"] and names.labels.tolist() == [0, 1, 2]
+    genera = open_images(tmp_path, "train", None, kind="INAT19", inat_category="genus")
+    assert genera.classes == ["g1", "g0"] and genera.labels.tolist() == [0, 1, 0]
+    assert genera[2][0].getpixel((4, 4))[0] == pytest.approx(80, abs=3) and genera[2][1] == 0
+    with pytest.raises(InputError, match="see --inat-category"):
+        open_images(tmp_path, "train", None, kind="INAT", inat_category="kingdom")
+    (tmp_path / "val2018.json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
+        open_images(tmp_path, "val", None, kind="INAT")
+    with pytest.raises(InputError, match="cannot be read .*No such file"):
+        open_images(Path(tmp_path / "none"), "val", None, kind="INAT")
+
+
+def test_cifar_that_is_damaged(tmp_path):
+    (tmp_path / "cifar-100-python").mkdir()
+    with pytest.raises(InputError, match="cifar-100-python: CIFAR100 is neither there"):
+        main(options(*PLAIN, "--data-path", tmp_path, "--data-set", "CIFAR", "--output_dir", tmp_path / "run"))
