@@ -9,7 +9,7 @@ from test_selective import (
     InputError,
     all_scores,
     figures,
-    given_msp,
+    given_odds,
     measured,
     rank_images,
     resamples,
@@ -47,8 +47,8 @@ def test_pixels_are_samples_and_images_are_units(tmp_path):
         for column in range(5):
             alone = measured(score.numpy(), wrong.numpy(), weights[image, column])  # each pixel as often as its image
             assert {f: values[column] for f, values in ours.items()} == pytest.approx(alone, abs=1e-12), name
-    whole = given_msp(scores["msp"].numpy(), scores["max_logit"].numpy(), wrong.numpy())
-    np.testing.assert_allclose(model.given_msp, whole, atol=1e-9)
+    whole = given_odds(scores["msp"].numpy(), scores["max_logit"].numpy(), wrong.numpy())
+    np.testing.assert_allclose(model.given_odds, whole, atol=1e-9)
 
 
 def test_one_pixel_an_image_is_classification(tmp_path):
@@ -81,7 +81,7 @@ def test_many_pixels_are_ranked_by_bins(tmp_path, monkeypatch):
             np.testing.assert_allclose(ours[figure], truth[figure], atol=tolerance[figure], err_msg=figure)
             again = figures(weigh(backwards.rankings[name], weights[::-1]))
             np.testing.assert_allclose(again[figure], ours[figure], atol=1e-12)
-    np.testing.assert_allclose(binned.given_msp, exact.given_msp, atol=1e-6)
+    np.testing.assert_allclose(binned.given_odds, exact.given_odds, atol=1e-6)
 
 
 def test_bad_maps(tmp_path):

@@ -25,7 +25,7 @@ classification = viz.load("metrics.classification").classification
 InputError = viz.load("common.errors").InputError
 resampling, rankings = viz.load("metrics.resampling"), viz.load("metrics.rankings")
 interval, resamples, splits = resampling.interval, resampling.resamples, resampling.splits
-MSP_BINS, given_msp, rank_images = rankings.MSP_BINS, rankings.given_msp, rankings.rank_images
+given_odds, rank_images = rankings.given_odds, rankings.rank_images
 risks, scoring = viz.load("metrics.risk_coverage"), viz.load("metrics.scores")
 FIGURES, RISKS, COVERAGES, curve, figures = risks.FIGURES, risks.RISKS, risks.COVERAGES, risks.curve, risks.figures
 rank, weigh = risks.rank, risks.weigh
@@ -339,17 +339,20 @@ def test_planted_suppression_of_right_predictions_is_found_and_undone():
 
 
 def test_max_logit_given_msp_by_hand():
-    """Windows of 0.05 that slide by 0.0025: means and spreads of exactly the samples inside, for right and wrong apart."""
+    """Windows of half a power of ten of the odds: means and spreads of exactly the samples inside, for right and wrong apart."""
     numbers = np.random.default_rng(0)
-    msp, logit, wrong = numbers.random(5000), numbers.normal(5, 2, 5000), numbers.random(5000) < 0.3
-    sums = given_msp(msp - 1, logit, wrong)
+    odds, logit, wrong = numbers.uniform(-1, 5, 5000), numbers.normal(5, 2, 5000), numbers.random(5000) < 0.3
+    msp = 10**odds / (1 + 10**odds)
+    sums = given_odds(msp - 1, logit, wrong)
     for which in (False, True):
         centre, mean, spread = sliding(sums[int(which)])
-        for window in (0, 100, len(centre) - 1):
-            inside = logit[(wrong == which) & (np.abs(msp - centre[window]) < 0.025)]
+        for window in np.searchsorted(centre, (-0.5, 1.1, 4.4)):
+            inside = logit[(wrong == which) & (np.abs(odds - centre[window]) < 0.25)]
             assert mean[window] == pytest.approx(inside.mean()) and spread[window] == pytest.approx(inside.std())
-    few = given_msp(np.full(9, -0.5), np.ones(9), np.zeros(9, bool))
-    assert few.shape == (2, MSP_BINS, 3) and np.isnan(sliding(few[0])[1]).all()
+    few = given_odds(np.full(9, -0.5), np.ones(9), np.zeros(9, bool))
+    assert few[0, :, 0].max() == 9 and np.isnan(sliding(few[0])[1]).all()
+    sure = given_odds(np.zeros(12), np.full(12, 30.0), np.zeros(12, bool))  # an MSP of 1 counts in the last window
+    assert sliding(sure[0])[1][-1] == 30
 
 
 # -------------------------------------------------------------------------------------------------------- commands

@@ -8,9 +8,9 @@ and its probability. The map is that of the last layer whose output is still a m
 ConvNet, the tokens before the last block of a transformer.
 """
 
-import textwrap
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -86,6 +86,11 @@ def explain_all(checkpoint: Checkpoint, pictures: list[Image.Image], target: str
     return found
 
 
+def overlay_of(panel: dict) -> np.ndarray:
+    """The crop under its map, (H, W, 3) uint8. The colours grow lighter with the map, also for colour-blind readers."""
+    return show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True, colormap=cv2.COLORMAP_INFERNO)
+
+
 def target_index(checkpoint: Checkpoint, target: str | None) -> int | None:
     if target is None:
         return None
@@ -103,7 +108,7 @@ def target_index(checkpoint: Checkpoint, target: str | None) -> int | None:
 def class_name(checkpoint: Checkpoint, index: int) -> str:
     classes = checkpoint.classes or []
     name = classes[index] if index < len(classes) else f"class {index}"
-    return textwrap.shorten(name, 28, placeholder="...")
+    return style.short(name, 28)
 
 
 def layer_of_maps(model: nn.Module, size: int, device: str) -> tuple[nn.Module, object]:
@@ -161,10 +166,10 @@ def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image
         original = axes[row * count]
         side = max(pictures[row].size)
         original.imshow(pictures[row], interpolation="nearest" if side <= SHARPEST else "antialiased")
-        original.set_xlabel(textwrap.shorten(path.stem, 24, placeholder="..."), fontsize=9)
+        original.set_xlabel(style.short(path.stem, 24), fontsize=9)
         for axis, (name, panels) in zip(axes[row * count + 1 : (row + 1) * count], columns.items(), strict=True):
             panel = panels[row]
-            overlay = show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True)
+            overlay = overlay_of(panel)
             axis.imshow(overlay, interpolation="nearest" if overlay.shape[0] <= SHARPEST else "antialiased")
             axis.set_xlabel(panel["words"], fontsize=9)
             if row == 0:

@@ -56,7 +56,7 @@ def write(summary: dict, models: dict[str, Model], log_risk: bool, output: Path)
         scored = ~splits(model.units, summary["held_out_fraction"], summary["repeats"], summary["seed"])
         curves[name] = risk_coverage.curves(model, summary["models"][name]["chosen"], scored)
     risk_coverage.draw(curves, log_risk, output / "risk_coverage")
-    max_logit.draw({name: model.given_msp for name, model in models.items()}, output / "max_logit")
+    max_logit.draw({name: model.given_odds for name, model in models.items()}, output / "max_logit")
 
 
 if __name__ == "__main__":

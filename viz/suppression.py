@@ -60,7 +60,8 @@ def main() -> None:
         raise InputError(f"--classes {min(args.classes)}: from 3 on, so that a logit is neither the largest nor the label's")
     options.check_positive(args, "alpha", "beta")
     with outputs.folder(args.output, "suppression"):
-        draw(args.classes, args.alpha, args.beta, args.output / "suppression")
+        with plt.rc_context({"text.parse_math": True}):
+            draw(args.classes, args.alpha, args.beta, args.output / "suppression")
     print(f"figure: {args.output}/suppression.png, .pdf")
 
 

@@ -72,9 +72,12 @@ def top_against_mean(axes, models: Models, only: list[str]) -> None:
         mean, top, right, said = _drawn(rows[name].mean, rows[name].top, rows[name].right)
         for which, colour, alpha, label in ((right, RIGHT, 0.35, "right"), (~right, WRONG, 0.7, "wrong")):
             axis.scatter(mean[which], top[which], s=8, alpha=alpha, color=colour, linewidths=0, rasterized=True, label=label)
-        axis.set(title=_title(axes, only, name, said), xlabel="mean of the logits")
+        axis.set_title(_title(axes, only, name, said), pad=20)
+        axis.set_xlabel("mean of the logits")
     axes[0].set_ylabel("logit of the top class")
-    legend = axes[0].legend(title="prediction", markerscale=2, loc="best", frameon=True, framealpha=0.8, edgecolor="none")
+    # Between title and axes, where no point lies: anywhere inside it would hide some.
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.99), "borderaxespad": 0.1}
+    legend = axes[0].legend(**above, ncols=2, fontsize=9, markerscale=2)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
 

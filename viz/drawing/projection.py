@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from drawing import style
+from drawing.panels import Panels
 
 SPLITS = {"train": "training", "val": "validation"}  # a row of panels each
 
@@ -23,25 +24,31 @@ def project(weights: Tensor, features: list[Tensor]) -> tuple[list[Tensor], Tens
     return [(rows.double() - centre) @ axes for rows in features], (unit - centre) @ axes
 
 
-def draw(planes: dict[str, dict], path: Path) -> None:
+def panels(planes: dict[str, dict], splits: tuple[str, ...] = tuple(SPLITS)) -> Panels:
     """A column per model, a row per split; the same scale in all panels."""
-    figure, axes = style.grid(len(SPLITS), len(planes), height=3.4, sharex=True, sharey=True)
-    for column, (name, plane) in enumerate(planes.items()):
-        for line, (split, words) in enumerate(SPLITS.items()):
-            axis = axes[line * len(planes) + column]
-            for colour, points, corner, label in zip(
-                style.COLOURS[:3], plane["points"][split], plane["corners"], plane["classes"], strict=True
-            ):
-                axis.scatter(*points.T, s=9, alpha=0.5, color=colour, linewidths=0, rasterized=True, label=label)
-                axis.scatter(*corner, s=60, marker="X", color=colour, edgecolors="black", linewidths=0.8, zorder=3)
-            axis.set(title=f"{name}, {words}", aspect="equal")
-            if column == 0:
-                axis.set_ylabel("second axis of the plane")
-            if line == len(SPLITS) - 1:
-                axis.set_xlabel("first axis of the plane")
-    legend = axes[0].legend(title="class", markerscale=2, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
-    for handle in legend.legend_handles:
-        handle.set_alpha(1)
+    parts = {
+        f"Features of three classes of {name} on the plane of their templates, {SPLITS[split]} images": _panel(name, plane, split)
+        for split in splits
+        for name, plane in planes.items()
+    }
     line_break = "\n" if len(planes) == 1 else " "  # one column is narrower than the title
-    figure.suptitle(f"Unit features on the plane{line_break}through three class templates (crosses)")
-    style.save(figure, path)
+    title = f"Unit features on the plane{line_break}through three class templates (crosses)"
+    return Panels(parts, len(planes), legend=3, legend_title="class", title=title, options={"height": 3.4})
+
+
+def draw(planes: dict[str, dict], path: Path) -> None:
+    panels(planes).save(path)
+
+
+def _panel(name: str, plane: dict, split: str):
+    def draw(axis) -> None:
+        for colour, points, corner, label in zip(
+            style.COLOURS[:3], plane["points"][split], plane["corners"], plane["classes"], strict=True
+        ):
+            label = style.short(label, 18)
+            axis.scatter(*points.T, s=9, alpha=0.5, color=colour, linewidths=0, rasterized=True, label=label)
+            axis.scatter(*corner, s=60, marker="X", color=colour, edgecolors="black", linewidths=0.8, zorder=3)
+        axis.set(title=f"{name}, {SPLITS[split]}", xlabel="first axis of the plane", ylabel="second axis of the plane")
+        axis.set_aspect("equal")
+
+    return draw

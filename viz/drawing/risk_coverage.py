@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from drawing import style
+from drawing.panels import Panels
 from metrics.rankings import Model
 from metrics.risk_coverage import curve, weigh
 
@@ -32,32 +33,50 @@ def draw(models: dict[str, tuple], log_risk: bool, path: Path) -> None:
     """All models on the same axes, MSP solid and normalised logits dashed; low coverage once more, larger, beside them."""
     # Beside the curves, not among them, where it would hide those of a model that ranks badly.
     figure, parts = plt.subplot_mosaic([["all", "low"], ["all", "legend"]], figsize=(8.4, 4.2), width_ratios=[2.4, 1])
-    axis, inset = parts["all"], parts["low"]
     parts["legend"].axis("off")
+    lines(parts["all"], models, 1, log_risk)
+    lines(parts["low"], models, LOW, log_risk)
+    parts["low"].set(xlabel="", ylabel="")
+    parts["low"].set_title(f"the first {100 * LOW:g} %", size=9)
+    parts["low"].tick_params(labelsize=9)
+    handles = parts["all"].get_legend_handles_labels()
+    parts["legend"].legend(*handles, loc="upper left", fontsize=9, ncols=1 + (len(models) > 5))
+    style.save(figure, path)
+
+
+def panels(models: dict[str, tuple], log_risk: bool = False) -> Panels:
+    """The same two for a page."""
+    names = ", ".join(models)
+    words = {1: f"Risk against coverage of {names}", LOW: f"Risk at coverages up to {100 * LOW:g} % of {names}"}
+    parts = {said: lambda axis, up_to=up_to: lines(axis, models, up_to, log_risk) for up_to, said in words.items()}
+    return Panels(parts, 2, shared=False, legend=2)
+
+
+def lines(axis, models: dict[str, tuple], up_to: float, log_risk: bool) -> None:
+    """The curves up to a coverage, on axes with labels."""
+    highest = 0.0
     for colour, (name, (coverages, msp, normal)) in zip(itertools.cycle(style.COLOURS), models.items(), strict=False):
-        low = coverages <= LOW
+        shown = coverages <= up_to
         name += " (MSP kept)" * (normal is not None and np.array_equal(msp, normal))  # no dashed line is to be seen then
         for risk, dashes, label in ((msp, "-", name), (normal, "--", None))[: 1 if normal is None else 2]:
             drawn = 100 * (np.where(risk > 0, risk, np.nan) if log_risk else risk)
-            axis.plot(100 * coverages, drawn, dashes, color=colour, linewidth=1.6, label=label)
-            inset.plot(100 * coverages[low], drawn[low], dashes, color=colour, linewidth=1.2)
-    axis.plot([], [], "-", color="0.4", label="MSP")
+            highest = max(highest, risk[shown].max())
+            axis.plot(100 * coverages[shown], drawn[shown], dashes, color=colour, linewidth=1.6, label=label)
+    axis.plot([], [], "-", color="0.5", label="MSP")
     if any(normal is not None for _, _, normal in models.values()):
-        axis.plot([], [], "--", color="0.4", label="normalised logits")
+        axis.plot([], [], "--", color="0.5", label="normalised logits")
     axis.set(
-        xlim=(0, 100), xlabel="coverage (% of the samples that are answered)", ylabel="risk (% of the answers that are wrong)"
+        xlim=(0, 100 * up_to),
+        xlabel="coverage: answered samples (%)",
+        ylabel="risk: wrong answers (%)",
     )
-    inset.set(xlim=(0, 100 * LOW), xticks=np.linspace(0, 100 * LOW, 5))
-    inset.set_title(f"the first {100 * LOW:g} %", size=9)
-    inset.tick_params(labelsize=8)
-    for where in (axis, inset):
-        if log_risk:
-            where.set_yscale("log")
-            where.yaxis.set_major_formatter("{x:g}")
-        else:
-            where.set_ylim(bottom=0)
-    if max(risk[coverages <= LOW].max() for coverages, *risks in models.values() for risk in risks if risk is not None) == 0:
-        inset.set_yticks([])
-        inset.text(0.5, 0.5, "no errors", transform=inset.transAxes, ha="center", color="0.4")
-    parts["legend"].legend(*axis.get_legend_handles_labels(), loc="upper left", fontsize=9, ncols=1 + (len(models) > 5))
-    style.save(figure, path)
+    if up_to < 1:
+        axis.set(xticks=np.linspace(0, 100 * up_to, 5), title=f"the first {100 * up_to:g} %")
+    if log_risk:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+    else:
+        axis.set_ylim(bottom=0)
+    if highest == 0:
+        axis.set_yticks([])
+        axis.text(0.5, 0.5, "no errors", transform=axis.transAxes, ha="center", color="0.5")

@@ -25,6 +25,7 @@ plt.rcParams.update(
         "axes.axisbelow": True,
         "legend.frameon": False,
         "pdf.fonttype": 42,  # text in PDFs stays text
+        "text.parse_math": False,  # a $ in the name of a class or model is a $
     }
 )
 
@@ -39,6 +40,12 @@ def grid(rows: int, columns: int, width: float = 3.6, height: float = 3.2, **opt
     """rows x columns axes, each with scales of its own. Returns figure and list, row by row."""
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
     return figure, list(axes.flat)
+
+
+def short(text: str, width: int) -> str:
+    """The text on one line of at most `width` characters; a longer one, a single word too, ends with an ellipsis."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
 
 
 def save(figure, path: Path) -> list[Path]:

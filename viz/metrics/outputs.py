@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metrics.rankings import Model
+from metrics.resampling import FRACTION, REPEATS, SEED, splits
 from metrics.segmentation import EXACT, labelled_pixels, rank_file
 
 ELEMENTS = 1 << 19  # logits looked at at a time: 4 MB in float64
@@ -44,6 +46,15 @@ class Outputs:
     def ranked(self) -> Model:
         """The samples ranked by each confidence score."""
         return rank_file(self.content, self.name)
+
+    @cached_property
+    def tempered(self) -> NamedTuple:
+        """The samples of `sampled` at the temperature of each random split: metrics.temperature.Tempered."""
+        from metrics.temperature import temper  # that module's measure() takes this class
+
+        logits, labels, unit = self.sampled
+        held_out = torch.from_numpy(splits(self.units, FRACTION, REPEATS, SEED))
+        return temper(logits, labels, held_out[unit].T)
 
     @cached_property
     def sampled(self) -> tuple[Tensor, Tensor, Tensor]:

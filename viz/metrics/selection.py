@@ -11,11 +11,10 @@ from tqdm import tqdm
 
 from metrics.outputs import Outputs
 from metrics.rankings import Model
-from metrics.resampling import interval, resamples, splits
+from metrics.resampling import FRACTION, REPEATS, SEED, interval, resamples, splits
 from metrics.risk_coverage import FIGURES, figures, weigh
 from metrics.scores import PLAIN, POWERS, normalised
 
-FRACTION, REPEATS, SEED = 0.2, 10, 0  # of the images held out, in so many random splits
 FEW_HELD_OUT = 100  # fewer held-out units than this choose p or T by chance
 FEW_ERRORS = 10  # likewise, fewer held-out errors than this
 FEW_IMAGES = 30  # resamples of fewer images than this hardly differ in what they can say

@@ -1,52 +1,94 @@
 """Temperature scaling (Guo et al. 2017): T is fitted on held-out images, and the calibration is measured on the others."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
-from metrics.calibration_error import BINS, binned, bins_of
+from metrics.calibration_error import BINS, binned, bins_of, ece
 from metrics.classification import columns
 from metrics.outputs import Outputs
-from metrics.resampling import splits
 from metrics.scores import chunks
-from metrics.selection import FRACTION, REPEATS, SEED
 
 COLDEST, HOTTEST = 0.01, 100.0  # the range of temperatures
+TOLERANCE = 1e-8  # of a temperature, relative
 
 
 def measure(test: Outputs, train: Outputs | None) -> dict[str, float]:
     """T, and ECE and NLL at T, means over the random splits of what comes out on the images that are not held out."""
-    logits, labels, unit = test.sampled
-    found = []
-    for held_out in splits(test.units, FRACTION, REPEATS, SEED).T:
-        held = torch.from_numpy(held_out)[unit]
-        temperature = fit_temperature(logits, labels, held.nonzero().squeeze(1))
-        figures, _ = at_temperature(logits, labels, (~held).nonzero().squeeze(1), temperature)
-        found.append((temperature, figures["ece"], figures["nll"]))
-    return dict(zip(("temperature", "ece_temperature", "nll_temperature"), np.mean(found, 0).tolist(), strict=True))
+    found, right = test.tempered, test.sampled[0].argmax(1) == test.sampled[1]
+    rows = []
+    for temperature, msp, nll, held in zip(*found, strict=True):
+        kept = ~held
+        rows.append((temperature, ece(1 + msp[kept], right[kept]), nll[kept].mean().item()))
+    return dict(zip(("temperature", "ece_temperature", "nll_temperature"), np.mean(rows, 0).tolist(), strict=True))
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None) -> float:
+class Tempered(NamedTuple):
+    """temperatures (R,), one per split; MSP less 1 and NLL (R, N) float64 of every sample at it; held_out (R, N) bool."""
+
+    temperatures: list[float]
+    msp: Tensor
+    nll: Tensor
+    held_out: Tensor
+
+
+def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
+    """Fit a temperature to each split, held_out (R, N) bool, of logits (N, K) and labels (N,), and apply it to all samples."""
+    start = fit_temperature(logits, labels)  # near the optimum of every split
+    temperatures = [fit_temperature(logits, labels, held.nonzero().squeeze(1), start) for held in held_out]
+    msp, nll = torch.empty(2, *held_out.shape, dtype=torch.float64)
+    row = 0
+    for rows, targets in chunks(logits, labels):
+        part = slice(row, row := row + len(rows))
+        top, predicted = rows.max(1)
+        gaps = (rows - top.unsqueeze(1)).scatter_(1, predicted.unsqueeze(1), -torch.inf)  # of the others to the largest
+        at_target = torch.where(predicted == targets, 0.0, gaps.gather(1, targets.unsqueeze(1)).squeeze(1))
+        for split, temperature in enumerate(temperatures):
+            rest = (gaps / temperature).exp_().sum(1)
+            msp[split, part] = -rest / (1 + rest)
+            nll[split, part] = rest.log1p() - at_target / temperature
+    return Tempered(temperatures, msp, nll, held_out)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None, start: float | None = None) -> float:
     """The T in [COLDEST, HOTTEST] of lowest NLL of softmax(z / T), for logits (N, K) and labels (N,), or their rows `index`.
 
     The NLL is convex in 1 / T, so the root of its slope there, E_softmax[z] - z_label on average, is the only one; where there is
     none, an end of the range is best: the coldest where every prediction is right, the hottest where the logits mislead.
+    start: where the search begins, if something near the optimum is known.
     """
 
-    def slope(log_t: float) -> float:
-        total = 0.0
+    def slopes(inverse: float) -> tuple[float, float]:
+        """The NLL's first and second derivative in 1 / T, summed over the samples: E[z] - z_label and Var[z]."""
+        first = second = 0.0
         for rows, targets in chunks(logits, labels, index):
             rows = rows - rows.gather(1, targets.unsqueeze(1))  # they may be the caller's own
-            total += ((rows * np.exp(-log_t)).softmax(1) * rows).sum().item()
-        return total
+            weighted = (rows * inverse).softmax(1).mul_(rows)
+            mean = weighted.sum(1)
+            first += mean.sum().item()
+            second += ((weighted * rows).sum(1) - mean.square()).sum().item()
+        return first, second
 
-    cold, hot = np.log([COLDEST, HOTTEST])
-    if slope(hot) >= 0:
-        return HOTTEST
-    if slope(cold) <= 0:
-        return COLDEST
-    return float(np.exp(brentq(slope, cold, hot, xtol=1e-9)))
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    if start is None:
+        if slopes(low)[0] >= 0:
+            return HOTTEST
+        if slopes(high)[0] <= 0:
+            return COLDEST
+    at = min(max(1 / start if start else 1.0, low), high)
+    for _ in range(200):  # Newton's steps, within the bracket that the signs of the slope leave; bisection where one leaves it
+        first, second = slopes(at)
+        low, high = (at, high) if first < 0 else (low, at)
+        step = at - first / second if second > 0 else low
+        following = step if low < step < high else (low * high) ** 0.5
+        if abs(following / at - 1) < TOLERANCE:
+            break
+        at = following
+    if start is not None and not 1.0001 / HOTTEST < following < 0.9999 / COLDEST:
+        return fit_temperature(logits, labels, index)  # an end of the range, perhaps: look at both
+    return 1 / following
 
 
 def at_temperature(logits: Tensor, labels: Tensor, index: Tensor, temperature: float) -> tuple[dict[str, float], np.ndarray]:

@@ -1,0 +1,33 @@
+"""Tables for the terminal: aligned columns that fit 100 characters."""
+
+WIDTH = 100
+SHORTEST = 6  # characters of a name that stay
+
+
+def table(head: list[str], rows: list[list[str]], names: int = 1) -> str:
+    """The rows under their head, the first `names` columns to the left, the others to the right.
+
+    Where the lines would be longer than WIDTH, the columns of names are cut, then the last columns are left out and named.
+    """
+    rows = [[_printable(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
+        longest = max(range(names), key=widths.__getitem__)
+        if widths[longest] > SHORTEST:
+            widths[longest] -= 1
+        else:
+            widths.pop()
+    lines = []
+    for row in rows:
+        cells = [cell if len(cell) <= width else f"{cell[: width - 1]}…" for cell, width in zip(row, widths, strict=False)]
+        cells = [c.ljust(w) if i < names else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    left_out = head[len(widths) :]
+    return (
+        "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]] + [f"not shown: {', '.join(left_out)}"] * bool(left_out))
+        + "\n"
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "�" for character in str(text).replace("\u00a0", " "))

@@ -1,0 +1,121 @@
+"""The answer of a report in a few sentences, each made from numbers and their intervals."""
+
+from typing import NamedTuple
+
+from report_page.numbers import METRICS
+
+
+class Question(NamedTuple):
+    """metric, and the words: "A {more} than B", "A {most}", and what is measured."""
+
+    metric: str
+    more: str
+    most: str
+    measured: str
+
+
+QUESTIONS = (
+    Question("top1", "is more accurate", "is the most accurate", "accuracy"),
+    Question("aurc", "ranks its own errors better", "ranks its own errors best", "AURC"),
+    Question("ece", "is better calibrated before a temperature", "is the best calibrated before a temperature", "ECE"),
+    Question(
+        "ece_temperature", "is better calibrated after a temperature", "is the best calibrated after a temperature", "ECE after T"
+    ),
+    Question("d_within_val", "keeps more variation within classes", "keeps the most variation within classes", "variation"),
+)
+
+
+class Sentence(NamedTuple):
+    """lead: the finding; rest: its numbers; told: whether every interval behind it excludes 0."""
+
+    lead: str
+    rest: str
+    told: bool
+
+
+def shown(metric: str, value: float | None, sign: bool = False, unit: bool = True) -> str:
+    """A number of a metric as the page prints it; "–" where it is not defined."""
+    if value is None:
+        return "–"
+    _, decimals, scale, suffix, *_ = METRICS[metric]
+    text = f"{scale * value:{'+' if sign else ''}.{decimals}f}"
+    text = text.lstrip("-+") if float(text) == 0 else text
+    # A difference of two percentages is one in points.
+    suffix = suffix.replace("%", "points") if sign else suffix
+    return text.replace("-", "−") + (suffix if unit else "")
+
+
+def between(metric: str, ends: list[float] | None) -> str:
+    return "no interval" if ends is None else f"{shown(metric, ends[0], unit=False)} to {shown(metric, ends[1], unit=False)}"
+
+
+def answer(estimates: dict[str, dict], differences: list[dict], evidence: str) -> list[Sentence]:
+    """The sentences. evidence: what the intervals are over, such as "397 images"."""
+    if len(estimates) == 1:
+        ((name, found),) = estimates.items()
+        return _alone(name, found)
+    sentences, asked = [], {question.metric for question in QUESTIONS}
+    for question in QUESTIONS:
+        found = _compare(question, estimates, [row for row in differences if row["metric"] == question.metric])
+        if found:
+            sentences.append(found)
+    told = sum(row["told"] for row in differences if row["metric"] in asked)
+    count = sum(row["metric"] in asked for row in differences)
+    if count:
+        rest = f" of {count} such differences between these models; the other {count - told} cannot be told."
+        sentences.append(Sentence(f"These {evidence} show {told}", rest, told == count))
+    return sentences
+
+
+def _compare(question: Question, estimates: dict, rows: list[dict]) -> Sentence | None:
+    """The sentence on one metric, about the model with the best value; None where fewer than two models have one."""
+    key = question.metric
+    values = {name: found[key]["value"] for name, found in estimates.items() if found[key]["value"] is not None}
+    if len(values) < 2:
+        return None
+    lowest = METRICS[key].better < 0
+    best = min(values, key=values.get) if lowest else max(values, key=values.get)
+    told, untold = [], []
+    for row in rows:
+        if best not in (row["model"], row["less"]):
+            continue
+        other, flip = (row["less"], 1) if row["model"] == best else (row["model"], -1)
+        ends = row["interval"] and sorted(flip * end for end in row["interval"])
+        piece = f"{shown(key, flip * row['value'], sign=True)} against {other} ({between(key, ends)})"
+        (told if row["told"] else untold).append((other, piece))
+    if not told + untold:
+        return None
+    value = f"{question.measured} {shown(key, values[best])}"
+    told_words, untold_words = (", ".join(piece for _, piece in part) for part in (told, untold))
+    if not untold:
+        lead = f"{best} {question.most}" if len(told) > 1 else f"{best} {question.more} than {told[0][0]}"
+        sentence = Sentence(lead, f": {value}, {told_words}.", True)
+    elif told:
+        names = _and([other for other, _ in told])
+        rest = f": {value}, {told_words}; against {_and([other for other, _ in untold])} it cannot be told: {untold_words}."
+        sentence = Sentence(f"{best} {question.more} than {names}", rest, False)
+    else:
+        which = "Which model " + (question.most if len(untold) > 1 else question.more)
+        sentence = Sentence(f"{which} cannot be told", f": {best} has {value}, {untold_words}.", False)
+    return sentence
+
+
+def _alone(name: str, found: dict) -> list[Sentence]:
+    """Of one model: its numbers, without comparisons."""
+    words = {
+        "top1": "of its predictions are right",
+        "aurc": "is its AURC, the share of wrong answers averaged over all coverages",
+        "coverage_at_risk_1": "of the images can be answered with at most 1 % of the answers wrong",
+        "ece": "is its calibration error before a temperature",
+        "ece_temperature": "is its calibration error after a temperature",
+        "d_within_val": "is its variation within classes",
+    }
+    return [
+        Sentence(shown(key, found[key]["value"]), f" ({between(key, found[key]['interval'])}) {said}.", True)
+        for key, said in words.items()
+        if found[key]["value"] is not None and found[key]["interval"] is not None
+    ]
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

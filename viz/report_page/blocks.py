@@ -1,0 +1,96 @@
+"""What a section of the page is made of: figures, tables and pictures. The template page.html.j2 says how they look."""
+
+import base64
+import io
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from drawing.panels import Panels
+
+THUMBNAIL = 176  # px at most: twice the side that a picture has on the page
+PIXELS = 32  # px: pictures this small are shown pixel by pixel
+
+
+@dataclass
+class Figure:
+    """A figure of the page and of figures/NAME.pdf. command: what draws it alone. rows: of pictures, in place of panels."""
+
+    name: str
+    caption: str
+    command: str
+    panels: Panels | None = None
+    rows: list[list["Picture"]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)  # titles of the pictures' columns
+
+    @property
+    def svgs(self) -> list[str]:
+        return self.panels.svgs(self.name) if self.panels else []
+
+    @property
+    def key(self) -> str:
+        return self.panels.key(self.name) if self.panels else ""
+
+
+@dataclass
+class Cell:
+    """A cell of a table: text, a smaller text under it, a share from 0 to 1 as a bar, an interval to draw, or text to stress."""
+
+    text: str
+    small: str = ""
+    share: float | None = None
+    picture: tuple[float, float, float] | None = None  # ends and middle of an interval, -1 to 1
+    strong: bool = False
+
+
+@dataclass
+class Table:
+    caption: str
+    head: list[str]
+    rows: list[list[Cell | str]]
+    folded: bool = False  # shown on request
+    kind: str = ""  # words: the first two columns are text; sides: the second and the last
+
+
+@dataclass
+class Picture:
+    """A small picture, as a data: URI ("" where there is none), what it shows in words, and lines under it."""
+
+    source: str
+    alt: str
+    lines: list[str]
+    pixelated: bool = False
+
+
+@dataclass
+class Gallery:
+    title: str
+    pictures: list[Picture]
+
+
+@dataclass
+class Section:
+    """A section of the page. missing: why it cannot be made, or None. numbers: what report.json has of it."""
+
+    key: str
+    title: str
+    intro: str = ""
+    terms: list[str] = field(default_factory=list)  # keys of METRICS that it explains
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    galleries: list[Gallery] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: str | None = None
+    numbers: object = None
+
+
+def picture(image: Image.Image, alt: str, lines: list[str]) -> Picture:
+    """A thumbnail: lossless where it is small enough to be shown pixel by pixel, else a JPEG."""
+    small = max(image.size) <= PIXELS
+    image = image.convert("RGB")
+    if not small:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+    kind, buffer = "PNG" if small else "JPEG", io.BytesIO()
+    image.save(buffer, kind, **{} if small else {"quality": 85})
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(f"data:image/{kind.lower()};base64,{data}", alt, lines, small)

@@ -1,0 +1,163 @@
+"""The models of a report: checkpoints shown to their images once, or logits files; and whether they can be compared."""
+
+import argparse
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from checkpoints import inference
+from checkpoints.models import templates
+from checkpoints.read import Checkpoint, build_model, read
+from common import logits_file, options
+from common.errors import InputError
+from drawing import projection
+from features import POINTS, class_sums
+from images.find import find_images, find_training_images
+from images.image_set import Images, check_different
+from metrics.outputs import Outputs
+from metrics.resampling import FRACTION, check_split
+from metrics.samples import Samples, samples
+from metrics.variation import variation_of_sums
+
+SAID = ("loss", "alpha", "alpha_end", "epochs", "seed", "data")  # of a checkpoint's or a logits file's args, if they say so
+
+
+@dataclass
+class Run:
+    """One model of the report: a checkpoint or a logits file. method: the name that it shares with its other seeds."""
+
+    method: str
+    path: Path
+    threshold: float  # a logit z is near zero if |z| is below this
+    content: dict  # of a logits file: logits (N, K), labels (N,), and perhaps features, classes, paths
+    said: dict = field(default_factory=dict)  # what the file says of its training, see SAID
+    architecture: str | None = None
+    checkpoint: Checkpoint | None = None
+    images: Images | None = None
+    train_variation: dict | None = None  # d_within and r2 of the training images
+    plane: dict | None = None  # what drawing.projection draws
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        return Outputs(self.content, self.method)
+
+    @cached_property
+    def samples(self) -> Samples:
+        return samples(self.content["logits"], self.content["labels"], self.threshold)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """(N,) int64."""
+        return torch.cat([rows.argmax(1) for rows in self.content["logits"].split(4096)])
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in label order; "class 3" where the file has none."""
+        names = list(map(str, self.content.get("classes") or []))
+        return names + [f"class {index}" for index in range(len(names), self.content["logits"].shape[1])]
+
+    @property
+    def paths(self) -> list[str] | None:
+        return self.content.get("paths")
+
+
+def is_logits(path: Path) -> bool:
+    """Whether a file holds logits rather than weights; a file that cannot be read is neither, and its reader says why."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:
+        return False
+    return isinstance(content, dict) and {"logits", "labels"} <= content.keys()
+
+
+def of_logits(method: str, path: Path, threshold: float) -> Run:
+    """A logits file. Raises InputError where its optional parts do not fit."""
+    content = logits_file.load(path)
+    count, classes = content["logits"].shape
+    for key, wanted in (("paths", count), ("classes", classes)):
+        value = content.get(key)
+        if value is not None and not (
+            isinstance(value, list) and len(value) <= wanted and (key == "classes" or len(value) == wanted)
+        ):
+            raise InputError(f"{path}: its {key} are not a list of {wanted:,}")
+    features = content.get("features")
+    if features is not None and not (isinstance(features, Tensor) and features.ndim == 2 and len(features) == count):
+        raise InputError(f"{path}: its features are not a tensor ({count:,}, D)")
+    if features is not None and not (features.is_floating_point() and features.isfinite().all()):
+        raise InputError(f"{path}: its features are not finite floating-point numbers")
+    args = content.get("args")
+    model = content.get("model")
+    return Run(method, path, threshold, content, _said(args), model if isinstance(model, str) else None)
+
+
+def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_training_images: bool) -> Run:
+    """A checkpoint's outputs for the validation images, in one pass; with its features' variation on the training images."""
+    checkpoint = inference.load(path, args)
+    images = find_images(checkpoint, args.data_path, "val", args.data)
+    model = build_model(checkpoint)
+    loading, title = options.loading(args), f"images by {path}"
+    content = inference.outputs(model, images, checkpoint.facts, title, ("logits", "labels", "features"), **loading)
+    content["paths"] = [images.name(index) for index in range(len(images))]
+    content["classes"] = images.classes or checkpoint.classes
+    said = _said(read(path).get("args"))
+    run = Run(method, path, args.threshold, content, said, checkpoint.facts["model"], checkpoint, images)
+    run.notes += [*checkpoint.notes, *images.notes]
+    if not with_training_images:
+        return run
+    classes = run.classes[:3] if len(run.classes) >= 3 else []
+    kept = {"val": [_unit(content["features"][content["labels"] == label][:POINTS]) for label in range(len(classes))]}
+    try:
+        train, _ = find_training_images(checkpoint, args.data_path, args.data)
+        check_different(train, images)
+    except InputError as error:
+        run.notes.append(f"no training images, so no features of them: {error}")
+    else:
+        wanted = list(range(len(classes)))
+        sums, counts, kept["train"] = class_sums(model, train, checkpoint.facts, f"training {title}", wanted, loading)
+        run.train_variation = variation_of_sums(sums, counts)
+    if classes:
+        weights, points = templates(model)[:3].cpu(), {}
+        for split, rows in kept.items():
+            points[split], corners = projection.project(weights, rows)
+        run.plane = {"points": points, "corners": corners, "classes": classes}
+    return run
+
+
+def _unit(features: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(features.double(), dim=1).float()
+
+
+def _said(args: object) -> dict:
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)} if isinstance(args, dict) else {}
+
+
+def check_comparable(runs: list[Run]) -> None:
+    """Raise InputError, which names both, unless all models have the same classes and were shown the same images in one order."""
+    first = runs[0]
+    for run in runs:
+        check_split(len(run.content["labels"]), FRACTION, str(run.path))
+        both = f"{first.path} and {run.path}"
+        classes, others = (len(part.content["logits"][0]) for part in (first, run))
+        if classes != others:
+            raise InputError(
+                f"{both} have different classes: {classes:,} and {others:,}; a report compares models of the same ones"
+            )
+        if first.content.get("classes") and run.content.get("classes") and first.classes != run.classes:
+            pair = next((a, b) for a, b in zip(first.classes, run.classes, strict=True) if a != b)
+            raise InputError(
+                f"{both} have different classes: {pair[0]!r} where the other has {pair[1]!r}, or another order of them"
+            )
+        images, others = (len(part.content["labels"]) for part in (first, run))
+        if images != others:
+            raise InputError(f"{both} were shown different images: {images:,} and {others:,}")
+        if first.paths and run.paths and first.paths != run.paths:
+            pair = next((a, b) for a, b in zip(first.paths, run.paths, strict=True) if a != b)
+            raise InputError(f"{both} were shown different images: {pair[0]!r} where the other has {pair[1]!r}")
+        if not np.array_equal(first.content["labels"], run.content["labels"]):
+            raise InputError(f"{both} were shown different images: their labels differ")

@@ -1,0 +1,270 @@
+"""The numbers of a report: of each method with an interval, and the differences between methods.
+
+Where a method is one model, the interval is a bootstrap over the test images, and a difference is taken resample by resample on
+the same images. Where it is several seeds, it is Student's interval over the seeds, paired where both methods have the same ones.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse, stats
+from tqdm import tqdm
+
+from measure import all_metrics
+from metrics.calibration_error import BINS, bins_of
+from metrics.resampling import FRACTION, REPEATS, SEED, interval, resamples, splits
+from metrics.risk_coverage import figures, weigh
+from metrics.scores import POWERS, normalised
+from metrics.selection import choose, mean_of_defined
+from report_page.inputs import Run
+
+RESAMPLES = 1000
+
+
+class Metric(NamedTuple):
+    """title, decimals, what turns measure.py's number into what is printed, its unit; better: 1 the higher, -1 the lower, 0 none.
+
+    means: the line that explains it.
+    """
+
+    title: str
+    decimals: int
+    scale: float
+    unit: str
+    better: int
+    means: str
+
+
+METRICS = {
+    "top1": Metric("accuracy", 2, 1, "\u00a0%", 1, "The share of the images whose most likely class is their label (top-1)."),
+    "nll": Metric(
+        "NLL", 4, 1, "", -1, "Negative log-likelihood: minus the logarithm of the label's probability, mean over images."
+    ),
+    "ece": Metric(
+        "ECE",
+        2,
+        100,
+        "\u00a0%",
+        -1,
+        f"Expected calibration error: |confidence − accuracy| of {BINS} bins of confidence, on average.",
+    ),
+    "temperature": Metric(
+        "temperature",
+        2,
+        1,
+        "",
+        0,
+        "The number T that divides all logits; the one of lowest NLL on a held-out fifth of the images.",
+    ),
+    "ece_temperature": Metric(
+        "ECE after T", 2, 100, "\u00a0%", -1, "ECE of the other images, after the temperature; means over ten splits."
+    ),
+    "aurc": Metric(
+        "AURC",
+        3,
+        100,
+        "\u00a0%",
+        -1,
+        "Area under the risk-coverage curve: the share of wrong answers, averaged over all coverages.",
+    ),
+    "auroc": Metric(
+        "AUROC",
+        2,
+        100,
+        "\u00a0%",
+        1,
+        "The probability that a right prediction has a higher confidence than a wrong one; 50 % is chance.",
+    ),
+    "coverage_at_risk_1": Metric(
+        "coverage at 1 % risk",
+        2,
+        100,
+        "\u00a0%",
+        1,
+        "The largest share of images, most confident first, of which at most 1 % are wrong.",
+    ),
+    "risk_at_coverage_80": Metric(
+        "risk at 80 % coverage", 2, 100, "\u00a0%", -1, "The share of wrong answers among the surest 80 %."
+    ),
+    "aurc_normalised": Metric(
+        "AURC, normalised",
+        3,
+        100,
+        "\u00a0%",
+        -1,
+        "AURC by normalised logits: (largest − mean) / p-norm; p chosen on a held-out fifth.",
+    ),
+    "max_logit_gap": Metric(
+        "max-logit gap", 3, 1, "", 0, "The mean largest logit of right less that of wrong predictions, at equal MSP."
+    ),
+    "near_zero": Metric(
+        "near-zero logits", 2, 100, "\u00a0%", 0, "The share of all logits z with |z| below a threshold, see the figure."
+    ),
+    "d_within_val": Metric(
+        "variation within classes",
+        4,
+        1,
+        "",
+        0,
+        "The mean cosine distance between the features of two images of one class; of validation images unless said.",
+    ),
+    "r2_val": Metric(
+        "separability R²", 4, 1, "", 0, "1 − the distance within classes / the distance between images of any classes."
+    ),
+    "d_within_train": Metric("variation, training", 4, 1, "", 0, "The variation within classes on the training images."),
+    "r2_train": Metric("R², training", 4, 1, "", 0, "Separability on the training images."),
+}
+_OF_FIGURES = {  # of metrics.risk_coverage, by the names of measure.py
+    "aurc": "aurc",
+    "auroc": "auroc",
+    "coverage_at_risk_1": "coverage_at_1%_risk",
+    "risk_at_coverage_80": "risk_at_80%_coverage",
+}
+# Resampling with replacement moves these in one direction (an ECE up, a distance within classes down): their intervals are
+# shifted back by the mean of that.
+_SHIFTED = ("ece", "ece_temperature", "d_within_val", "r2_val")
+
+
+def measure(run: Run) -> dict[str, float | None]:
+    """Every metric of measure.py that a report's input gives."""
+    found = all_metrics(run.outputs, None) | {"near_zero": run.samples.near_zero.mean().item()}
+    return found | {f"{key}_train": (run.train_variation or {}).get(key) for key in ("d_within", "r2")}
+
+
+def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES) -> dict[str, np.ndarray]:
+    """The metrics (count,) on resamples of the images; equal for all models of as many images, so differences are paired."""
+    model, units = run.outputs.ranked, run.outputs.units
+    held_out = splits(units, FRACTION, REPEATS, SEED)
+    chosen = choose(model, held_out, ["msp", *map(normalised, POWERS)]) if model.classes > 2 else []
+    columns = torch.stack([run.samples.nll, run.samples.near_zero]).numpy()
+    gaps = _calibration_gaps(run)
+    scored = (~held_out).sum(0)
+
+    def part(draw: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:
+        weights = draw()  # (units, R)
+        of_all = figures(weigh(model.rankings["msp"], weights))
+        found = {key: of_all[figure] for key, figure in _OF_FIGURES.items()} | {"top1": 100 * (1 - of_all["error"])}
+        found["nll"], found["near_zero"] = columns @ weights.astype(np.float64) / units
+        errors = np.abs((gaps @ weights).reshape(-1, BINS, weights.shape[1])).sum(1)
+        found["ece"], found["ece_temperature"] = errors[0] / units, (errors[1:] / scored[:, None]).mean(0)
+        if chosen:
+            by_split = [
+                figures(weigh(model.rankings[name], weights * ~held[:, None]))["aurc"]
+                for name, held in zip(chosen, held_out.T, strict=True)
+            ]
+            found["aurc_normalised"] = mean_of_defined(by_split)
+        return found
+
+    draws = resamples(units, count, SEED)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy lets other threads run while it computes
+        parts = list(tqdm(pool.map(part, draws), f"intervals of {run.method}", len(draws), disable=None, leave=False))
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    if run.content.get("features") is not None:
+        found |= _resampled_features(run.content["features"], run.content["labels"], count)
+    for key in _SHIFTED:
+        if key in found and metrics[key] is not None:
+            found[key] = found[key] - np.nanmean(found[key]) + metrics[key]
+    return found
+
+
+def _calibration_gaps(run: Run) -> sparse.csr_array:
+    """((1 + splits) BINS, N): each image's confidence less whether it is right, in the row of its bin; all images without a
+    temperature, then for each split those that are not held out at its temperature."""
+    tempered, right = run.outputs.tempered, run.samples.right.double()
+    confidence = 1 + torch.cat([run.samples.msp[None], tempered.msp])
+    rows = bins_of(confidence) + BINS * torch.arange(len(confidence))[:, None]
+    values = confidence - right
+    values[1:][tempered.held_out] = 0
+    images = torch.arange(len(right)).expand_as(rows)
+    index = tuple(part.flatten().numpy() for part in (rows, images))
+    found = sparse.coo_array((values.flatten().numpy(), index), (BINS * len(confidence), len(right))).tocsr()
+    found.eliminate_zeros()
+    return found
+
+
+def _resampled_features(features: torch.Tensor, labels: torch.Tensor, count: int) -> dict[str, np.ndarray]:
+    """d_within_val and r2_val: class by class, the weighted sums of unit features are one matrix product for many resamples."""
+    weights = torch.from_numpy(np.concatenate([draw().T for draw in resamples(len(labels), count, SEED)]).astype(np.int16))
+    within, classes, means = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64), 0
+    for label in labels.unique():
+        rows = (labels == label).nonzero().squeeze(1)
+        drawn = weights[:, rows].float()
+        images = drawn.sum(1, keepdim=True)
+        mean = drawn @ torch.nn.functional.normalize(features[rows].float(), dim=1) / images.clamp(min=1)
+        there = (images > 0).squeeze(1)
+        within += torch.where(there, 1 - mean.double().square().sum(1), 0)
+        classes += there
+        means = means + mean.double()
+    within /= classes
+    total = 1 - (means / classes.unsqueeze(1)).square().sum(1)
+    return {"d_within_val": within.numpy(), "r2_val": (1 - within / total).numpy()}
+
+
+def estimates(methods: dict[str, list[dict]], draws: dict[str, dict]) -> dict[str, dict[str, dict]]:
+    """value, interval and, of several seeds, spread (standard deviation) and seeds' values, by method and metric.
+
+    methods: measure() of each seed; draws: resampled() of each method that is one model.
+    """
+    found = {}
+    for name, seeds in methods.items():
+        found[name] = {}
+        for key in METRICS:
+            values = [row[key] for row in seeds if row.get(key) is not None]
+            if len(values) < len(seeds):
+                found[name][key] = {"value": None, "interval": None}
+            elif len(seeds) == 1:
+                drawn = draws.get(name, {}).get(key)
+                found[name][key] = {"value": values[0], "interval": None if drawn is None else interval(drawn)}
+            else:
+                spread = float(np.std(values, ddof=1))
+                found[name][key] = _student(np.mean(values), spread / len(values) ** 0.5, len(values) - 1)
+                found[name][key] |= {"spread": spread, "seeds": values}
+    return found
+
+
+def differences(runs: dict[str, list[Run]], methods: dict[str, list[dict]], draws: dict[str, dict]) -> list[dict]:
+    """Of each pair of methods and metric: model, less, metric, value, interval, told (the interval excludes 0), and how."""
+    found = []
+    for (a, b), key in itertools.product(itertools.combinations(methods, 2), METRICS):
+        values = [[row.get(key) for row in methods[name]] for name in (b, a)]
+        if any(value is None for column in values for value in column):
+            continue
+        first, second = values
+        row = {
+            "model": b,
+            "less": a,
+            "metric": key,
+            "value": float(np.mean(first) - np.mean(second)),
+            "interval": None,
+            "how": None,
+        }
+        if len(first) == len(second) == 1:
+            if all(key in draws.get(name, {}) for name in (a, b)):
+                row |= {"interval": interval(draws[b][key] - draws[a][key]), "how": "images"}
+        elif min(len(first), len(second)) > 1:
+            row |= _over_seeds(first, second, *([run.said.get("seed") for run in runs[name]] for name in (b, a)))
+        ends = row["interval"]
+        found.append(row | {"told": ends is not None and (ends[0] > 0 or ends[1] < 0)})
+    return found
+
+
+def _over_seeds(first: list[float], second: list[float], seeds: list, others: list) -> dict:
+    """The difference of the means, paired by seed where the same seeds are known of both, else by Welch's interval."""
+    if None not in seeds and len(set(seeds)) == len(seeds) and sorted(seeds) == sorted(others):
+        pairs = [value - second[others.index(seed)] for seed, value in zip(seeds, first, strict=True)]
+        error = np.std(pairs, ddof=1) / len(pairs) ** 0.5
+        return _student(np.mean(pairs), error, len(pairs) - 1) | {"how": "paired seeds"}
+    a, b = (np.var(part, ddof=1) / len(part) for part in (first, second))
+    freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1)) if a + b > 0 else 1
+    return _student(np.mean(first) - np.mean(second), math.sqrt(a + b), freedom) | {"how": "seeds"}
+
+
+def _student(mean: float, error: float, freedom: float) -> dict:
+    half = stats.t.ppf(0.975, freedom) * error
+    return {"value": float(mean), "interval": [float(mean - half), float(mean + half)]}
