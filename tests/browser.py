@@ -28,9 +28,7 @@ class Browser:
 
         words = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            words, preexec_fn=inherit, close_fds=False, stdin=quiet, stdout=quiet, stderr=quiet
-        )
+        self._process = subprocess.Popen(words, preexec_fn=inherit, close_fds=False, stdin=quiet, stdout=quiet, stderr=quiet)
         os.close(read_end)
         os.close(write_end)
         self._buffer, self._number, self._session, self.events = b"", 0, None, []

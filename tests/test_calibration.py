@@ -140,7 +140,8 @@ def test_the_calibration_command(tmp_path):
     assert list(models) == ["CE", "LS"] and "CE: T and p are chosen on 80 held-out images" in result.stderr
     for name, temperature in {"CE": 2.0, "LS": 0.5}.items():
         assert np.mean(models[name]["temperatures"]) == pytest.approx(temperature, rel=0.25)
-        assert f"{models[name]['before']['nll']:.4f} | {models[name]['after']['nll']:.4f}" in result.stdout
+        pair = [f"{models[name][when]['nll']:.4f}" for when in ("before", "after")]
+        assert " | ".join(pair) in (tmp_path / "out/summary.md").read_text() and "  ".join(pair) in result.stdout
     pixels = matplotlib.image.imread(tmp_path / "out/reliability.png")
     assert min(pixels.shape[:2]) > 500 and pixels.std() > 0.02
     assert (tmp_path / "out/reliability.pdf").read_bytes().startswith(b"%PDF")

@@ -373,15 +373,17 @@ def test_the_command(tmp_path):
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert list(summary["models"]) == ["ls_0.0", "ls_0.1"]
+    tables = (tmp_path / "out/summary.md").read_text()
     for name, lift in {"ls_0.0": 2.0, "ls_0.1": 1.5}.items():
         expected = classification(*sample(lift=lift))
         figures = summary["models"][name]["scores"]["msp"]
         assert figures["aurc"]["value"] == pytest.approx(expected["aurc"])
         assert figures["error"]["value"] == pytest.approx(1 - expected["top1"] / 100)
         low, high = figures["aurc"]["interval"]
-        assert f"| {figures['aurc']['value']:.5f} ({low:.5f} to {high:.5f}) |" in result.stdout
+        assert f"| {figures['aurc']['value']:.5f} ({low:.5f} to {high:.5f}) |" in tables
         assert all(low <= high for low, high in (entry["interval"] for entry in figures.values()))
-    assert "| ls_0.1 - ls_0.0 | MSP |" in result.stdout and "Note" in result.stdout  # of the 60 held-out images
+    assert "| ls_0.1 - ls_0.0 | MSP |" in tables and "Note" in tables  # of the 60 held-out images
+    assert "ls_0.1 - ls_0.0  MSP" in result.stdout and max(map(len, result.stdout.splitlines()[:-1])) <= 100
     assert "warning: ls_0.0: p is chosen on as few as 60 held-out samples" in result.stderr
     for figure in ("risk_coverage", "max_logit"):
         pixels = matplotlib.image.imread(tmp_path / "out" / f"{figure}.png")
@@ -429,7 +431,7 @@ def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
     words = ["selective.py", "--input", str(path), "--output", str(tmp_path / "out"), "--bootstrap", "20", "--repeats", "2"]
     monkeypatch.setattr(sys, "argv", words)
     selective.main()
-    out, err = capsys.readouterr()
+    err, out = capsys.readouterr().err, (tmp_path / "out/summary.md").read_text()
     assert err.count("normalised logits need three classes or more") == 1 == out.count("normalised logits need three classes")
     row = json.loads((tmp_path / "out/summary.json").read_text())["models"]["a"]
     assert row["chosen"] == [] and not {"normalised", "split_msp"} & row["scores"].keys() and "aurc_by_p" not in row
@@ -437,7 +439,7 @@ def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
     calibration = viz.load("calibration")
     monkeypatch.setattr(sys, "argv", ["calibration.py", *words[1:3], "--output", str(tmp_path / "other"), "--repeats", "2"])
     calibration.main()
-    out, err = capsys.readouterr()
+    err, out = capsys.readouterr().err, (tmp_path / "other/summary.md").read_text()
     assert err.count("normalised logits need three classes or more") == 1 and "| – | – | – |" in out
 
 

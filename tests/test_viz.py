@@ -108,7 +108,8 @@ def test_several_inputs_stand_side_by_side(sample, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["analysis", *map(str, words)])
     importlib.import_module("analysis").main()
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert list(summary) == ["CE", "LS"] and "| CE | 300 |" in capsys.readouterr().out
+    assert list(summary) == ["CE", "LS"] and "| CE | 300 |" in (tmp_path / "out/summary.md").read_text()
+    assert capsys.readouterr().out.startswith("model  images  top-1 %")
     assert summary["LS"]["near_zero"] == pytest.approx(((0.01 * logits).abs() < 0.01).float().mean().item())
     assert summary["CE"]["top1"] == summary["LS"]["top1"]
 

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from common import errors, logits_file, options, outputs
+from common.terminal import number, table
 from drawing import style
 from drawing.logit_panels import PANELS, Models
 from metrics.label_smoothing_terms import ALPHA
@@ -30,7 +31,16 @@ def main() -> None:
     files = options.load_all(args, logits_file.load)
     with outputs.folder(args.output, "analysis"):
         found = analyse(files, args.threshold, args.output, args.alpha)
-    print((args.output / "summary.md").read_text())
+    head = ["model", "images", "top-1 %", "NLL", "ECE", "AURC", f"|z| < {args.threshold:g} %"]
+    rows = [
+        [
+            name,
+            f"{row['images']:,}",
+            *map(number, (row["top1"], row["nll"], row["ece"], row["aurc"], 100 * row["near_zero"]), (2, 4, 4, 5, 2)),
+        ]
+        for name, row in found.items()
+    ]
+    print(table(head, rows))
     print(f"figures and tables of {len(found)} inputs: {args.output}/")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import errors, logits_file, options, outputs
+from common.terminal import number, table
 from drawing import reliability
 from metrics.calibration_error import BINS
 from metrics.rankings import rank_images
@@ -55,7 +56,12 @@ def main() -> None:
         outputs.write_text(args.output / "summary.json", json.dumps(summary, indent=1) + "\n")
         outputs.write_text(args.output / "summary.md", markdown(summary))
         reliability.draw(diagrams, summary["models"], args.output / "reliability")
-    print((args.output / "summary.md").read_text())
+    print(
+        table(
+            ["model", "T", "ECE", "after", "NLL", "after", "AURC by MSP", "after"],
+            [line(*item) for item in summary["models"].items()],
+        )
+    )
     print(f"figures and tables of {len(files)} inputs: {args.output}/")
 
 
@@ -106,6 +112,14 @@ def rankings_at(logits: Tensor, labels: Tensor, index: Tensor, temperature: floa
         for key, column in columns.items():
             column.append(scores[key])
     return {f"aurc_{key}": aurc(torch.cat(column), ~torch.cat(wrong)) for key, column in columns.items()}
+
+
+def line(name: str, row: dict) -> list[str]:
+    """A model's row in the terminal."""
+    pairs = [
+        number(row[key][f], decimals) for f, decimals in (("ece", 4), ("nll", 4), ("aurc_msp", 5)) for key in ("before", "after")
+    ]
+    return [name, number(np.mean(row["temperatures"]), 3), *pairs]
 
 
 def markdown(summary: dict) -> str:

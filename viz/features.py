@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from checkpoints import inference
 from checkpoints.models import templates
 from checkpoints.read import build_model
-from common import distributed, errors, options, outputs
+from common import distributed, errors, options, outputs, terminal
 from common.errors import InputError
 from drawing import projection
 from drawing.projection import SPLITS
@@ -49,7 +49,8 @@ def main() -> None:
         planes = {name: plane for name, (_, plane) in found.items() if plane is not None}
         if planes:
             projection.draw(planes, args.output / "projection")
-    print(markdown(table))
+    head = ["model", "d_within train", "d_within val", "R2 train", "R2 val"]
+    print(terminal.table(head, [[name, *(f"{value:.4f}" for value in cells(row))] for name, row in table.items()]))
     print(f"tables{' and figure' if planes else ''}: {args.output}/")
 
 
@@ -113,9 +114,12 @@ def markdown(table: dict) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for name, row in table.items():
-        cells = [row[f"{key}_{split}"] for key in ("d_within", "r2") for split in SPLITS]
-        lines.append(f"| {name} | {' | '.join(f'{value:.4f}' for value in cells)} |")
+        lines.append(f"| {name} | {' | '.join(f'{value:.4f}' for value in cells(row))} |")
     return "\n".join(lines) + "\n"
+
+
+def cells(row: dict) -> list[float]:
+    return [row[f"{key}_{split}"] for key in ("d_within", "r2") for split in SPLITS]
 
 
 if __name__ == "__main__":

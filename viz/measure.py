@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING
 
 from common import errors, options, outputs
 from common.errors import InputError
+from common.terminal import number, table
 from metrics import segmentation
 from metrics.outputs import Outputs
 
 if TYPE_CHECKING:
     from images.image_set import Images
+
+# What the terminal shows, and its decimals; the file has every metric.
+SHOWN = {"top1": 2, "train_top1": 2, "nll": 4, "ece": 4, "aurc": 5, "d_within_val": 4, "r2_val": 4, "transfer": 2}
 
 
 def main() -> None:
@@ -48,6 +52,9 @@ def main() -> None:
         metrics = of_checkpoint(path, name, args) if args.checkpoint else of_logits(path, name, args.ignore_index)
         found[name] = {kind: str(path), "metrics": metrics}
         outputs.write_text(args.output, json.dumps({"models": found}, indent=1, allow_nan=False) + "\n")
+    head = [key for key in SHOWN if any(row["metrics"].get(key) is not None for row in found.values())]
+    rows = [[name, *(number(row["metrics"].get(key), SHOWN[key]) for key in head)] for name, row in found.items()]
+    print(table(["model", *head], rows))
     print(f"{len(found)} models measured: {args.output}")
 
 

@@ -126,6 +126,8 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
     }
     if len(set(kinds.values())) > 1:
         raise InputError("--group: some files are logits files and others checkpoints; take one kind for all")
+    if any(kinds.values()):
+        torch.set_num_threads(1)  # passes over memory: more threads save little, and where others compute too they wait
     runs = {}
     for name, paths in files.items():
         for index, path in enumerate(paths):
@@ -218,7 +220,7 @@ def render(found: Findings, made: list[Section], args: argparse.Namespace, comma
     answered = [
         question.metric for question in QUESTIONS if any(found.values(name, question.metric) is not None for name in found.runs)
     ]
-    explained = set(answered)
+    explained = {*answered, "temperature"}
     for section in made:
         section.terms = [
             key for key in section.terms if key not in explained and any(found.values(n, key) is not None for n in found.runs)
@@ -229,6 +231,7 @@ def render(found: Findings, made: list[Section], args: argparse.Namespace, comma
     notes += [
         f"{name}: {note}" for name, runs in found.runs.items() for note in dict.fromkeys(n for run in runs for n in run.notes)
     ]
+    terms = [key for key in METRICS if key in answered or (key == "temperature" and "ece_temperature" in answered)]
     parts = (
         (answered, "The differences behind these sentences", False),
         ([key for key in METRICS if key not in answered], "Differences of the other measures", True),
@@ -241,7 +244,7 @@ def render(found: Findings, made: list[Section], args: argparse.Namespace, comma
         notes=args.note,
         sentences=sentences,
         intervals=intervals_said(found),
-        answered=answered,
+        answered=terms,
         tables=[table for table in tables if table],
         models=models_table(found),
         model_notes=notes,
@@ -276,8 +279,9 @@ def intervals_said(found: Findings) -> str:
     """One paragraph: what the intervals are."""
     hows = {row["how"] for row in found.differences if row["how"]}
     if found.several_seeds:
-        paired = "paired by seed" if hows == {"paired seeds"} else "of unpaired seeds"
-        text = f"In brackets: 95 % intervals over the seeds of each method (Student); differences are {paired}."
+        paired = "paired by seed" if hows == {"paired seeds"} else "taken between unpaired seeds"
+        text = "In brackets: 95 % intervals over the seeds of each method (Student). After ±: the standard deviation over them. "
+        text += f"Differences are {paired}."
     else:
         text = "In brackets: 95 % intervals by 1,000 resamples of the test images; differences are taken on the same resamples."
     if len(found.runs) > 1:

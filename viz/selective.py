@@ -16,7 +16,7 @@ from pathlib import Path
 from common import errors, options, outputs
 from common.errors import InputError
 from drawing import max_logit, risk_coverage
-from drawing.selective_table import markdown
+from drawing.selective_table import markdown, terminal_tables
 from metrics import segmentation
 from metrics.rankings import Model
 from metrics.resampling import check_split, splits
@@ -41,7 +41,7 @@ def main() -> None:
         models = {name: segmentation.rank_file(content, name) for name, content in files.items()}
         summary = analyse(models, args.val_fraction, args.repeats, args.bootstrap, args.seed)
         write(summary, models, args.log_risk, args.output)
-    print((args.output / "summary.md").read_text())
+    print(terminal_tables(summary))
     print(f"figures and tables of {len(models)} inputs: {args.output}/")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from checkpoints import inference
 from checkpoints.read import Checkpoint, build_model
-from common import errors, options, outputs
+from common import errors, options, outputs, terminal
 from common.errors import InputError
 from images.ffcv_files import ENDINGS
 from images.find import open_images
@@ -48,7 +48,8 @@ def main() -> None:
             table[name] = {"checkpoint": str(path)} | transfer(*train, *test, sorted(args.strengths))
             outputs.write_text(args.output / "transfer.json", json.dumps(table, indent=1) + "\n")
         outputs.write_text(args.output / "transfer.md", markdown(table))
-    print(markdown(table))
+    rows = [[name, f"{row['test_top1']:.2f}", f"{row['C']:g}", f"{row['held_out_top1']:.2f}"] for name, row in table.items()]
+    print(terminal.table(["model", "transfer, top-1 %", "C", "held-out top-1 %"], rows))
     print(f"tables: {args.output}/")
 
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal: aligned columns that fit 100 characters."""
+"""Tables for the terminal: aligned columns that fit 100 characters, of the few numbers that matter; summary.md has them all."""
 
 WIDTH = 100
 SHORTEST = 6  # characters of a name that stay
@@ -27,6 +27,10 @@ def table(head: list[str], rows: list[list[str]], names: int = 1) -> str:
         "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]] + [f"not shown: {', '.join(left_out)}"] * bool(left_out))
         + "\n"
     )
+
+
+def number(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"
 
 
 def _printable(text: str) -> str:

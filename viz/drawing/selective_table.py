@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from common.terminal import table
 from metrics.risk_coverage import FIGURES
 from metrics.scores import PLAIN
 
@@ -37,6 +38,24 @@ def markdown(summary: dict) -> str:
         names = [f"{pair['model']} - {pair['less']}", NAMES[pair["score"]]]
         lines.append(row(names, pair["figures"], DIFFERENCES, sign="+"))
     return "\n".join(lines + [""] * bool(summary["notes"]) + [f"Note: {note}." for note in summary["notes"]]) + "\n"
+
+
+def terminal_tables(summary: dict) -> str:
+    """What the terminal shows: each model by MSP and by s_p, and the differences between models with their intervals."""
+    shown = ("error", "aurc", "coverage_at_1%_risk", "auroc")
+    rows = []
+    for name, model in summary["models"].items():
+        for key in ("msp", *["normalised"] * ("normalised" in model["scores"])):
+            values = [cell(model["scores"][key][f] | {"interval": None}, f) for f in shown]
+            rows.append([name, NAMES[key], *values])
+    text = table(["model", "score", *(FIGURES[f][0] for f in shown)], rows, names=2)
+    rows = []
+    for pair in summary["paired"]:
+        figures = pair["figures"]
+        rows.append(
+            [f"{pair['model']} - {pair['less']}", NAMES[pair["score"]], *(cell(figures[f], f, "+") for f in ("error", "aurc"))]
+        )
+    return text + ("\n" + table(["difference", "score", "error %", "AURC"], rows, names=2) if rows else "")
 
 
 def choice_name(key: str) -> str:

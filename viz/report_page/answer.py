@@ -92,7 +92,9 @@ def _compare(question: Question, estimates: dict, rows: list[dict]) -> Sentence 
         sentence = Sentence(lead, f": {value}, {told_words}.", True)
     elif told:
         names = _and([other for other, _ in told])
-        rest = f": {value}, {told_words}; against {_and([other for other, _ in untold])} it cannot be told: {untold_words}."
+        rest = (
+            f": {value}, {told_words}; the difference from {_and([other for other, _ in untold])} cannot be told: {untold_words}."
+        )
         sentence = Sentence(f"{best} {question.more} than {names}", rest, False)
     else:
         which = "Which model " + (question.most if len(untold) > 1 else question.more)

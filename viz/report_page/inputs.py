@@ -107,8 +107,15 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
     said = _said(read(path).get("args"))
     run = Run(method, path, args.threshold, content, said, checkpoint.facts["model"], checkpoint, images)
     run.notes += [*checkpoint.notes, *images.notes]
-    if not with_training_images:
-        return run
+    if with_training_images:
+        _add_training_images(run, model, args, title)
+    checkpoint.classes = checkpoint.classes or images.classes  # the names under Grad-CAM's maps
+    return run
+
+
+def _add_training_images(run: Run, model: torch.nn.Module, args: argparse.Namespace, title: str) -> None:
+    """The features' variation on the training images, in one pass over them, and the projection; a note where there are none."""
+    checkpoint, images, content, loading = run.checkpoint, run.images, run.content, options.loading(args)
     classes = run.classes[:3] if len(run.classes) >= 3 else []
     kept = {"val": [_unit(content["features"][content["labels"] == label][:POINTS]) for label in range(len(classes))]}
     try:
@@ -125,7 +132,6 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
         for split, rows in kept.items():
             points[split], corners = projection.project(weights, rows)
         run.plane = {"points": points, "corners": corners, "classes": classes}
-    return run
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ class Findings:
 
 
 def numbers_table(found: Findings, keys: tuple[str, ...], caption: str) -> Table:
-    """A row per model, a column per metric that any of them has: the number, under it the interval; the best is strong."""
+    """A row per model, a column per metric that any of them has: the number (± the standard deviation over seeds), under it the
+    interval."""
     keys = [key for key in keys if any(found.values(name, key) is not None for name in found.runs)]
     rows = []
     for name in found.runs:
@@ -57,7 +58,10 @@ def numbers_table(found: Findings, keys: tuple[str, ...], caption: str) -> Table
         for key in keys:
             estimate = found.estimates[name][key]
             small = between(key, estimate["interval"]) if estimate["interval"] else ""
-            cells.append(Cell(shown(key, estimate["value"], unit=False), small))
+            text = shown(key, estimate["value"], unit=False)
+            if estimate.get("spread") is not None:
+                text += f" ± {shown(key, estimate['spread'], unit=False)}"
+            cells.append(Cell(text, small))
         rows.append(cells)
     units = [f"{METRICS[key].title}{f', {METRICS[key].unit.strip()}' if METRICS[key].unit else ''}" for key in keys]
     return Table(caption, ["model", *units], rows)
