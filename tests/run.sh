@@ -11,6 +11,11 @@ cd "$top"
 PYTHON=$PYTHON bash "$top/Conv/ffcv/install.sh" || echo "Conv/ffcv: its tests are skipped; the line above says what enables them" >&2
 # Without what it asks for: its OpenCV wants a screen's libraries, grad-cam's has come without them.
 "$PYTHON" -m pip install --disable-pip-version-check --quiet --no-deps imagecorruptions-imaug==1.1.5
+# The report's page is opened in a real browser. Without one those tests are skipped, except where CI is set.
+if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null ||
+        echo "chromium could not be installed; the tests of the report's page are skipped" >&2
+fi
 "$PYTHON" -m ruff format --check --diff .
 "$PYTHON" -m ruff check .
 if [ $# -eq 0 ]; then set -- tests; fi
