@@ -125,7 +125,11 @@ def load_any(path: Path) -> dict:
 
 def load(path: Path) -> dict:
     """Read a checkpoint of this project's form. Raises InputError for what load_any refuses, and for another form."""
-    state = load_any(path)
+    return check(load_any(path), path)
+
+
+def check(state: dict, path: Path) -> dict:
+    """The content of a checkpoint, if it has this project's form. Raises InputError if it has not."""
     if not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
     kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
