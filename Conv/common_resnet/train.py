@@ -18,6 +18,7 @@ from torchvision import transforms
 import checkpoint
 import distributed
 import errors
+import foreign
 import run_folder
 from data import Images, Inputs, open_data
 from data.longtail import by_shots
@@ -46,6 +47,8 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
     continued = run_folder.claim(args.output_dir, args.resume, args.overwrite)
     resume = run_folder.find_checkpoint(args.output_dir, args.resume)
+    if resume and foreign.is_url(args.resume):
+        resume = foreign.download(args.resume)
     state = checkpoint.load(resume) if resume else None
 
     inputs = Inputs(

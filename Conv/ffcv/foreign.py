@@ -55,7 +55,7 @@ def read(source: str | Path, ema: bool = False) -> Foreign:
     Every process of a run calls it: one per machine downloads. Raises InputError for a file that is missing, damaged, would run
     code or holds no weights, and for a download that fails or does not have the checksum in its name.
     """
-    source, downloaded = str(source), is_url(source)
+    source, downloaded = str(source), is_url(str(source))
     path = download(source) if downloaded else Path(source)
     try:
         state = checkpoint.load_any(path)
