@@ -3,6 +3,8 @@
 import math
 import time
 
+from errors import InputError
+
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
@@ -14,7 +16,6 @@ from tqdm import tqdm
 import distributed
 from data.loaders import seed_everything
 from distillation import Distillation
-from errors import InputError
 from models import WithDenseLogits
 
 CALIBRATION_BINS = 15

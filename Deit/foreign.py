@@ -15,12 +15,13 @@ import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 from torch import Tensor, nn
 
 import checkpoint
 import distributed
-from errors import InputError
 
 # Where weights lie in files of DeiT, timm, Lightning and others; and their moving averages.
 WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")

@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import errors
+from errors import InputError
+
 import timm
 import torch
 from timm.data import Mixup
@@ -19,7 +22,6 @@ from torch import nn
 
 import checkpoint
 import distributed
-import errors
 import foreign
 import run_folder
 import weights
@@ -30,7 +32,6 @@ from data.zip_images import warm
 from distillation import Distillation
 from distributed import say
 from engine import bare_model, check_weights, evaluate, train_one_epoch
-from errors import InputError
 from maxsup_loss import make_loss
 from models import create_model, wrap
 from options import fill_in, get_parser

@@ -2,12 +2,13 @@
 
 import difflib
 
+from errors import InputError
+
 import timm
 import torch
 from torch import Tensor, nn
 
 import distributed
-from errors import InputError
 
 
 def create_model(name: str, num_classes: int, input_size: int, drop: float, drop_path: float) -> nn.Module:

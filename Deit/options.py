@@ -4,13 +4,14 @@ import argparse
 import os
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from data.inat import CATEGORIES
 from data.splits import DATA_SETS
 from distillation import KINDS
-from errors import InputError
 from flags import Parser, add_unneeded, settle
 from maxsup_loss import LOSS_NAMES
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import distributed
 from errors import InputError
+
+import distributed
 
 
 def say_epoch(line: dict, epochs: int, seconds_left: float) -> None:

@@ -5,9 +5,10 @@ import json
 import os
 from pathlib import Path
 
+from errors import InputError
+
 import checkpoint
 import distributed
-from errors import InputError
 
 
 def claim(output: Path, resume: str | None, overwrite: bool) -> bool:

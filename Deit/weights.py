@@ -5,6 +5,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from errors import InputError
+
 import timm
 import torch
 import torchvision
@@ -15,7 +17,6 @@ import checkpoint
 import foreign
 from distillation import Teacher, match_columns
 from distributed import say
-from errors import InputError
 from foreign import Foreign
 from models import create_model
 from options import SETTINGS

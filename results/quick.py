@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import errors  # noqa: F401  it says in one line which package is missing
+
 from tqdm import tqdm
 
 from experiments import digits

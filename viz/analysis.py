@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common import errors, logits_file, options, outputs
 from common.terminal import number, table
+
 from drawing import style
 from drawing.logit_panels import PANELS, Models
 from metrics.label_smoothing_terms import ALPHA

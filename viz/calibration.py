@@ -11,13 +11,14 @@ Writes reliability (PNG and PDF), summary.json, summary.md.
 import json
 from collections import Counter
 
+from common import errors, logits_file, options, outputs
+from common.terminal import number, table
+
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import errors, logits_file, options, outputs
-from common.terminal import number, table
 from drawing import reliability
 from metrics.calibration_error import BINS
 from metrics.rankings import rank_images

@@ -16,11 +16,11 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import HfApi, hf_hub_download, logging
-from tqdm import tqdm
-
 from common import errors
 from common.errors import InputError, reason
+
+from huggingface_hub import HfApi, hf_hub_download, logging
+from tqdm import tqdm
 
 WEIGHTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors", "*.bin", "*.th", "*.tar", "*params.json")
 TIMEOUT = 30  # seconds without an answer

@@ -11,14 +11,15 @@ length before, as the cosine distances of the table do, so that all panels have 
 import json
 from pathlib import Path
 
+from common import distributed, errors, options, outputs, terminal
+from common.errors import InputError
+
 import torch
 from torch import Tensor, nn
 
 from checkpoints import inference
 from checkpoints.models import templates
 from checkpoints.read import build_model
-from common import distributed, errors, options, outputs, terminal
-from common.errors import InputError
 from drawing import projection
 from drawing.projection import SPLITS
 from images.find import find_images

@@ -10,6 +10,10 @@ ConvNet, the tokens before the last block of a transformer.
 
 from pathlib import Path
 
+from common import errors, options
+from common.errors import InputError, reason
+from common.logits_file import check_output
+
 import cv2
 import numpy as np
 import torch
@@ -22,9 +26,6 @@ from tqdm import tqdm
 
 from checkpoints import inference, models
 from checkpoints.read import Checkpoint, build_model
-from common import errors, options
-from common.errors import InputError, reason
-from common.logits_file import check_output
 from drawing import style
 from images.transforms import normalise, transform
 

@@ -9,10 +9,11 @@ The file is a dict: logits float32 (N, K), labels int64 (N,), classes, paths, mo
 
 from pathlib import Path
 
-from checkpoints import inference
-from checkpoints.read import build_model, load_checkpoint
 from common import distributed, errors, options
 from common.logits_file import check_output, save
+
+from checkpoints import inference
+from checkpoints.read import build_model, load_checkpoint
 from images.find import find_images
 from metrics.classification import classification
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from common import errors, options, outputs
 from common.errors import InputError
 from common.terminal import number, table
+
 from metrics import segmentation
 from metrics.outputs import Outputs
 

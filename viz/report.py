@@ -16,12 +16,13 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from common import errors, options, outputs, terminal
+from common.errors import InputError
+
 import torch
 from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
-from common import errors, options, outputs, terminal
-from common.errors import InputError
 from drawing import style
 from metrics.near_zero import THRESHOLD
 from report_page import inputs, sections

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common import errors, options, outputs
 from common.errors import InputError
+
 from drawing import max_logit, risk_coverage
 from drawing.selective_table import markdown, terminal_tables
 from metrics import segmentation

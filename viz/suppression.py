@@ -18,12 +18,13 @@ wrong one. Writes suppression (PNG and PDF).
 import math
 from pathlib import Path
 
+from common import errors, options, outputs
+from common.errors import InputError
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import SymLogNorm
 
-from common import errors, options, outputs
-from common.errors import InputError
 from drawing import style
 
 LOSSES = {"ls": "label smoothing", "maxsup": "MaxSup", "logit-penalty": "logit penalty"}

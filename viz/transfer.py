@@ -11,13 +11,14 @@ random but the choice of that fifth, by a fixed seed. Writes transfer.json and t
 import json
 from pathlib import Path
 
+from common import errors, options, outputs, terminal
+from common.errors import InputError
+
 import numpy as np
 from torch import Tensor
 
 from checkpoints import inference
 from checkpoints.read import Checkpoint, build_model
-from common import errors, options, outputs, terminal
-from common.errors import InputError
 from images.ffcv_files import ENDINGS
 from images.find import open_images
 from images.image_set import Images, check_different

@@ -18,11 +18,11 @@ import pickle
 import re
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from errors import InputError
 
 NAME = "checkpoint.pth"
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from data.order import mix
-from errors import InputError
 
 NAMES = (
     "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness contrast "

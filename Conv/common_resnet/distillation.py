@@ -8,11 +8,11 @@ the teacher; other models distil into their one classifier.
 
 from dataclasses import dataclass
 
+from errors import InputError
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from errors import InputError
 
 KINDS = ("none", "soft", "hard")
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from errors import InputError
+
 import torch
 import torch.distributed as dist
-
-from errors import InputError
 
 
 def start(device_type: str) -> None:

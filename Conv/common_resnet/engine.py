@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 
+from errors import InputError
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,6 @@ import distributed
 from data import Images
 from data.order import epoch_order, mix
 from distillation import Distillation
-from errors import InputError
 from mixing import Mixing
 from models import bare_model
 from optimizer import use_frozen_statistics

@@ -11,12 +11,14 @@ import math
 import os
 from pathlib import Path
 
+import errors
+from errors import InputError
+
 import torch
 
 import checkpoint
 import corruptions
 import distributed
-import errors
 import foreign
 from command_line import Parser, add_option
 from data import IMAGENET, SMALL, SOURCES, Images, Inputs, need_path, open_split
@@ -26,7 +28,6 @@ from data.small_images import SmallImages
 from data.superclasses import group
 from distributed import say
 from engine import evaluate
-from errors import InputError
 from models import NAMES, create_model, model_facts
 from options import RANGES
 

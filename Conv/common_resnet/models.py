@@ -2,6 +2,8 @@
 
 import difflib
 
+from errors import InputError
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -9,7 +11,6 @@ from torch import Tensor, nn
 import distributed
 from cifar_densenet import cifar_densenet
 from cifar_resnet import DEPTHS, CifarResNet
-from errors import InputError
 
 CIFAR = {f"resnet{depth}": depth for depth in DEPTHS}
 DENSENETS = ("densenet_bc100",)

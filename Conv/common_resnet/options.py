@@ -5,13 +5,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 
 import torchvision_flags
 from command_line import Parser, add_option
 from data import SMALL, SOURCES, Source, need_path
 from data.folders import LARGEST_IN_MEMORY, common_size
-from errors import InputError
 from maxsup_loss import LOSS_NAMES
 from models import NAMES
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from errors import InputError
+
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import checkpoint
 from distributed import say
-from errors import InputError
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = """

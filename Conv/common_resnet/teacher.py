@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,6 @@ import foreign
 from data import Images
 from distillation import Distillation, Teacher, match_columns
 from distributed import say
-from errors import InputError
 from models import create_model, model_facts
 
 

@@ -8,9 +8,10 @@ import argparse
 import math
 from typing import Any
 
+from errors import InputError
+
 from command_line import Parser, add_option, show
 from distributed import say
-from errors import InputError
 
 # Accepted, with this line.
 WITHOUT_EFFECT = {

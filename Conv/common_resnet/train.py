@@ -10,6 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import errors
+from errors import InputError
+
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,7 +20,6 @@ from torchvision import transforms
 
 import checkpoint
 import distributed
-import errors
 import foreign
 import run_folder
 from data import Images, Inputs, open_data
@@ -25,7 +27,6 @@ from data.longtail import by_shots
 from data.order import mix
 from distributed import say
 from engine import check_weights, evaluate, train_one_epoch
-from errors import InputError
 from evaluate import main as evaluate_checkpoint
 from initial import start_from
 from maxsup_loss import make_loss

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+from errors import InputError
+
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import foreign
-from errors import InputError
 
 NAME = "checkpoint.pth"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from queue import Empty
 from types import SimpleNamespace
 
+from errors import InputError
+
 import numba
 import numpy as np
 import torch
@@ -30,7 +32,6 @@ from torch import Tensor
 
 import distributed
 import ffcv_file
-from errors import InputError
 
 CHECK_EVERY = 50  # batches between looks for images that did not decode
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values in 0..1

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable
 from types import SimpleNamespace
 
+from errors import InputError
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import distributed
-from errors import InputError
 from mixing import Mixing
 
 CALIBRATION_BINS = 15

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from errors import InputError
+
 import numpy as np
 from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType
-
-from errors import InputError
 
 FIELDS = {"image": 2, "label": 1}  # FFCV's numbers for RGBImageField and IntField, in the order that its ImageNet writer has
 JPEG, RAW = 0, 1

@@ -1,5 +1,7 @@
 """The weights that a run starts from: torchvision's for ImageNet, or those of any checkpoint."""
 
+from errors import InputError
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -7,7 +9,6 @@ from torch import Tensor, nn
 import distributed
 import foreign
 from distributed import say
-from errors import InputError
 
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "IMAGENET1K_V1": "IMAGENET1K_V1", "IMAGENET1K_V2": "IMAGENET1K_V2", "DEFAULT": "DEFAULT"}
 

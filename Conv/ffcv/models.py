@@ -2,13 +2,14 @@
 
 import difflib
 
+from errors import InputError
+
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 import distributed
-from errors import InputError
 
 
 def create_model(arch: str, num_classes: int, blurpool: bool = False, small_stem: bool = False) -> nn.Module:

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from errors import InputError
+
 import yaml
 
 import original_keys
-from errors import InputError
 from maxsup_loss import LOSS_NAMES
 
 

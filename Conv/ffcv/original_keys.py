@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
-from distributed import say
 from errors import InputError
+
+from distributed import say
 
 RENAMED = {
     "loss.loss_type": "loss.name",

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+from errors import InputError
+
 from torch import nn
 
 import checkpoint
 import distributed
 import options
-from errors import InputError
 from models import bare_model
 
 # What a resumed run must have as it was, and what it is warned about: options, or whole sections of them.

@@ -11,18 +11,19 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import errors
+from errors import InputError
+
 import numpy as np
 import torch
 from torch import nn
 
 import checkpoint
 import distributed
-import errors
 import options
 import run_folder
 from distributed import say
 from engine import check_weights, evaluate, resolution, train_one_epoch
-from errors import InputError
 from initial import start_from
 from maxsup_loss import make_loss
 from mixing import Mixing

@@ -19,13 +19,13 @@ from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import errors
+from errors import InputError
+
 import numpy as np
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
-
-import errors
-from errors import InputError
 
 if __name__ == "__main__":  # nothing here needs compiled code, which importing FFCV makes for seconds
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
-
-from errors import InputError
 
 
 class CifarImages(Dataset):

@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-
-from errors import InputError
 
 LAYOUT = "an image folder holds train/<class>/<image> and val/<class>/<image>"
 

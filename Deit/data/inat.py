@@ -5,10 +5,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 
 from data.folder import FolderImages
-from errors import InputError
 
 CATEGORIES = ("name", "kingdom", "phylum", "class", "order", "supercategory", "family", "genus")
 

@@ -9,10 +9,11 @@ import os
 import zlib
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 
 from data.archives import PREPARE, RECORD, ArchiveError, read_archive
-from errors import InputError
 
 VERSION = 2
 CHUNK = 4 << 20  # bytes read at a time

@@ -4,13 +4,14 @@ import multiprocessing
 import random
 from collections.abc import Iterator
 
+from errors import InputError
+
 import numpy as np
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
 import distributed
-from errors import InputError
 
 
 class SeededSampler(Sampler):

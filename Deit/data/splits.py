@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -10,7 +12,6 @@ from data.cifar import CifarImages
 from data.folder import FolderImages
 from data.inat import INatImages
 from data.zip_images import ZipImages
-from errors import InputError
 
 CIFARS = {"CIFAR": CIFAR100, "CIFAR10": CIFAR10}
 YEARS = {"INAT": 2018, "INAT19": 2019}

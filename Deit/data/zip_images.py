@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 import torch
 from PIL import Image
@@ -17,7 +19,6 @@ from tqdm import tqdm
 
 from data.archives import read_image
 from data.index import CHUNK, file_stat, index_path, map_records, open_index
-from errors import InputError
 
 try:
     from torchvision.io import decode_jpeg

@@ -7,10 +7,10 @@ import pickle
 import re
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 from torch import nn
-
-from errors import InputError
 
 NAME = "checkpoint.pth"
 

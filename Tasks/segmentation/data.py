@@ -5,6 +5,8 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
@@ -12,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import distributed
-from errors import InputError
 from layouts import IGNORE, LAYOUTS, class_names, find_pairs
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterable
 
+from errors import InputError
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,6 @@ from tqdm import tqdm
 
 import distributed
 from data import Batches, mix
-from errors import InputError
 from layouts import IGNORE
 from metrics import PixelMetrics
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from errors import InputError
+
+import numpy as np
 
 IGNORE = 255  # the label of pixels that no loss and no metric counts
 

@@ -9,16 +9,17 @@ import math
 import time
 from pathlib import Path
 
+import errors
+from errors import InputError
+
 import torch
 from torch import nn
 
 import checkpoint
 import distributed
-import errors
 import run_folder
 from data import Batches, Images, class_frequencies, mix
 from engine import LogitsGrid, evaluate, train_one_epoch
-from errors import InputError
 from layouts import IGNORE
 from maxsup_loss import make_loss
 from models import create_model, start_from

@@ -1,11 +1,12 @@
 """Pixels as samples: mIoU, pixel accuracy, calibration and likelihood, summed over images and processes."""
 
+from errors import InputError
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import distributed
-from errors import InputError
 from layouts import IGNORE
 
 CALIBRATION_BINS = 15

@@ -3,6 +3,8 @@
 import difflib
 from pathlib import Path
 
+from errors import InputError
+
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -16,7 +18,6 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 import checkpoint
-from errors import InputError
 
 DECODERS = {"deeplabv3plus": smp.DeepLabV3Plus, "upernet": smp.UPerNet}
 MULTIPLE = 32  # the side of the padded input is a multiple of this: the coarsest map has a 32nd of it

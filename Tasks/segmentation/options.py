@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 
 from data import IMAGENET_MEAN, IMAGENET_STD
-from errors import InputError
 from layouts import LAYOUTS
 from maxsup_loss import LOSS_NAMES
 from models import is_transformer, split_name

@@ -4,9 +4,10 @@ import json
 import os
 from pathlib import Path
 
+from errors import InputError
+
 import checkpoint
 import distributed
-from errors import InputError
 
 LOG, TEST = "log.jsonl", "test.json"
 

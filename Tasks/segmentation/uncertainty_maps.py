@@ -7,6 +7,9 @@ import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
+import errors
+from errors import InputError
+
 import matplotlib
 import numpy as np
 import torch
@@ -15,10 +18,8 @@ from matplotlib.colors import ListedColormap
 from torch import Tensor
 
 import checkpoint
-import errors
 from data import Batches, Images
 from engine import predict
-from errors import InputError
 from layouts import IGNORE, LAYOUTS
 from models import create_model
 

@@ -4,10 +4,10 @@ import hashlib
 import os
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 from torch import Tensor, nn
-
-from errors import InputError
 
 NAME = "checkpoint.pth"
 

@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 import torch
 from sklearn.compose import ColumnTransformer
@@ -16,8 +18,6 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
-
-from errors import InputError
 
 MISSING = {"", "?", "na", "n/a", "nan", "null"}  # compared in lower case
 MOST_CATEGORIES = 1000  # a text column with more is an identifier or free text, and its one-hot code would fill the memory

@@ -1,10 +1,11 @@
 """The loops: one epoch of training, one evaluation. The whole table lies in memory, so batches are rows of a tensor."""
 
+from errors import InputError
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from errors import InputError
 from metrics import outcomes, summarise
 
 

@@ -11,6 +11,8 @@ import statistics
 import time
 from pathlib import Path
 
+from errors import InputError, run
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,6 @@ import checkpoint
 import run_folder
 from data import Table, open_table, split_and_encode
 from engine import evaluate, train_one_epoch
-from errors import InputError, run
 from maxsup_loss import make_loss
 from models import create_model
 from options import fill_in, get_parser

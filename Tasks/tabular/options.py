@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 
 from data import SOURCES
-from errors import InputError
 from maxsup_loss import LOSS_NAMES
 
 # Smallest and largest values that mean something.

@@ -4,11 +4,12 @@ import hashlib
 import os
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 from torch import nn
 
 from data import Texts
-from errors import InputError
 
 NAME = "checkpoint.pth"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 import torch
 from torch import Tensor
-
-from errors import InputError
 
 PAD, UNKNOWN, END = 0, 1, 2
 SPECIAL = ["<pad>", "<unk>", "<end>"]

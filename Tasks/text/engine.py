@@ -1,12 +1,13 @@
 """The loops: one epoch of training, one evaluation. All tokens lie in memory, so batches are rows of a tensor."""
 
+from errors import InputError
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import Split
-from errors import InputError
 from metrics import outcomes, summarise
 
 POOL = 50  # batches among which texts are sorted by length

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
+from errors import InputError
+
 import torch
 
-from errors import InputError
 from maxsup_loss import LOSS_NAMES
 from models import MODELS
 

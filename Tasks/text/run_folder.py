@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-import checkpoint
 from errors import InputError
+
+import checkpoint
 
 
 def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:

@@ -13,9 +13,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
+try:
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    sys.exit(f"error: the package {error.name!r} is not installed for {sys.executable}: activate the environment that has it")
 
 TRAIN_IMAGES = 1400
 LABELS = {"ten": str, "parity": lambda digit: "odd" if digit % 2 else "even"}

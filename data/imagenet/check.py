@@ -8,12 +8,13 @@ import re
 import sys
 from pathlib import Path
 
+from common import DEVKIT, IN_FLIGHT, InputError, in_order, one_line, processes
+
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from archives import folder_order, read_directory, read_image
-from common import DEVKIT, IN_FLIGHT, InputError, in_order, one_line, processes
 from maps import read_devkit
 from writer import list_folder
 

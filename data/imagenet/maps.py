@@ -6,8 +6,9 @@ import re
 import tarfile
 from pathlib import Path
 
-from archives import read_directory, read_map
 from common import DEVKIT, InputError, one_line, write_text
+
+from archives import read_directory, read_map
 
 
 def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from common import InputError
+
 from archives import ArchiveError
 from check import check
-from common import InputError
 from maps import write_maps
 from writer import write_archives
 

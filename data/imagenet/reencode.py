@@ -3,9 +3,9 @@
 import io
 from collections.abc import Callable, Iterator
 
-from PIL import Image
-
 from common import IN_FLIGHT, InputError, in_order, one_line, processes
+
+from PIL import Image
 
 
 def reencoded(images: list, read: Callable, settings: tuple, workers: int) -> Iterator[bytes]:

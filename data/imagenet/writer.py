@@ -8,10 +8,11 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from common import PART, InputError
+
 from tqdm import tqdm
 
 from archives import ENDINGS, LARGEST, folder_order, is_image
-from common import PART, InputError
 from maps import devkit_labels, write_maps
 from reencode import reencoded
 

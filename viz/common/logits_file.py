@@ -5,9 +5,9 @@ import pickle
 import zipfile
 from pathlib import Path
 
-import torch
-
 from common.errors import InputError, reason
+
+import torch
 
 CHUNK = 1024  # rows looked at at a time, so that checking a large file needs no second copy of it
 

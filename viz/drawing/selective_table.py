@@ -3,6 +3,7 @@
 from collections import Counter
 
 from common.terminal import table
+
 from metrics.risk_coverage import FIGURES
 from metrics.scores import PLAIN
 

@@ -8,10 +8,11 @@ import io
 import json
 from pathlib import Path
 
+from common.errors import InputError, reason
+
 import numpy as np
 from PIL import Image
 
-from common.errors import InputError, reason
 from images.image_set import Images
 
 ENDINGS = (".beton", ".ffcv")

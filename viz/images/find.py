@@ -3,12 +3,13 @@
 import zipfile
 from pathlib import Path
 
+from common.errors import InputError
+from common.options import NAMED
+
 import torch
 from torch import Tensor
 
 from checkpoints.read import Checkpoint
-from common.errors import InputError
-from common.options import NAMED
 from images.ffcv_files import ENDINGS, open_ffcv
 from images.folders import open_folder
 from images.image_set import Images, group_classes, match_classes

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+from common.errors import InputError
+
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from common.errors import InputError
 from images.image_set import Images
 
 

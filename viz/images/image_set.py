@@ -6,13 +6,13 @@ Order and labels are those of torchvision's ImageFolder: classes by sorted name,
 import os
 from collections.abc import Callable
 
+from common.errors import InputError, reason
+
 import numpy as np
 from PIL import Image
 from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from common.errors import InputError, reason
 
 
 class Images(Dataset):

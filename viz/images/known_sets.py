@@ -5,12 +5,13 @@ import urllib.error
 import zlib
 from pathlib import Path
 
+from common.errors import InputError, reason
+
 import numpy as np
 import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from common.errors import InputError, reason
 from images.image_set import Images
 
 TRAIN_DIGITS = 1400  # of scikit-learn's 1,797, in their order; the last 397 validate

@@ -4,9 +4,10 @@ import io
 import os
 from pathlib import Path
 
+from common.errors import InputError
+
 import numpy as np
 
-from common.errors import InputError
 from images.archives import ArchiveError, read_archive, read_image
 from images.image_set import Images
 

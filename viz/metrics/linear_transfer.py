@@ -5,12 +5,12 @@ fifth of the training images, then fitted to all of them; accuracy on the test i
 fifth, by a fixed seed.
 """
 
+from common.errors import InputError
+
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-
-from common.errors import InputError
 
 STRENGTHS = [10.0**power for power in range(-5, 3)]  # C: the larger, the weaker the penalty
 HELD_OUT = 0.2  # of the training images

@@ -7,14 +7,15 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from common import logits_file
+from common.errors import InputError
+
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
-from common import logits_file
-from common.errors import InputError
 from metrics.rankings import Model, given_msp, given_odds, rank_images
 from metrics.risk_coverage import Ranking, rank
 from metrics.scores import all_scores

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from common import logits_file, options
+from common.errors import InputError
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,8 +15,6 @@ from torch import Tensor
 from checkpoints import inference
 from checkpoints.models import templates
 from checkpoints.read import Checkpoint, build_model, read
-from common import logits_file, options
-from common.errors import InputError
 from drawing import projection
 from features import POINTS, class_sums
 from images.find import find_images, find_training_images

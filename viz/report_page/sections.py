@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import InputError
+
 import numpy as np
 import torch
 from PIL import Image
 
 import gradcam
-from common.errors import InputError
 from drawing import logit_panels, max_logit, projection, reliability, risk_coverage, style
 from drawing.panels import Panels
 from metrics.calibration_error import BINS, binned

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from errors import InputError
+
 import torch
 
 import distributed
@@ -15,7 +17,6 @@ from data.longtail import long_tailed
 from data.order import generator
 from data.small_images import SmallImages
 from data.superclasses import group
-from errors import InputError
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

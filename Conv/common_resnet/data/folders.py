@@ -4,6 +4,8 @@ import io
 import os
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
@@ -11,7 +13,6 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
 from data import archives
-from errors import InputError
 
 LARGEST_IN_MEMORY = 96  # pixels a side
 

@@ -1,10 +1,11 @@
 """Long-tailed training sets (Cui et al. 2019): class sizes fall exponentially from the first class to the last."""
 
+from errors import InputError
+
 import torch
 from torch import Tensor
 
 from data.order import generator
-from errors import InputError
 
 # Liu et al. 2019: classes with more than 100 training images, with 20 to 100, and with fewer.
 SHOTS = {"many": (101, float("inf")), "medium": (20, 100), "low": (0, 19)}

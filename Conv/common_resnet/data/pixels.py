@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from errors import InputError
+
 import numpy as np
 import torch
 import torchvision
@@ -16,7 +18,6 @@ from tqdm import tqdm
 
 import distributed
 from data.folders import Archive, Folder, open_folder
-from errors import InputError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 TRAIN_DIGITS = 1400  # the first ones; the last 397 were written by other people
