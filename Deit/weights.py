@@ -154,8 +154,8 @@ def build_teacher(args, classes: list[str]) -> Teacher:
         raise InputError(
             f"--teacher-path {args.teacher_path}: {name} takes {native} px, not --input-size {args.input_size} ({reason})"
         )
-    if size and size != args.input_size:
-        say(f"the teacher was trained at {size} px and sees the student's {args.input_size} px")
+    if native != args.input_size:
+        say(f"the teacher is made for {native} px and sees the student's {args.input_size} px")
     columns = match_columns(found.classes, outputs, classes, f"--teacher-path {args.teacher_path}")
     if found.classes is None:
         say("the teacher's file has no class names: its outputs are taken to be in the student's order")
