@@ -31,8 +31,9 @@ function apply() {
   for (const group of document.querySelectorAll(".group")) {
     group.hidden = [...group.querySelectorAll("[data-paper]")].every((part) => part.hidden);
   }
-  const shown = [...document.querySelectorAll("td.tested")].filter((test) => test.getClientRects().length > 0).length;
-  count.textContent = `${shown} of ${document.querySelectorAll("td.tested").length} tests shown`;
+  const tests = [...document.querySelectorAll("td.tested")];
+  const shown = tests.filter((test) => test.getClientRects().length > 0);
+  count.textContent = tests.length > 0 ? `${shown.length} of ${tests.length} tests shown` : "";
 }
 
 add("paper", "Source of the claim");

@@ -21,7 +21,7 @@ from verdicts import LEVEL, VERDICTS, detectable
 
 FOLDER = Path(__file__).parent
 HALF = 54  # half the width of a picture's axis, in the units of its viewBox
-WIDEST = 3  # an axis ends at this many times the median interval's end; arrows mark the intervals that go on
+WIDEST = 2  # an axis ends at this many times the median interval's end; arrows mark the intervals that go on
 # What the template draws and colours, by the verdict.
 KINDS = dict(zip(VERDICTS, ("supported", "contradicted", "open"), strict=True))
 
@@ -62,7 +62,9 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
     """The page. runs[experiment][method][seed] is a run's JSON; judged: the tests of each table, by its title."""
     tested = {test.experiment for found in judged.values() for test in found}
     data_sets = dict.fromkeys(experiment.data for experiment in EXPERIMENTS.values())
-    columns = [name for data in data_sets for name, experiment in EXPERIMENTS.items() if experiment.data == data and name in tested]
+    columns = [
+        name for data in data_sets for name, experiment in EXPERIMENTS.items() if experiment.data == data and name in tested
+    ]
     groups = {data: sum(EXPERIMENTS[name].data == data for name in columns) for data in data_sets}
     seen = {test.claim for found in judged.values() for test in found}
     untested = {title: [claim for claim in found if claim not in seen] for title, found in claims.TOPICS.items()}

@@ -4,7 +4,8 @@
 
 The experiment digits-parity in small, with the papers' recipes (LS at 0.1, MaxSup rising from 0.1 to 0.2): Deit/main.py learns
 odd and even, and the frozen features are asked for the ten digits, which training never named. One more run per loss learns all
-ten digits, for figures that two classes are too few for. The same command goes on after a kill.
+ten digits, for figures that two classes are too few for. It ends with a page, report/index.html. The same command goes on after
+a kill.
 """
 
 import argparse
@@ -19,14 +20,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from claims import MAXSUP, OVERVIEW, SELECTIVE, TOPICS
 from experiments import digits
-from render import means
+from render import COLUMNS, means, spread, values_of
 from reproduce import STOPPED, prepare
 from run import TOP, Failed, Machine, Run, together, work
 
 METHODS = ("CE", "LS 0.1", "MaxSup 0.1-0.2")
 NEAR_ZERO = "0.1"  # of ten logits hardly any comes within the papers' 0.01
 SHOWN = ("train_top1", "top1", "d_within_val", "r2_val", "transfer", "aurc", "ece")
+IN_TERMINAL = ("top1", "d_within_val", "transfer", "aurc", "ece")  # so many fit 100 characters
+REPORTED = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "C13")  # claims about what the page and the table show
+TASK = "Training named two classes, odd and even; transfer is to the ten digits, from frozen features."
+UNDECIDED = "So few seeds decide nothing: results/ has the verdicts on the papers' claims, from more seeds and data."
 BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
 
 
@@ -56,7 +62,10 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"error: {error.filename or output}: {error.strerror}")
     print(summary(runs, output))
-    print(f"{time.time() - started:.0f} s; tables and figures: {args.output}/")
+    print(
+        f"{time.time() - started:.0f} s; all columns: {args.output}/summary.md; more figures: {args.output}/features/, analysis/"
+    )
+    print(f"page: {args.output}/report/index.html")
 
 
 def shorter(labels: str, epochs: int):
@@ -105,7 +114,7 @@ def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> Non
     steps = [printed([*measure, "--output", str(output / "measured.json")], output / "measure.txt")]
     ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS]
     steps += [printed(["viz/features.py", *ten, "--output", str(output / "features")], output / "features.txt")]
-    steps += [analysis(of_ten, output)]
+    steps += [analysis(of_ten, output), report(runs, output)]
     with tqdm(desc="measuring and drawing", total=len(steps), unit="command", **BAR) as bar:
 
         def counted(step: Iterator[None]) -> Iterator[None]:
@@ -125,24 +134,59 @@ def analysis(of_ten: list[Run], output: Path) -> Iterator[None]:
     yield from printed(["viz/analysis.py", *words], output / "analysis.txt")
 
 
+def report(runs: list[Run], output: Path) -> Iterator[None]:
+    """The page that compares the methods over their seeds."""
+    words = [
+        "viz/report.py",
+        "--output",
+        str(output / "report"),
+        "--overwrite",
+        "--title",
+        "First command: three losses on digits",
+    ]
+    for method in METHODS:
+        words += ["--group", method, *(str(run.folder / "checkpoint.pth") for run in runs if run.method == method)]
+    for note in ("Training named two classes, odd and even.", *reported(), UNDECIDED):
+        words += ["--note", note]
+    yield from printed(words, output / "report.txt")
+
+
+def reported() -> Iterator[str]:
+    """What each paper reports, a sentence per paper, from the claims that results/ tests."""
+    every = [claim for found in TOPICS.values() for claim in found if claim.id in REPORTED]
+    for source in (MAXSUP, SELECTIVE, OVERVIEW):
+        sentences = [f"that {claim.sentence}" for claim in every if claim.source == source]
+        yield f"The {source} reports {', '.join(sentences[:-1])}, and {sentences[-1]}."
+
+
 def printed(command: list[str], file: Path) -> Iterator[None]:
     return work(command, file, 1)
 
 
 def summary(runs: list[Run], output: Path) -> str:
-    """summary.json, and summary.md, which is also what is printed."""
+    """Write summary.json, and summary.md with all columns; return what the terminal shows."""
     models = json.loads((output / "measured.json").read_text())["models"]
     found: dict = {}
     for run in runs:
         found.setdefault(run.method, {})[run.seed] = models[run.stem]["metrics"]
     (output / "summary.json").write_text(json.dumps({"recipe": runs[0].experiment.options, "runs": found}, indent=1) + "\n")
-    lines = [
-        f"Mean ± standard deviation over {len(found['CE'])} seeds. Training named two classes, odd and even; transfer is to the"
-    ]
-    lines += ["ten digits, from frozen features.", "", *means(found, SHOWN), ""]
-    lines += ["So few seeds decide nothing: results/README.md has the verdicts on the papers' claims, from more seeds and data."]
-    (output / "summary.md").write_text("\n".join(lines) + "\n")
-    return "\n".join(lines)
+    over = f"Mean ± standard deviation over {len(found['CE'])} seeds."
+    page = [f"{over} {TASK}", "", *means(found, SHOWN), "", *reported(), "", UNDECIDED]
+    (output / "summary.md").write_text("\n".join(page) + "\n")
+    return "\n".join(["", over, TASK, "", *aligned(found), "", UNDECIDED])
+
+
+def aligned(found: dict[str, dict[int, dict]]) -> list[str]:
+    """A table of means and spreads whose columns are aligned, for the terminal."""
+    rows = [["method", *(COLUMNS[key][0] for key in IN_TERMINAL)]]
+    for method, seeds in found.items():
+        rows.append([method, *(spread(values_of({method: seeds}, key), COLUMNS[key][1]) for key in IN_TERMINAL)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 if __name__ == "__main__":

@@ -176,7 +176,8 @@ def table_of_claims(found: list[Test], link: bool = True) -> str:
     for claim, group in rows.items():
         by = {word: [test for test in group if test.verdict == word] for word in VERDICTS}
         names = [
-            ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word]) for word in VERDICTS[:2]
+            ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word])
+            for word in VERDICTS[:2]
         ]
         open_ = f"{len(by[VERDICTS[2]])} of {len(group)}"
         kept = sum(test.kept_msp for test in group)

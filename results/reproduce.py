@@ -6,7 +6,7 @@
     python results/reproduce.py cifar10-resnet20 --device cuda --jobs 4 --minutes 9   # as much as fits, then stops
     python results/reproduce.py imagenet-resnet50 --data-path imagenet=FOLDER       # a planned one, where there are GPUs
     python results/reproduce.py --power fashion-coarse     # how many seeds each claim would need, from the finished runs
-    python results/reproduce.py --render                   # the pages of results/ and the blocks of all others, from the JSON alone
+    python results/reproduce.py --render                   # the pages of results/ and the blocks of all others, from JSON alone
 
 A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoint stays in output/results/.
 """
@@ -34,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run the experiments behind the claims, and render what came out.")
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="see --list; their missing runs are run in turn")
     parser.add_argument("--list", action="store_true", help="list the experiments and what of them is done")
-    parser.add_argument("--render", action="store_true", help="only write results/README.md, results/index.html and the blocks of all pages")
+    parser.add_argument(
+        "--render", action="store_true", help="only write results/README.md, results/index.html and the blocks of all pages"
+    )
     parser.add_argument("--power", metavar="EXPERIMENT", help="print how many seeds each claim would need")
     parser.add_argument("--data-path", nargs="+", default=[], metavar="NAME=PATH", help="where data lie, such as cifar10=FOLDER")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these, such as CE 'LS 0.1'; none: all")
