@@ -32,7 +32,7 @@ SHOWN = ("train_top1", "top1", "d_within_val", "r2_val", "transfer", "aurc", "ec
 IN_TERMINAL = ("top1", "d_within_val", "transfer", "aurc", "ece")  # so many fit 100 characters
 REPORTED = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "C13")  # claims about what the page and the table show
 TASK = "Training named two classes, odd and even; transfer is to the ten digits, from frozen features."
-UNDECIDED = "So few seeds decide nothing: results/ has the verdicts on the papers' claims, from more seeds and data."
+TOO_FEW = "These seeds are too few to judge the claims; results/README.md has the verdicts."
 BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
 
 
@@ -62,9 +62,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"error: {error.filename or output}: {error.strerror}")
     print(summary(runs, output))
-    print(
-        f"{time.time() - started:.0f} s; all columns: {args.output}/summary.md; more figures: {args.output}/features/, analysis/"
-    )
+    print(f"{time.time() - started:.0f} s; all columns in summary.md, more figures in features/ and analysis/ of {args.output}")
     print(f"page: {args.output}/report/index.html")
 
 
@@ -96,25 +94,11 @@ def trained(run: Run) -> Iterator[None]:
 
 
 def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> None:
-    """One measurement of all models, and one command per figure, at once."""
-    (output / "measured.json").unlink(missing_ok=True)
-    checkpoints, names = [str(run.folder / "checkpoint.pth") for run in runs], [run.stem for run in runs]
-    measure = [
-        "viz/measure.py",
-        "--checkpoint",
-        *checkpoints,
-        "--names",
-        *names,
-        "--transfer",
-        "--transfer-labels",
-        "prefix",
-        "--device",
-        "cpu",
-    ]
-    steps = [printed([*measure, "--output", str(output / "measured.json")], output / "measure.txt")]
+    """The measurement of all models and their page; at the same time the other figures."""
+    steps = [measured(runs, output)]
     ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS]
     steps += [printed(["viz/features.py", *ten, "--output", str(output / "features")], output / "features.txt")]
-    steps += [analysis(of_ten, output), report(runs, output)]
+    steps += [analysis(of_ten, output)]
     with tqdm(desc="measuring and drawing", total=len(steps), unit="command", **BAR) as bar:
 
         def counted(step: Iterator[None]) -> Iterator[None]:
@@ -134,21 +118,34 @@ def analysis(of_ten: list[Run], output: Path) -> Iterator[None]:
     yield from printed(["viz/analysis.py", *words], output / "analysis.txt")
 
 
-def report(runs: list[Run], output: Path) -> Iterator[None]:
-    """The page that compares the methods over their seeds."""
-    words = [
-        "viz/report.py",
-        "--output",
-        str(output / "report"),
-        "--overwrite",
-        "--title",
-        "First command: three losses on digits",
-    ]
+def measured(runs: list[Run], output: Path) -> Iterator[None]:
+    """One measurement of all models, and the page that compares the methods over their seeds."""
+    file = output / "measured.json"
+    file.unlink(missing_ok=True)
+    words = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in runs), "--names", *(run.stem for run in runs)]
+    words += ["--transfer", "--transfer-labels", "prefix", "--device", "cpu", "--output", str(file)]
+    yield from printed(["viz/measure.py", *words], output / "measure.txt")
+    words = ["--output", str(output / "report"), "--overwrite", "--title", "First command: three losses on digits"]
     for method in METHODS:
         words += ["--group", method, *(str(run.folder / "checkpoint.pth") for run in runs if run.method == method)]
-    for note in ("Training named two classes, odd and even.", *reported(), UNDECIDED):
+    for note in (transfer(metrics_of(runs, output)), *reported(), TOO_FEW):
         words += ["--note", note]
-    yield from printed(words, output / "report.txt")
+    yield from printed(["viz/report.py", *words], output / "report.txt")
+
+
+def metrics_of(runs: list[Run], output: Path) -> dict[str, dict[int, dict]]:
+    """What measured.json holds, by method and seed."""
+    models = json.loads((output / "measured.json").read_text())["models"]
+    return {method: {run.seed: models[run.stem]["metrics"] for run in runs if run.method == method} for method in METHODS}
+
+
+def transfer(found: dict[str, dict[int, dict]]) -> str:
+    """What the page does not measure itself, as one of its paragraphs."""
+    parts = [f"{method} {spread(values_of({method: seeds}, 'transfer'), 2)} %" for method, seeds in found.items()]
+    return (
+        f"Training named two classes, odd and even. A linear classifier on the frozen features recognises the ten digits, which "
+        f"training never named, with these accuracies (mean ± standard deviation): {', '.join(parts)}."
+    )
 
 
 def reported() -> Iterator[str]:
@@ -165,15 +162,12 @@ def printed(command: list[str], file: Path) -> Iterator[None]:
 
 def summary(runs: list[Run], output: Path) -> str:
     """Write summary.json, and summary.md with all columns; return what the terminal shows."""
-    models = json.loads((output / "measured.json").read_text())["models"]
-    found: dict = {}
-    for run in runs:
-        found.setdefault(run.method, {})[run.seed] = models[run.stem]["metrics"]
+    found = metrics_of(runs, output)
     (output / "summary.json").write_text(json.dumps({"recipe": runs[0].experiment.options, "runs": found}, indent=1) + "\n")
     over = f"Mean ± standard deviation over {len(found['CE'])} seeds."
-    page = [f"{over} {TASK}", "", *means(found, SHOWN), "", *reported(), "", UNDECIDED]
+    page = [f"{over} {TASK}", "", *means(found, SHOWN), "", *reported(), "", TOO_FEW]
     (output / "summary.md").write_text("\n".join(page) + "\n")
-    return "\n".join(["", over, TASK, "", *aligned(found), "", UNDECIDED])
+    return "\n".join(["", over, TASK, "", *aligned(found), "", TOO_FEW])
 
 
 def aligned(found: dict[str, dict[int, dict]]) -> list[str]:
