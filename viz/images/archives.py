@@ -95,15 +95,13 @@ def read_directory(archive: Path, split: str) -> tuple[list[str], np.ndarray, in
         entry = entries.pop()  # freed as soon as it is read: the entries of ImageNet take 600 MB
         name = _name(entry)
         _check_path(name, archive)
-        if "/." in f"/{name}" or "/__MACOSX/" in f"/{name}":
-            left_out += not name.endswith("/")
-        elif name.endswith("/"):
-            folders.append(name)
-        elif not name.lower().endswith(ENDINGS):
-            left_out += 1
-        else:
+        if is_image(name):
             records[len(names)] = _record(name, entry, end, archive)
             names.append(name)
+        elif not name.endswith("/"):
+            left_out += 1
+        elif not is_hidden(name):
+            folders.append(name)
     if not names:
         raise ArchiveError(f"{archive}: holds no images ({', '.join(ENDINGS)}), {left_out} other entries")
     paths = _inside_split(names + folders, split, archive)
@@ -167,6 +165,16 @@ def folder_order(paths: list[str]) -> list[int]:
         rows[path.rpartition("/")[0]].append(row)
     folders = sorted(rows, key=lambda folder: (folder.split("/")[0], folder))
     return [row for folder in folders for row in sorted(rows[folder], key=paths.__getitem__)]
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is taken for an image: by its ending, and where neither it nor a folder around it is hidden."""
+    return path.lower().endswith(ENDINGS) and not is_hidden(path)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of the path begins with a dot, or is what macOS adds to archives."""
+    return "/." in f"/{path}" or "/__MACOSX/" in f"/{path}"
 
 
 def _name(entry: zipfile.ZipInfo) -> str:
