@@ -4,7 +4,8 @@
 
 The experiment digits-parity in small, with the papers' recipes (LS at 0.1, MaxSup rising from 0.1 to 0.2): Deit/main.py learns
 odd and even, and the frozen features are asked for the ten digits, which training never named. One more run per loss learns all
-ten digits, for figures that two classes are too few for. The same command goes on after a kill.
+ten digits, for figures that two classes are too few for. It ends with a page, report/index.html. The same command goes on after
+a kill.
 """
 
 import argparse
@@ -21,14 +22,19 @@ import errors  # noqa: F401  it says in one line which package is missing
 
 from tqdm import tqdm
 
+from claims import MAXSUP, OVERVIEW, SELECTIVE, TOPICS
 from experiments import digits
-from render import means
+from render import COLUMNS, means, spread, values_of
 from reproduce import STOPPED, prepare
 from run import TOP, Failed, Machine, Run, together, work
 
 METHODS = ("CE", "LS 0.1", "MaxSup 0.1-0.2")
 NEAR_ZERO = "0.1"  # of ten logits hardly any comes within the papers' 0.01
 SHOWN = ("train_top1", "top1", "d_within_val", "r2_val", "transfer", "aurc", "ece")
+IN_TERMINAL = ("top1", "d_within_val", "transfer", "aurc", "ece")  # so many fit 100 characters
+REPORTED = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "C13")  # claims about what the page and the table show
+TASK = "Training named two classes, odd and even; transfer is to the ten digits, from frozen features."
+TOO_FEW = "These seeds are too few to judge the claims; results/README.md has the verdicts."
 BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
 
 
@@ -58,7 +64,8 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"error: {error.filename or output}: {error.strerror}")
     print(summary(runs, output))
-    print(f"{time.time() - started:.0f} s; tables and figures: {args.output}/")
+    print(f"{time.time() - started:.0f} s; all columns in summary.md, more figures in features/ and analysis/ of {args.output}")
+    print(f"page: {args.output}/report/index.html")
 
 
 def shorter(labels: str, epochs: int):
@@ -89,22 +96,8 @@ def trained(run: Run) -> Iterator[None]:
 
 
 def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> None:
-    """One measurement of all models, and one command per figure, at once."""
-    (output / "measured.json").unlink(missing_ok=True)
-    checkpoints, names = [str(run.folder / "checkpoint.pth") for run in runs], [run.stem for run in runs]
-    measure = [
-        "viz/measure.py",
-        "--checkpoint",
-        *checkpoints,
-        "--names",
-        *names,
-        "--transfer",
-        "--transfer-labels",
-        "prefix",
-        "--device",
-        "cpu",
-    ]
-    steps = [printed([*measure, "--output", str(output / "measured.json")], output / "measure.txt")]
+    """The measurement of all models and their page; at the same time the other figures."""
+    steps = [measured(runs, output)]
     ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS]
     steps += [printed(["viz/features.py", *ten, "--output", str(output / "features")], output / "features.txt")]
     steps += [analysis(of_ten, output)]
@@ -127,24 +120,69 @@ def analysis(of_ten: list[Run], output: Path) -> Iterator[None]:
     yield from printed(["viz/analysis.py", *words], output / "analysis.txt")
 
 
+def measured(runs: list[Run], output: Path) -> Iterator[None]:
+    """One measurement of all models, and the page that compares the methods over their seeds."""
+    file = output / "measured.json"
+    file.unlink(missing_ok=True)
+    words = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in runs), "--names", *(run.stem for run in runs)]
+    words += ["--transfer", "--transfer-labels", "prefix", "--device", "cpu", "--output", str(file)]
+    yield from printed(["viz/measure.py", *words], output / "measure.txt")
+    words = ["--output", str(output / "report"), "--overwrite", "--title", "First command: three losses on digits"]
+    for method in METHODS:
+        words += ["--group", method, *(str(run.folder / "checkpoint.pth") for run in runs if run.method == method)]
+    for note in (transfer(metrics_of(runs, output)), *reported(), TOO_FEW):
+        words += ["--note", note]
+    yield from printed(["viz/report.py", *words], output / "report.txt")
+
+
+def metrics_of(runs: list[Run], output: Path) -> dict[str, dict[int, dict]]:
+    """What measured.json holds, by method and seed."""
+    models = json.loads((output / "measured.json").read_text())["models"]
+    return {method: {run.seed: models[run.stem]["metrics"] for run in runs if run.method == method} for method in METHODS}
+
+
+def transfer(found: dict[str, dict[int, dict]]) -> str:
+    """What the page does not measure itself, as one of its paragraphs."""
+    parts = [f"{method} {spread(values_of({method: seeds}, 'transfer'), 2)} %" for method, seeds in found.items()]
+    return (
+        f"Training named two classes, odd and even. A linear classifier on the frozen features recognises the ten digits, which "
+        f"training never named, with these accuracies (mean ± standard deviation): {', '.join(parts)}."
+    )
+
+
+def reported() -> Iterator[str]:
+    """What each paper reports, a sentence per paper, from the claims that results/ tests."""
+    every = [claim for found in TOPICS.values() for claim in found if claim.id in REPORTED]
+    for source in (MAXSUP, SELECTIVE, OVERVIEW):
+        sentences = [f"that {claim.sentence}" for claim in every if claim.source == source]
+        yield f"The {source} reports {', '.join(sentences[:-1])}, and {sentences[-1]}."
+
+
 def printed(command: list[str], file: Path) -> Iterator[None]:
     return work(command, file, 1)
 
 
 def summary(runs: list[Run], output: Path) -> str:
-    """summary.json, and summary.md, which is also what is printed."""
-    models = json.loads((output / "measured.json").read_text())["models"]
-    found: dict = {}
-    for run in runs:
-        found.setdefault(run.method, {})[run.seed] = models[run.stem]["metrics"]
+    """Write summary.json, and summary.md with all columns; return what the terminal shows."""
+    found = metrics_of(runs, output)
     (output / "summary.json").write_text(json.dumps({"recipe": runs[0].experiment.options, "runs": found}, indent=1) + "\n")
-    lines = [
-        f"Mean ± standard deviation over {len(found['CE'])} seeds. Training named two classes, odd and even; transfer is to the"
-    ]
-    lines += ["ten digits, from frozen features.", "", *means(found, SHOWN), ""]
-    lines += ["So few seeds decide nothing: results/README.md has the verdicts on the papers' claims, from more seeds and data."]
-    (output / "summary.md").write_text("\n".join(lines) + "\n")
-    return "\n".join(lines)
+    over = f"Mean ± standard deviation over {len(found['CE'])} seeds."
+    page = [f"{over} {TASK}", "", *means(found, SHOWN), "", *reported(), "", TOO_FEW]
+    (output / "summary.md").write_text("\n".join(page) + "\n")
+    return "\n".join(["", over, TASK, "", *aligned(found), "", TOO_FEW])
+
+
+def aligned(found: dict[str, dict[int, dict]]) -> list[str]:
+    """A table of means and spreads whose columns are aligned, for the terminal."""
+    rows = [["method", *(COLUMNS[key][0] for key in IN_TERMINAL)]]
+    for method, seeds in found.items():
+        rows.append([method, *(spread(values_of({method: seeds}, key), COLUMNS[key][1]) for key in IN_TERMINAL)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""results/README.md and the blocks of all other pages, from the JSON files alone."""
+"""results/README.md, results/index.html and the blocks of all other pages, from the JSON files alone."""
 
 import json
 import re
@@ -55,7 +55,8 @@ python results/reproduce.py --render            # writes this page from the JSON
 ```
 
 [`claims.py`](claims.py) lists the claims and their tests, [`experiments.py`](experiments.py) the
-experiments.
+experiments. [`index.html`](index.html), to be opened in a browser from a checkout, has a picture of
+every interval, with filters by paper and by data set.
 
 - **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
   experiments{at_02}. Only the section on the papers' recipes compares different strengths.
@@ -93,7 +94,7 @@ The size of the .ffcv files is extrapolated: {storage_source}.
 
 
 def render() -> None:
-    """Write results/README.md, and the blocks of all other pages that show what the JSON files hold."""
+    """Write the two pages of results/, and the blocks of all other pages that show what the JSON files hold."""
     for path, text in rendered().items():
         tables.write(path, text)
 
@@ -102,7 +103,9 @@ def rendered() -> dict[Path, str]:
     """The pages as they have to be. A block is named for the file, or folder, that it shows: see tables.block."""
     runs = read_runs()
     judged = claims.tables(metrics_of(runs))
-    found = {RESULTS / "README.md": page(runs, judged)}
+    from index_page import index_page  # which imports this module
+
+    found = {RESULTS / "README.md": page(runs, judged), RESULTS / "index.html": index_page(runs, judged)}
     for path in tables.pages():
         text = path.read_text()
         for name in tables.MARK.findall(text):
@@ -181,7 +184,8 @@ def table_of_claims(found: list[Test], link: bool = True) -> str:
     for claim, group in rows.items():
         by = {word: [test for test in group if test.verdict == word] for word in VERDICTS}
         names = [
-            ", ".join(f"[{t.experiment}](#{anchor(t)})" if link else t.experiment for t in by[word]) for word in VERDICTS[:2]
+            ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word])
+            for word in VERDICTS[:2]
         ]
         open_ = f"{len(by[VERDICTS[2]])} of {len(group)}"
         kept = sum(test.kept_msp for test in group)
@@ -190,9 +194,9 @@ def table_of_claims(found: list[Test], link: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
-def anchor(test: Test) -> str:
+def anchor(experiment: str) -> str:
     """Of the experiment's section in this page, as GitHub makes it of the heading."""
-    return re.sub(r"[^\w -]", "", section(test.experiment).lower()).replace(" ", "-")
+    return re.sub(r"[^\w -]", "", section(experiment).lower()).replace(" ", "-")
 
 
 def section(experiment: str) -> str:
@@ -210,7 +214,7 @@ def table_of_tests(groups: dict[str, list[Test]]) -> str:
             if test.kept_msp:
                 lines.append(f"| {test.claim.id} | {what(test)} | MSP was kept in every split | | | | {VERDICTS[2]} | |")
                 continue
-            places = heading(test.claim.metric)[1] + (test.claim.slope is not None) * -2
+            places = places_of(test.claim)
             mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
             least = ""
             if test.verdict == VERDICTS[2]:
@@ -230,6 +234,11 @@ def what(test: Test) -> str:
     if test.claim.less:
         return f"{higher}: {title}"
     return f"{title}: {higher} - {lower}" if higher else f"-({title}): {lower}"
+
+
+def places_of(claim: claims.Claim) -> int:
+    """Decimals of a claim's differences. A slope is larger: it is per unit of strength, and strengths are about 0.1."""
+    return heading(claim.metric)[1] - 2 * (claim.slope is not None)
 
 
 def heading(metric: str) -> tuple[str, int]:

@@ -6,7 +6,7 @@
     python results/reproduce.py cifar10-resnet20 --device cuda --jobs 4 --minutes 9   # as much as fits, then stops
     python results/reproduce.py imagenet-resnet50 --data-path imagenet=FOLDER       # a planned one, where there are GPUs
     python results/reproduce.py --power fashion-coarse     # how many seeds each claim would need, from the finished runs
-    python results/reproduce.py --render                   # results/README.md and the blocks of all pages, from the JSON alone
+    python results/reproduce.py --render                   # the pages of results/ and the blocks of all others, from JSON alone
 
 A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoint stays in output/results/.
 """
@@ -39,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the experiments and how many of their runs are finished")
     parser.add_argument(
-        "--render", action="store_true", help="only write results/README.md and the rendered blocks of other pages"
+        "--render", action="store_true", help="only write results/README.md, index.html and the blocks of other pages"
     )
     parser.add_argument("--power", metavar="EXPERIMENT", help="print how many seeds each claim would need")
     parser.add_argument(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -53,11 +54,27 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
     assert not any(trainer.exists() for trainer in started)
     printed = list(tmp_path.glob("*/*/train.txt"))
     assert len(printed) == 9 and all(file.read_text().count("epoch   1/3") == 1 for file in printed)
-    assert "| MaxSup 0.1-0.2 | 2 |" in result.stdout and "results/README.md" in result.stdout
+    printed = result.stdout.splitlines()
+    (start,) = (index for index, line in enumerate(printed) if line.startswith("method"))
+    table = printed[start : start + 5]
+    assert {len(line) for line in table} == {len(table[0])} and len(table[0]) <= 100
+    assert [line.split("  ")[0] for line in table[2:]] == ["CE", "LS 0.1", "MaxSup 0.1-0.2"]
+    assert "results/README.md" in result.stdout and printed[-1] == f"page: {tmp_path}/report/index.html"
     assert not any(word in result.stdout for word in ("supported", "contradicted", "undecided"))
+    page, columns = (tmp_path / "report/index.html").read_text(), (tmp_path / "summary.md").read_text()
+    for reported in ("The MaxSup paper reports that LS lowers intra-class variation", "selective-classification paper reports"):
+        assert reported in page and reported in columns
+    assert "results/README.md" in page and "| MaxSup 0.1-0.2 | 2 |" in columns and "train top-1 %" in columns
     for figure in ("features/projection.png", "analysis/near_zero_histogram.png", "analysis/near_zero_scatter.png"):
         assert Image.open(tmp_path / figure).size[0] > 1000
     first = json.loads((tmp_path / "summary.json").read_text())["runs"]
+    estimates = json.loads((tmp_path / "report/report.json").read_text())["estimates"]
+    for method, seeds in first.items():  # two commands measured the same seeds
+        top1, transfer = ([metrics[key] for metrics in seeds.values()] for key in ("top1", "transfer"))
+        assert estimates[method]["top1"]["seeds"] == pytest.approx(top1, abs=1e-9)
+        assert f"{method} {np.mean(transfer):.2f} ± {np.std(transfer, ddof=1):.2f} %" in page
+        (row,) = (line for line in table if line.startswith(method))
+        assert f"  {np.mean(top1):.2f} ± {np.std(top1, ddof=1):.2f}  " in row
     assert len({metrics["nll"] for seeds in first.values() for metrics in seeds.values()}) == 6  # every run is another
     assert all(10 < metrics["transfer"] <= 100 for seeds in first.values() for metrics in seeds.values())
 

@@ -1,7 +1,9 @@
 """results/: statistics against scipy and brute force, claims at matched strength, runs killed and resumed, pages from JSON."""
 
+import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,12 +14,13 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm, ttest_1samp
 
+from browser import CHROMIUM, Browser
 from conftest import ROOT, complains, run
 from subprojects import Subproject
 
 SUBPROJECT = results = Subproject("results")
-claims, experiments, render, tables, verdicts = (
-    results.load(name) for name in ("claims", "experiments", "render", "tables", "verdicts")
+claims, experiments, index_page, render, tables, verdicts = (
+    results.load(name) for name in ("claims", "experiments", "index_page", "render", "tables", "verdicts")
 )
 Claim = claims.Claim
 
@@ -262,21 +265,27 @@ def test_the_pages_are_what_the_json_files_say():
     assert shown >= {f"results/tables/{path.name}" for path in tables.TABLES.glob("*.json")} | {"results/runs"}
 
 
-def test_a_page_of_made_up_runs():
-    """Every part of the page, from runs whose answers are known."""
+def made_up(*names: str, seeds: int = 5) -> dict:
+    """Runs of experiments whose answers are known: LS has the largest ECE, accuracy is noise, all else is equal."""
     random = np.random.default_rng(0)
     some = {"model": "m", "command": "python train.py", "training_seconds": 60.0, "versions": {"torch": "2.15.0"}}
     some["hardware"] = {"cpu": "CPU", "instructions": "AVX2", "gpu": None, "threads": 1, "cores": 2}
     found = {}
-    for name in ("fashion-fine", "cifar10-resnet20"):
+    for name in names:
         for method in experiments.EXPERIMENTS[name].methods:
-            for seed in range(5):
+            for seed in range(seeds):
                 metrics = dict.fromkeys(of_all(), 0.0) | {"images": 397, "normalised_kept_msp": 1.0, "train_top1": 99.0}
                 metrics |= {"ece": 0.01 * random.random() + 0.1 * ("LS" in method), "top1": 90 + random.random()}
                 found.setdefault(name, {}).setdefault(method, {})[seed] = some | {
                     "metrics": metrics,
                     "data": experiments.EXPERIMENTS[name].data,
                 }
+    return found
+
+
+def test_a_page_of_made_up_runs():
+    """Every part of the page, from runs whose answers are known."""
+    found = made_up("fashion-fine", "cifar10-resnet20")
     judged = claims.tables(render.metrics_of(found))
     page = render.page(found, judged)
     assert "in some\n  experiments (cifar10-resnet20)" in page
@@ -294,6 +303,127 @@ def test_a_page_of_made_up_runs():
     papers = results.load("papers").markdown(render.metrics_of(found))
     assert "cifar10-resnet20, 5 seeds; trained for 30 epochs, where the paper trains for 75" in papers
     assert "| focal | top-1 % | 76.8 | not run |" in papers
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        assert not os.environ.get("CI"), "Chromium is missing: apt-get install chromium"
+        pytest.skip("no Chromium here: apt-get install chromium")
+    tab = Browser(tmp_path_factory.mktemp("profile"))
+    yield tab
+    tab.close()
+
+
+@pytest.fixture(scope="module")
+def matrices(tmp_path_factory):
+    """results/index.html of no run and of two experiments, and the tests of the latter."""
+    folder = tmp_path_factory.mktemp("matrices")
+    for name, found in (("none", {}), ("some", made_up("fashion-fine", "cifar10-resnet20"))):
+        judged = claims.tables(render.metrics_of(found))
+        (folder / f"{name}.html").write_text(index_page.index_page(found, judged))
+    return folder, [test for tests in judged.values() for test in tests]
+
+
+# Of a cell: its row, its column, its verdict, its picture's title, the picture's zero line, interval and mark, in pixels.
+CELLS = """[...document.querySelectorAll('td.tested')].map(cell => {
+    const middle = part => { const box = cell.querySelector(part).getBoundingClientRect(); return (box.left + box.right) / 2; };
+    const column = [...cell.parentElement.children].indexOf(cell) - 1, picture = cell.querySelector('svg');
+    return {
+        row: cell.parentElement.querySelector('th').innerText, verdict: cell.querySelector('.verdict').innerText,
+        column: document.querySelectorAll('.experiment a')[column].innerText,
+        title: picture && picture.querySelector('title').textContent, kind: picture && picture.classList[0],
+        filled: picture && getComputedStyle(picture.querySelector('.mark')).fill == getComputedStyle(picture).color,
+        marked: picture && middle('.mark') - middle('.zero'),
+        line: picture && cell.querySelector('.line').getBoundingClientRect().width,
+    };
+})"""
+
+
+def test_every_test_has_its_cell(matrices, browser):
+    """The verdict, the numbers, and a picture whose mark is filled where Holm's correction keeps it, on the side of the sign."""
+    folder, found = matrices
+    browser.open(folder / "some.html", 1280)
+    cells = browser.evaluate(CELLS)
+    assert len(cells) == len(found)
+    order = {name: index for index, name in enumerate(dict.fromkeys(cell["column"] for cell in cells))}
+    assert order.keys() == {"fashion-fine", "cifar10-resnet20"}
+    by = {}
+    for cell in cells:
+        by.setdefault((cell["row"].splitlines()[0].lower(), cell["column"]), []).append(cell)
+    for test in found:
+        cell = by[test.claim.sentence.lower(), test.experiment].pop(0)
+        assert cell["verdict"] == test.verdict
+        assert f"{test.claim.id}, {test.claim.source}" in cell["row"]
+        if test.kept_msp:
+            assert cell["title"] is None
+            continue
+        assert cell["title"].startswith(f"{test.experiment}. ") and f"over {len(test.values)} seeds" in cell["title"]
+        assert f"{test.mean:+.{render.places_of(test.claim)}f}".replace("-", "−") in cell["title"]
+        assert f"p {test.p:.2g}, after Holm's correction {test.holm:.2g}: {test.verdict}." in cell["title"]
+        assert cell["filled"] == (test.holm < verdicts.LEVEL) == (cell["kind"] != "open")
+        assert cell["marked"] * test.mean > 0 or abs(cell["marked"]) < 0.5
+        assert cell["line"] > 0 or test.low == test.high
+    assert not any(by.values())
+
+
+WIDER = """[...document.querySelectorAll('body *')].filter(element => {
+    const box = element.getBoundingClientRect();
+    return !element.parentElement.closest('.scroll, .plain') && box.width > 0
+        && (box.right > innerWidth + 0.5 || box.left < -0.5);
+}).map(element => element.outerHTML.slice(0, 120))"""
+SMALL = """[...document.querySelectorAll('body *')].filter(element => element.getClientRects().length
+    && parseFloat(getComputedStyle(element).fontSize) < 12).map(element => element.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", ["none", "some", "committed"])
+def test_the_matrix_in_chromium(name, width, dark, matrices, browser):
+    path = ROOT / "results/index.html" if name == "committed" else matrices[0] / f"{name}.html"
+    browser.open(path, width, dark)
+    assert browser.requests() == [] and browser.complaints() == []
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(WIDER) == [] and browser.evaluate(SMALL) == []
+    assert browser.evaluate("[...document.querySelectorAll('svg')].every(one => one.querySelector('title').textContent.trim())")
+    paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(22, 24, 26)" if dark else "rgb(255, 255, 255)")
+    assert set(re.findall(r"(?:https?:)?//[^\s\"'<]+", path.read_text())) == set()
+    shown = browser.evaluate("document.querySelectorAll('[data-paper]').length")
+    assert shown >= len({claim for group in claims.TOPICS.values() for claim in group})  # every claim is a row or on the list
+
+
+def test_filters_of_the_matrix(matrices, browser):
+    folder, found = matrices
+
+    def choose(index, value):
+        browser.evaluate(
+            f"(() => {{ const one = document.querySelectorAll('#filters select')[{index}]; one.value = {json.dumps(value)};"
+            "one.dispatchEvent(new Event('change')); })()"
+        )
+        assert browser.evaluate(f"document.querySelectorAll('#filters select')[{index}].value") == value
+        return browser.evaluate("[...document.querySelectorAll('td.tested')].filter(one => one.getClientRects().length).length")
+
+    browser.open(folder / "some.html", 1280)
+    of_data = [test for test in found if test.experiment == "fashion-fine"]
+    assert choose(1, "Fashion-MNIST") == len(of_data) < len(found)
+    assert choose(0, claims.OVERVIEW) == sum(test.claim.source == claims.OVERVIEW for test in of_data)
+    assert choose(1, "") == sum(test.claim.source == claims.OVERVIEW for test in found)
+    assert choose(0, "") == len(found)
+    assert browser.evaluate("document.querySelector('#filters span').innerText") == f"{len(found)} of {len(found)} tests shown"
+    # Without the script there are no filters, and everything is there.
+    assert 'id="filters" hidden' in (folder / "some.html").read_text()
+
+
+def test_the_matrix_escapes_what_it_shows(monkeypatch):
+    hostile = dataclasses.replace(
+        experiments.EXPERIMENTS["fashion-fine"], title="<script>alert(1)</script>", data='"><img src=x>'
+    )
+    found = made_up("fashion-fine")
+    monkeypatch.setitem(experiments.EXPERIMENTS, "fashion-fine", hostile)
+    page = index_page.index_page(found, claims.tables(render.metrics_of(found)))
+    assert page.count("&lt;script&gt;alert(1)") >= 2 and "<script>alert" not in page and "<img" not in page
+    assert 'data-data="&#34;&gt;&lt;img src=x&gt;"' in page
 
 
 def test_tables_and_blocks():

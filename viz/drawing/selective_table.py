@@ -72,7 +72,7 @@ def row(first: list[str], values: dict[str, dict], figures, sign: str = "") -> s
     return f"| {' | '.join(first + [cell(values[f], f, sign) for f in figures])} |"
 
 
-def cell(estimate: dict, figure: str, sign: str) -> str:
+def cell(estimate: dict, figure: str, sign: str = "") -> str:
     _, scale, decimals = FIGURES[figure]
     if estimate["value"] is None:
         return "undefined"
