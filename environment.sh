@@ -16,10 +16,10 @@ lacking() {
     if ! "$1" -m pip --version >/dev/null 2>&1; then
         echo "pip"
     else
-        # pip itself compares the versions; without an index it can only find what is installed.
+        # pip itself compares the versions; without an index it can only find what is installed, and fails where that is not enough.
         PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' "$1" -m pip install --dry-run --no-index --quiet \
             --disable-pip-version-check "${required[@]/#/--requirement=}" 2>&1 >/dev/null |
-            sed -n 's/.*No matching distribution found for //p; s/^ERROR: Could not open/could not open/p' | head -n 1
+            sed -n 's/.*No matching distribution found for //p; s/^ERROR: Could not open/could not open/p' | head -n 1 || true
     fi
 }
 
