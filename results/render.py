@@ -167,11 +167,12 @@ def summary(judged: dict[str, list[Test]]) -> str:
     if not matched:
         return ""
     count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
-    names = {test.experiment for test in matched}
-    text = f"{len(matched)} tests in {len(names)} experiments at matched strength: {count[VERDICTS[0]]} support a claim, "
-    text += (
-        f"{count[VERDICTS[1]]} contradict one, and {count[VERDICTS[2]]} leave it undecided, after Holm's correction per table.\n"
-    )
+    names = [name for name in EXPERIMENTS if any(test.experiment == name for test in matched)]
+    verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
+    text = f"Tests at matched strength, after Holm's correction per table: {verdicts}. Finished runs per experiment: "
+    planned = {name: len(EXPERIMENTS[name].methods) * EXPERIMENTS[name].seeds for name in names}
+    finished = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in names}
+    text += ", ".join(f"{name} {finished[name]} of {planned[name]}" for name in names) + ".\n"
     return text + "\n" + table_of_claims(matched, link=False)
 
 
