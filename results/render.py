@@ -169,7 +169,7 @@ def summary(judged: dict[str, list[Test]]) -> str:
     count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
     names = [name for name in EXPERIMENTS if any(test.experiment == name for test in matched)]
     verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
-    text = f"Tests at matched strength, after Holm's correction per table: {verdicts}. Finished runs per experiment: "
+    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per table: {verdicts}. Finished runs: "
     planned = {name: len(EXPERIMENTS[name].methods) * EXPERIMENTS[name].seeds for name in names}
     finished = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in names}
     text += ", ".join(f"{name} {finished[name]} of {planned[name]}" for name in names) + ".\n"
