@@ -1,5 +1,6 @@
 """The one kind of error that is the user's to mend: printed as a single line, without a traceback."""
 
+import multiprocessing
 import os
 import sys
 import time
@@ -22,7 +23,8 @@ def stop(error: InputError) -> NoReturn:
     # all: the lines of several processes must not run into each other.
     sys.stderr.write(f"error: {str(error).splitlines()[-1].removeprefix('errors.InputError: ')}\n")
     distributed = sys.modules.get("torch.distributed")  # not imported for a mistake that was found before torch was needed
-    if distributed and distributed.is_initialized():
+    # A loading process that is still starting would find this one's semaphores gone, and say so with a traceback.
+    if multiprocessing.active_children() or (distributed and distributed.is_initialized()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
