@@ -201,3 +201,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+    except BrokenPipeError:  # whoever read the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
