@@ -469,6 +469,11 @@ def test_unknown_losses_and_schedules_are_refused():
         "maxsup_loss.py": ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/segmentation", "Tasks/tabular", "Tasks/text"),
         "archives.py": ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet"),
         "foreign.py": ("Deit", "Conv/common_resnet", "Conv/ffcv"),
+        "image_mode.py": ("Deit/data", "Conv/common_resnet/data", "viz/images"),
+        "checksums.py": (
+            *("Deit", "Conv/common_resnet", "Conv/ffcv", "viz/checkpoints"),
+            *("Tasks/segmentation", "Tasks/tabular", "Tasks/text"),
+        ),
         **dict.fromkeys(
             ("checkpoint.py", "distillation.py", "distributed.py", "errors.py", "run_folder.py"), ("Deit", "Conv/common_resnet")
         ),
