@@ -70,6 +70,7 @@ def fill_in(args: argparse.Namespace) -> None:
         args.mixup, args.cutmix, args.cutmix_minmax = 0.0, 0.0, None
     if (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax) and args.batch_size % 2 and not args.eval:
         raise InputError(f"--batch-size {args.batch_size}: mixup pairs the images of a batch, so it must be even")
+    torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

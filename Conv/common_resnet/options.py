@@ -198,6 +198,7 @@ def fill_in(args: argparse.Namespace) -> None:
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
     name = args.data_path.name if args.data == "folder" else args.data
     args.output_dir = args.output_dir or Path("output") / f"{name}-{args.model}-{args.loss}"
+    torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

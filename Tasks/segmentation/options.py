@@ -197,6 +197,7 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.sync_bn and args.device == "cpu":
         raise InputError("--sync-bn: PyTorch synchronises batch norm on GPUs only")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+    torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
