@@ -62,6 +62,7 @@ def train_one_epoch(
         seed_everything(seed, epoch, step, distributed.rank())  # of mixup and dropout: a resumed run needs no history
         if mixup is not None:
             images, targets = mixup(images, targets)
+        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
         with autocast(device, amp):
             output = model(images)
             logits, *more = output if isinstance(output, tuple) else (output,)
@@ -73,7 +74,6 @@ def train_one_epoch(
         if mixup is None:
             right += (logits.argmax(1) == targets).sum()
 
-        optimizer.zero_grad()
         scaler.scale(loss).backward()
         if clip_grad is not None:
             scaler.unscale_(optimizer)

@@ -300,8 +300,12 @@ def say_setup(model: nn.Module, loader, val_images: int, start_epoch: int, args)
 
 if __name__ == "__main__":
     try:
-        main(get_parser().parse_args())
+        args = get_parser().parse_args()
+        main(args)
     except InputError as error:
         errors.stop(error)
+    except RuntimeError as error:
+        errors.stop_if_memory_is_full(error, f"--batch-size {args.batch_size}")
+        raise
     except KeyboardInterrupt:
         sys.exit("interrupted; --resume auto continues after the last finished epoch")

@@ -65,6 +65,7 @@ def train_one_epoch(
             images, targets = mixing(images, targets, epoch, step)
         if stored:
             stored.at(order[step])
+        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
         with autocast(data.device, amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
@@ -75,7 +76,6 @@ def train_one_epoch(
         losses.append(loss.detach())
         if not mixing:
             right += (logits.detach().argmax(1) == targets).sum()
-        optimizer.zero_grad()
         loss.backward()
         if clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)

@@ -31,6 +31,15 @@ def stop(error: InputError) -> NoReturn:
     sys.exit(1)
 
 
+def stop_if_memory_is_full(error: RuntimeError, batch: str) -> None:
+    """End with one line if PyTorch found no room, on a GPU or in this machine; `batch` is the option and its value."""
+    on_gpu = type(error).__name__ == "OutOfMemoryError"
+    if on_gpu or "DefaultCPUAllocator" in str(error):
+        where = "the GPU's memory" if on_gpu else "this machine's memory"
+        more = ", mixed precision, or a GPU that no other process uses" if on_gpu else ""
+        stop(InputError(f"{where} is full at {batch}: try half of it{more}"))
+
+
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: object) -> None:
     """A package that is not installed is the user's to mend, too."""
     if isinstance(error, ModuleNotFoundError):

@@ -33,7 +33,7 @@ from maxsup_loss import make_loss
 from mixing import Mixing
 from models import bare_model, classifier, create_model, model_facts, sync_batch_norm, wrap
 from optimizer import build_optimizer, freeze_backbone, rate
-from options import fill_in, get_parser
+from options import cpu_has_bf16, fill_in, get_parser
 from resume import restore
 from teacher import build_distillation
 
@@ -44,6 +44,8 @@ def main(args: argparse.Namespace) -> None:
         return test(args)
     description = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     distributed.start(args.device)
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        say("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
     continued = run_folder.claim(args.output_dir, args.resume, args.overwrite)
@@ -117,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
     say_setup(model, train_data, val_data, start_epoch, args)
     mixing = Mixing(args.mixup_alpha, args.cutmix_alpha, len(classes), args.seed)
     distillation = build_distillation(args, train_data)
-    wrapped = wrap(model, args.loss == "zipf", args.compile, args.device)
+    wrapped = wrap(model, args.loss == "zipf", args.compile, args.device, args.in_memory)
     if not continued:
         run_folder.remove_checkpoint(args.output_dir)
     log = run_folder.Log(args.output_dir, start_epoch if continued else 0)
@@ -232,8 +234,12 @@ def say_epoch(line: dict, seconds_left: float, epochs: int) -> None:
 
 if __name__ == "__main__":
     try:
-        main(get_parser().parse_args())
+        args = get_parser().parse_args()
+        main(args)
     except InputError as error:
         errors.stop(error)
+    except RuntimeError as error:
+        errors.stop_if_memory_is_full(error, f"--batch-size {args.batch_size}")
+        raise
     except KeyboardInterrupt:
         raise SystemExit("interrupted; --resume auto goes on after the last finished epoch")

@@ -57,6 +57,7 @@ def train_one_epoch(
             group["lr"] = rate * rate_factor(epoch, step / steps, lr, training.epochs)
         if mixing:
             images, targets = mixing(images, targets, epoch, step)
+        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
         with autocast(batches.device, training.amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
@@ -64,7 +65,6 @@ def train_one_epoch(
         losses.append(loss.detach())
         if not mixing:
             right += (logits.argmax(1) == targets).sum()
-        optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -41,10 +41,17 @@ def main(argv: list[str] | None = None) -> None:
     config, command = options.read(argv)
     device = settle(config.training)
     distributed.start(device.type)
-    if command.eval:
-        evaluate_checkpoint(config, command.resume, device)
-    else:
-        train(config, command, device)
+    if config.training.amp == "bf16" and device.type == "cpu" and not options.cpu_has_bf16():
+        say("training.amp=bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, off, is faster here")
+    try:
+        if command.eval:
+            evaluate_checkpoint(config, command.resume, device)
+        else:
+            train(config, command, device)
+    except RuntimeError as error:
+        section = "validation" if command.eval else "training"
+        errors.stop_if_memory_is_full(error, f"{section}.batch_size={getattr(config, section).batch_size}")
+        raise
     distributed.stop()
 
 

@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
     )
     add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
     add("--seed", type=int, default=0, help="seed of the choice which ones those are")
-    add("--num-workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
+    add("--num-workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
     add("--overwrite", action="store_true", help="replace --output where it exists")
     args = parser.parse_args()
     for name, low, high in (

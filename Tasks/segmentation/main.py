@@ -23,7 +23,7 @@ from engine import LogitsGrid, evaluate, train_one_epoch
 from layouts import IGNORE
 from maxsup_loss import make_loss
 from models import create_model, start_from
-from options import fill_in, get_parser, rate, settle_length
+from options import cpu_has_bf16, fill_in, get_parser, rate, settle_length
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
@@ -36,6 +36,8 @@ LARGEST_LOGITS = 2**34  # bytes: the file is gathered in memory
 def main(args) -> None:
     fill_in(args)
     distributed.start(args.device)
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        say("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
     train(args)
     distributed.stop()
 
@@ -249,8 +251,12 @@ def say_epoch(line: dict, seconds_left: float, args) -> None:
 
 if __name__ == "__main__":
     try:
-        main(get_parser().parse_args())
+        args = get_parser().parse_args()
+        main(args)
     except InputError as error:
         errors.stop(error)
+    except RuntimeError as error:
+        errors.stop_if_memory_is_full(error, f"--batch-size {args.batch_size}")
+        raise
     except KeyboardInterrupt:
         raise SystemExit("interrupted; --resume auto goes on after the last finished epoch")

@@ -15,6 +15,11 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        sys.stderr.write("error: the GPU's memory is full: try half of --batch-size, or a GPU that no other process uses\n")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; --resume auto continues after the last finished epoch\n")
         sys.exit(130)

@@ -22,7 +22,7 @@ from data import Texts, open_reviews, open_text, read_embeddings
 from engine import evaluate, train_one_epoch
 from maxsup_loss import make_loss
 from models import MODELS
-from options import fill_in, get_parser
+from options import cpu_has_bf16, fill_in, get_parser
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "max_tokens", "amp", "device")
@@ -31,6 +31,8 @@ SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "max_to
 def main(words: list[str] | None = None) -> None:
     args = get_parser().parse_args(words)
     fill_in(args)
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        print("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
     start = time.perf_counter()
     read = open_reviews if args.model == "lstm" else open_text
     texts = read(args.data_path, args.max_tokens, args.vocabulary)
