@@ -47,12 +47,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def say(text: str) -> None:
-    """Print in the main process, at once."""
-    if is_main():
-        print(text, flush=True)
-
-
 def is_local_main() -> bool:
     """Whether this is the first process of its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0" or not dist.is_initialized()

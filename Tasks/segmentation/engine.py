@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from errors import InputError
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -148,10 +149,19 @@ class LogitsGrid:
             grid[:, : part.shape[1], : part.shape[2]] = part
             targets[: part.shape[1], : part.shape[2]] = labels[half::step, half::step]
         number = torch.tensor(-1 if index is None else index, device=self.device)
-        gathered = zip(*(distributed.gather(x) for x in (number, grid, targets)), strict=True)
+        gathered = zip(*(gather(x) for x in (number, grid, targets)), strict=True)
         for row, one, other in gathered if distributed.is_main() else ():
             if row >= 0:
                 self.logits[row], self.labels[row] = one.cpu(), other.cpu()
+
+
+def gather(x: Tensor) -> list[Tensor]:
+    """One tensor of the same shape from each process, in the main process; an empty list in the others."""
+    if not dist.is_initialized():
+        return [x]
+    parts = [torch.empty_like(x) for _ in range(distributed.world_size())] if distributed.is_main() else None
+    dist.gather(x, parts)
+    return parts or []
 
 
 def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> tqdm:

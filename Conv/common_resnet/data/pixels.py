@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import distributed
 from data.folders import Archive, Folder, open_folder
+from data.image_mode import to_rgb
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 TRAIN_DIGITS = 1400  # the first ones; the last 397 were written by other people
@@ -116,9 +117,7 @@ def _decode(images: Folder | Archive, size: int) -> Pixels:
             with Image.open(images.file(row)) as picture:
                 if picture.size != (size, size):
                     raise InputError(f"{source}: {name} has {picture.width}x{picture.height} pixels, not {size}x{size}")
-                if picture.mode.startswith(("I", "F")):
-                    raise InputError(f"{source}: {name} has more than 8 bits per channel")
-                pixels[row] = np.asarray(picture.convert("RGB"))
+                pixels[row] = np.asarray(to_rgb(picture))
         except InputError:
             raise
         except Exception as error:  # a damaged image can fail in many ways
