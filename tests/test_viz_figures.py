@@ -17,6 +17,7 @@ from subprojects import Subproject
 SUBPROJECT = viz = Subproject("viz")
 architectures = viz.load("checkpoints.models")
 features, gradcam, transfer = viz.load("features"), viz.load("gradcam"), viz.load("transfer")
+grad_cam = viz.load("drawing.grad_cam")
 linear_transfer, projection = viz.load("metrics.linear_transfer"), viz.load("drawing.projection")
 load_checkpoint = viz.load("checkpoints.read").load_checkpoint
 InputError = viz.load("common.errors").InputError
@@ -78,7 +79,9 @@ def test_table_1_and_figure_1(models, tmp_path, monkeypatch):
 POINTS = """
 import sys; sys.path.insert(0, {viz!r})
 import features, torch
-features.projection.draw = lambda planes, path: torch.save(planes["one"]["points"], path)
+from drawing import projection
+from types import SimpleNamespace
+projection.panels = lambda planes: SimpleNamespace(save=lambda path: torch.save(planes["one"]["points"], path))
 features.main()
 """
 
@@ -211,7 +214,7 @@ def test_transfer_command(models, tmp_path, monkeypatch):
     assert row["train_images"] == 1400 and row["test_images"] == 397
     with pytest.raises(InputError, match="transfer to what"):
         call(transfer, monkeypatch, "--checkpoint", models / "one.pth", "--output", tmp_path)
-    with pytest.raises(InputError, match="--strengths 0.0: numbers above 0"):
+    with pytest.raises(InputError, match="--strengths 0: a number from"):
         call(transfer, monkeypatch, "--checkpoint", models / "one.pth", *words[:-2], 0)
 
 
@@ -221,9 +224,9 @@ def test_grad_cam_by_hand(models, tmp_path):
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
     checkpoint = load_checkpoint(models / "one.pth", input_size=16)
-    (panel,) = gradcam.explain_all(checkpoint, [picture], "7", "cpu", "one")
-    model = gradcam.build_model(checkpoint)
-    shown = gradcam.normalise(gradcam.transform(checkpoint.facts)(picture)[None], checkpoint.facts)
+    (panel,) = grad_cam.explain_all(checkpoint, [picture], "7", "cpu", "one")
+    model = grad_cam.build_model(checkpoint)
+    shown = grad_cam.normalise(grad_cam.transform(checkpoint.facts)(picture)[None], checkpoint.facts)
     kept = []
     model.layer3.register_forward_hook(lambda layer, inputs, output: kept.append(output))
     logits = model(shown)
@@ -245,7 +248,7 @@ def test_grad_cam_by_hand(models, tmp_path):
 def test_grad_cam_finds_a_layer(library, name, size):
     """Transformers, also hierarchical ones, and ConvNets: a map of the image."""
     model = architectures.create(library, name, 5)
-    layer, to_map = gradcam.layer_of_maps(model, size, "cpu")
+    layer, to_map = grad_cam.layer_of_maps(model, size, "cpu")
     kept = []
     layer.register_forward_hook(lambda layer, inputs, output: kept.append(output))
     with torch.inference_mode():
