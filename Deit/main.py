@@ -7,7 +7,7 @@ The paper's, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /
 import time
 from pathlib import Path
 
-from errors import InputError, say
+from errors import InputError, is_first, say
 
 from options import fill_in, get_parser
 
@@ -100,7 +100,7 @@ def train(args) -> None:
     wrapped = wrap(model, args.loss == "zipf", args.device, args.compile)
     kept_epochs = start_epoch if resume == output / checkpoint.NAME else 0
     log = run_folder.Log(output, kept_epochs)
-    board = TensorBoard(output, kept_epochs) if args.tensorboard and distributed.is_main() else None
+    board = TensorBoard(output, kept_epochs) if args.tensorboard and is_first() else None
     inputs = {"input_size": args.input_size, "mean": args.mean, "std": args.std, "interpolation": "bicubic", "crop_ratio": ratio}
     source = {"data": CIFARS[args.data_set].__name__.lower() if args.data_set in CIFARS else None, "data_path": args.data_path}
     facts = checkpoint.facts(model=args.model, library="timm", num_classes=args.num_classes, **inputs, **source)
@@ -124,7 +124,7 @@ def train(args) -> None:
                 averaged.to(memory)
         scheduler.step(epoch + 1)
         check_weights(model, epoch, line.get("val_loss", 0))
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
@@ -182,7 +182,7 @@ def open_splits(args, **transforms) -> list[Images]:
         for note in sum((images.notes for images in sets), []):
             say(note)
         if args.cache and distributed.is_local_main():
-            warning = warm(*(images.root for images in sets), show=distributed.is_main())
+            warning = warm(*(images.root for images in sets), show=is_first())
             if warning:
                 print(warning, flush=True)
     return sets

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, complains, run
 from subprojects import Subproject
 from test_tasks_segmentation import QUICK, write_scenes
-from training import CONV_QUICK, DEIT, PLAIN, assert_same, load, log
+from training import CONV_QUICK, DEIT, PLAIN, assert_same, load, log, torchrun
 
 SUBPROJECT = DEIT
 states, run_folder, errors = (DEIT.load(name) for name in ("states", "run_folder", "errors"))
@@ -99,6 +99,14 @@ def test_a_second_run_in_a_folder_is_refused(trainer, tmp_path):
     assert str(tmp_path / "run") in message and not (tmp_path / "run/log.jsonl").exists()
 
 
+def test_of_two_processes_the_one_that_writes_says_what_is_wrong(few, tmp_path):
+    """The other one finds its neighbour gone, which is no news."""
+    with run_folder.locked(tmp_path):
+        result = torchrun(2, *PLAIN, "--data-path", few, "--batch-size", 16, "--epochs", 1, "--output_dir", tmp_path)
+    assert result.returncode != 0 and result.stderr.count("error: --output_dir") == 1, result.stderr
+    assert "closed by peer" not in result.stderr and 'main.py", line' not in result.stderr
+
+
 def test_a_killed_run_keeps_no_lock(tmp_path):
     """Its loading processes, which it leaves behind, do not hold it either; and what it has half written is removed."""
     holder = (
@@ -160,6 +168,8 @@ def test_a_flipped_bit_is_noticed_wherever_it_is_in_the_weights(tmp_path, capsys
     assert "has no checksums, so damage to it cannot be seen" in capsys.readouterr().out
 
 
+NESTED = []
+NESTED.append(NESTED)
 WRONG = {
     "a tensor for a dict": ("optimizer", torch.ones(2), "optimizer holds something else"),
     "a list": ("args", [1], "args holds something else"),
@@ -169,6 +179,8 @@ WRONG = {
     "numbers for names": ("classes", [1, 2], "classes holds something else"),
     "text for a tensor": ("model", {"weight": "w"}, "model holds something else"),
     "a tensor among the options": ("args", {"lr": torch.ones(3)}, "args holds something else"),
+    "lists without end": ("args", {"lr": NESTED}, "args holds something else"),
+    "a number of 200 digits": ("args", {"lr": 10**200}, "args holds something else"),
     "empty shells": ("model", {"weight": torch.ones(2, 3, device="meta")}, "empty shells"),
     "sparse": ("optimizer", {"state": {0: torch.ones(2).to_sparse()}}, "sparse tensors"),
 }

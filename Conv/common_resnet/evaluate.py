@@ -10,7 +10,7 @@ import json
 import math
 from pathlib import Path
 
-from errors import InputError, say
+from errors import InputError, is_first, say
 
 from evaluate_options import check_options, get_parser, within
 
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     say(f"{facts['model']} on {metrics['images']:,} images of {data}: {line(metrics)}")
     if args.corruptions is not None:
         result |= corrupted(model, images, facts, args.corruptions, args.batch_size)
-    if args.output and distributed.is_main():
+    if args.output and is_first():
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
         states.write_whole(args.output, lambda file: file.write(text.encode()))
     distributed.stop()

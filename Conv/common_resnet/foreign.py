@@ -15,7 +15,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from errors import InputError, say
+from errors import InputError, is_first, say
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def download(url: str) -> Path:
         socket.setdefaulttimeout(SECONDS)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), found and found.group(1), progress=distributed.is_main())
+            torch.hub.download_url_to_file(url, str(path), found and found.group(1), progress=is_first())
         except RuntimeError as error:  # the checksum; the name's is the one that is expected
             raise InputError(f"{url}: {error}; it is damaged, or another file than its name says, and was not kept")
         except urllib.error.HTTPError as error:
@@ -171,7 +171,8 @@ def find_facts(state: dict, source: str) -> tuple[dict, bool]:
             if right(args[key]):
                 facts[key] = args[key]
             elif ours:
-                raise InputError(f"{source}: its {key} is {str(args[key])[:80]!r}, which means nothing")
+                shown = f"{args[key]!s:.80}" if states.is_plain(args[key]) else type(args[key]).__name__
+                raise InputError(f"{source}: its {key} is {shown!r}, which means nothing")
     return facts, ours
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from errors import InputError, say
+from errors import InputError, is_first, say
 
 from options import fill_in, get_parser
 
@@ -138,7 +138,7 @@ def train(args: argparse.Namespace) -> None:
                 metrics, *_ = evaluate(ema.module, val_data, len(classes), args.batch_size, args.amp)
                 line |= {f"ema_{key}": value for key, value in metrics.items()}
         check_weights(model, line.get("val_loss", 0.0), epoch)
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)

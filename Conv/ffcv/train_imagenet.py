@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from errors import InputError, say
+from errors import InputError, is_first, say
 
 import options
 
@@ -120,7 +120,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     batches = data.train_images(train_file, training, config.augmentation, threads, config.data.in_memory, device)
     val_batches = data.val_images(val_file, config.validation, threads, device)
     say_setup(model, batches, train_file, val_file, start_epoch, global_batch, rate, config)
-    if distributed.is_main():
+    if is_first():
         text = json.dumps(options.plain(config), indent=1) + "\n"
         states.write_whole(output / "params.json", lambda file: file.write(text.encode()))
     mixing = Mixing(config.augmentation.mixup_alpha, config.augmentation.cutmix_alpha, num_classes, training.seed)
@@ -137,7 +137,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
         metrics = evaluate(model, val_batches, config.validation, training.amp, device)
         line |= {f"val_{key}": value for key, value in metrics.items()}
         check_weights(model, line["val_loss"], epoch)
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from errors import InputError
+from errors import InputError, is_first
 
 import torch
 import torch.distributed as dist
@@ -135,7 +135,7 @@ class LogitsGrid:
     def __init__(self, images: int, classes: int, size: tuple[int, int], stride: int, device: str):
         self.stride, self.device = stride, device
         self.shape = (classes, *(len(range(stride // 2, side, stride)) for side in size))
-        if distributed.is_main():
+        if is_first():
             self.logits = torch.zeros(images, *self.shape)
             self.labels = torch.full((images, *self.shape[1:]), IGNORE, dtype=torch.int64)
 
@@ -150,7 +150,7 @@ class LogitsGrid:
             targets[: part.shape[1], : part.shape[2]] = labels[half::step, half::step]
         number = torch.tensor(-1 if index is None else index, device=self.device)
         gathered = zip(*(gather(x) for x in (number, grid, targets)), strict=True)
-        for row, one, other in gathered if distributed.is_main() else ():
+        for row, one, other in gathered if is_first() else ():
             if row >= 0:
                 self.logits[row], self.labels[row] = one.cpu(), other.cpu()
 
@@ -159,7 +159,7 @@ def gather(x: Tensor) -> list[Tensor]:
     """One tensor of the same shape from each process, in the main process; an empty list in the others."""
     if not dist.is_initialized():
         return [x]
-    parts = [torch.empty_like(x) for _ in range(distributed.world_size())] if distributed.is_main() else None
+    parts = [torch.empty_like(x) for _ in range(distributed.world_size())] if is_first() else None
     dist.gather(x, parts)
     return parts or []
 
@@ -175,5 +175,5 @@ def progress(batches: Iterable, title: str, steps: int, images_per_step: int) ->
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )

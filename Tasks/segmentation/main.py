@@ -9,7 +9,7 @@ import math
 import time
 from pathlib import Path
 
-from errors import InputError, say
+from errors import InputError, is_first, say
 
 from options import fill_in, get_parser, rate, settle_length
 
@@ -100,7 +100,7 @@ def train(args) -> None:
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             metrics = evaluate(model, splits["val"], args)
             line |= {f"val_{key}": value for key, value in metrics.items() if key != "iou"}
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
@@ -108,7 +108,7 @@ def train(args) -> None:
             checkpoint.save(args.output_dir / checkpoint.NAME, model, None, parts, classes, epoch, args.seed, options)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args)
     metrics = evaluate(model, splits["test"], args, grid)
-    if distributed.is_main():
+    if is_first():
         write_test(metrics, grid, classes, splits["test"].images, args)
     distributed.barrier()  # nobody leaves before the last file is on the disk
 

@@ -94,7 +94,7 @@ def check(state: dict, path: Path) -> dict:
     wrong += ["classes"] * ("classes" not in wrong and not all(isinstance(name, str) for name in state.get("classes", ())))
     wrong += ["model_ema"] * (not isinstance(state.get("model_ema"), dict | None))
     wrong += ["model"] * (not all(isinstance(value, Tensor) for value in state["model"].values()))
-    wrong += ["args"] * bool(tensors(state.get("args")))
+    wrong += ["args"] * ("args" not in wrong and not is_plain(state.get("args")))
     if wrong:
         raise InputError(f"{path}: not a checkpoint of this project's form: {', '.join(wrong)} holds something else")
     return state
@@ -161,14 +161,22 @@ def _check_memory(optimizer: torch.optim.Optimizer) -> None:
 
 def tensors(content: object) -> list[Tensor]:
     """All tensors in nested dicts and lists."""
-    found, left = [], [content]
+    found, left, seen = [], [content], set()
     while left:
         one = left.pop()
         if isinstance(one, Tensor):
             found.append(one)
-        elif isinstance(one, dict | list | tuple):
+        elif isinstance(one, dict | list | tuple) and id(one) not in seen:  # a list may hold itself
+            seen.add(id(one))
             left.extend(one.values() if isinstance(one, dict) else one)
     return found
+
+
+def is_plain(value: object, depth: int = 5) -> bool:
+    """Whether a value is text, a number or None, or dicts and lists of them that are not nested deeply: it can be printed."""
+    if isinstance(value, dict | list | tuple):
+        return depth > 0 and all(is_plain(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str | float | None) or (isinstance(value, int) and abs(value) < 10**100)
 
 
 def _reason(error: Exception) -> str:

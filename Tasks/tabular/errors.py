@@ -59,6 +59,9 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     """What an exception that nobody catches prints."""
     if isinstance(error, InputError):
         stop(error)
+    elif isinstance(error, RuntimeError) and "closed by peer" in str(error):
+        time.sleep(5)  # another process has gone, and has said why; torchrun ends this one
+        os._exit(1)
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted; --resume auto continues a training after its last finished epoch\n")
     elif isinstance(error, ModuleNotFoundError):

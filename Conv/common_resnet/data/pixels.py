@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, is_first
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from tqdm import tqdm
 
-import distributed
 from data.folders import Archive, Folder, open_folder
 from data.image_mode import to_rgb
 
@@ -110,7 +109,7 @@ def _decode(images: Folder | Archive, size: int) -> Pixels:
     """All images of a split."""
     source = images.root
     pixels = np.empty((len(images), size, size, 3), np.uint8)
-    hidden = None if distributed.is_main() else True
+    hidden = None if is_first() else True
     for row in tqdm(range(len(images)), f"reading {source}", unit=" images", leave=False, disable=hidden, delay=2):
         name = images.name(row)
         try:
