@@ -3,7 +3,7 @@
 import math
 import time
 
-from errors import InputError
+from errors import InputError, is_first
 
 import torch
 import torch.nn.functional as F
@@ -170,5 +170,5 @@ def progress(loader: DataLoader, title: str, images_per_step: int) -> tqdm:
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )

@@ -235,12 +235,12 @@ def test_a_long_tail_and_coarse_labels(tmp_path):
 
 ATTEMPTS = """
 import json, sys
-from evaluate import InputError, main as evaluate
+from evaluate import InputError, get_parser as evaluate_parser, main as evaluate
 from train import get_parser, main as train
 def attempt(script, words):
     try:
         sys.argv = [script, *words]
-        train(get_parser().parse_args()) if script == "train.py" else evaluate()
+        train(get_parser().parse_args()) if script == "train.py" else evaluate(evaluate_parser().parse_args())
     except InputError as error:
         return str(error)
 print("MESSAGES" + json.dumps([attempt(*one) for one in json.load(sys.stdin)]))
@@ -317,7 +317,7 @@ def test_options_that_mean_nothing(tmp_path, digits_run):
         refused(f"--checkpoint {tmp_path / f'odd_{name}.pth'}", f"odd_{name}.pth", script="evaluate.py")
     ruined = {key: value * float("nan") if value.is_floating_point() else value for key, value in state["model"].items()}
     torch.save(state | {"model": ruined}, tmp_path / "ruined.pth")
-    refused(f"--checkpoint {tmp_path / 'ruined.pth'}", "ruined.pth: the loss is nan", script="evaluate.py")
+    refused(f"--checkpoint {tmp_path / 'ruined.pth'}", "numbers that are not finite", script="evaluate.py")
     refused(own + f"--output {tmp_path / 'nowhere/r.json'}", "--output", "a folder that exists", script="evaluate.py")
 
     attempts = json.dumps([(script, words) for script, words, _ in wanted])

@@ -100,7 +100,14 @@ def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
 def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
     """SIGKILL in the middle of the paper's row, then the same command: what it leaves equals a run that nothing disturbed."""
     words = [*SMALL, *files(ffcv_files), "--training.epochs=4", "--model.blurpool=0"]
-    train("--config", FOLDER / "configs/rn18_ols.yaml", *words, "--data.num_workers=2", f"--logging.folder={tmp_path}/whole")
+    train(
+        "--config",
+        FOLDER / "configs/rn18.yaml",
+        "--loss=ols",
+        *words,
+        "--data.num_workers=2",
+        f"--logging.folder={tmp_path}/whole",
+    )
     environment = {**os.environ, "LOSSES": "ols", "OUTPUT": str(tmp_path), "PYTHON": sys.executable, "ARCH": "rn18", "GPUS": "1"}
     command, broken = ["bash", str(FOLDER / "train.sh"), *words], tmp_path / "rn18_ols"
     with open(tmp_path / "printed", "w") as printed:

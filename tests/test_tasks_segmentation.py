@@ -21,7 +21,7 @@ from subprojects import Subproject
 
 SUBPROJECT = seg = Subproject("Tasks/segmentation")
 main, options, data, engine = (seg.load(name) for name in ("main", "options", "data", "engine"))
-layouts, models, metrics, checkpoint = (seg.load(name) for name in ("layouts", "models", "metrics", "checkpoint"))
+layouts, models, metrics, states = (seg.load(name) for name in ("layouts", "models", "metrics", "states"))
 uncertainty_maps = seg.load("uncertainty_maps")
 InputError = seg.load("errors").InputError
 make_loss = seg.load("maxsup_loss").make_loss
@@ -539,7 +539,7 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     figure = tmp_path / "maps.png"
     own = trained / "checkpoint.pth"
     words = ["--checkpoint", own, own, "--names", "A", "B", "--data-path", scenes, "--image", "3.jpg", "--output", figure]
-    args = uncertainty_maps.get_parser().parse_args([str(word) for word in words])
+    args = uncertainty_maps.get_maps_parser().parse_args([str(word) for word in words])
     uncertainty_maps.main(args)
     with Image.open(figure) as image:
         assert image.width > 900 and len(image.convert("RGB").getcolors(10**6)) > 100
@@ -548,7 +548,7 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     args.overwrite, args.image = True, "9"
     with pytest.raises(InputError, match="the test images have the numbers 0 to 4"):
         uncertainty_maps.main(args)
-    maps = uncertainty_maps.maps_of(checkpoint.load(own), own, args.__class__(**vars(args) | {"image": "0"}))
+    maps = uncertainty_maps.maps_of(states.read(own), own, args.__class__(**vars(args) | {"image": "0"}))
     truth = np.asarray(Image.open(scenes / "testannot/0.png"))
     assert np.array_equal(maps["truth"], np.where(truth == 11, 255, truth))
     assert np.array_equal(maps["errors"], (maps["prediction"] != truth) & (truth != 11))

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 
-from errors import InputError
+from errors import InputError, is_first
 
 import torch
 import torch.nn.functional as F
@@ -173,5 +173,5 @@ def progress(batches: Iterable, title: str, steps: int, images_per_step: int) ->
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )

@@ -9,13 +9,10 @@ import torchvision
 from torch import Tensor, nn
 
 import distributed
+from catalogue import CIFAR, DENSENETS, NAMES
 from cifar_densenet import cifar_densenet
-from cifar_resnet import DEPTHS, CifarResNet
+from cifar_resnet import CifarResNet
 
-CIFAR = {f"resnet{depth}": depth for depth in DEPTHS}
-DENSENETS = ("densenet_bc100",)
-TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
-NAMES = (*TORCHVISION, *CIFAR, *DENSENETS)
 SMALL = 64  # images up to this many pixels would be two pixels wide after the ImageNet stem and five stages
 
 

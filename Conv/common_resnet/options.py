@@ -7,14 +7,9 @@ from pathlib import Path
 
 from errors import InputError
 
-import torch
-
 import torchvision_flags
+from catalogue import LARGEST_IN_MEMORY, LOSSES, NAMES, SMALL, SOURCES, Source, need_path
 from command_line import Parser, add_option
-from data import SMALL, SOURCES, Source, need_path
-from data.folders import LARGEST_IN_MEMORY, common_size
-from maxsup_loss import LOSS_NAMES
-from models import NAMES
 
 # The cores that this process may use, which taskset and clusters limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -23,8 +18,9 @@ CPU_INFO = Path("/proc/cpuinfo")
 OF_DATA = "epochs batch_size lr weight_decay sched decay_epochs warmup_epochs mean std flip padding".split()
 # Smallest and largest values that mean something.
 RANGES = {
-    **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**9)),
-    **dict.fromkeys(("seed", "warmup_epochs", "num_workers"), (0, 2**32 - 1)),
+    **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**6)),
+    **dict.fromkeys(("seed", "warmup_epochs"), (0, 2**32 - 1)),
+    "num_workers": (0, 1024),
     **dict.fromkeys(("padding", "cutout"), (0, 4096)),
     "width": (2, 4096),
     **dict.fromkeys(("momentum", "random_erase", "label_noise", "distillation_alpha"), (0, 1)),
@@ -57,7 +53,7 @@ def get_parser() -> Parser:
         add_option(parser, group, name, *others, **options)
 
     group = parser.add_argument_group("loss and model")
-    add("--loss", choices=LOSS_NAMES, help="what is minimised; none: maxsup")
+    add("--loss", choices=LOSSES, help="what is minimised; none: maxsup")
     add("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
     add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha is constant")
     add("--prior", default="uniform", choices=("uniform", "frequency"), help="target of ls: 1/K, or the labels' frequencies")
@@ -136,6 +132,8 @@ def get_parser() -> Parser:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
+    import torch
+
     flags = torchvision_flags.translate(args)
     args.loss = args.loss or "maxsup"
     need_path(args.data, args.data_path)
@@ -252,6 +250,8 @@ def find_source(args: argparse.Namespace) -> Source:
     if args.data_path is not None:
         args.data_path = args.data_path.resolve()
     if args.data == "folder":
+        from data.folders import common_size
+
         side = common_size(args.data_path)
         args.in_memory = side is not None and args.input_size in (None, side)
         source = replace(source, size=side, padding=side // 8) if args.in_memory else source

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from types import SimpleNamespace
 
-from errors import InputError
+from errors import InputError, is_first
 
 import numpy as np
 import torch
@@ -173,5 +173,5 @@ def progress(batches: Iterable, steps: int, title: str, images_per_step: int) ->
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )
