@@ -88,6 +88,25 @@ def test_architectures_are_recognised():
     assert "vit_tiny_patch16_224, and as well" in notes[0] and "deit_tiny_patch16_224" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "others"),
+    [
+        (
+            "deit_tiny_distilled_patch16_224",
+            96,
+            ["deit_tiny_patch16_224", "vit_tiny_patch16_224", "deit_small_distilled_patch16_224"],
+        ),
+        ("vit_tiny_patch16_384", 384, ["vit_tiny_patch16_224", "deit_tiny_patch16_224"]),
+        ("vit_tiny_patch16_224", 224, ["vit_tiny_patch16_384"]),
+    ],
+)
+def test_sizes_and_distillation_tokens_are_told_from_the_weights(name, size, others):
+    """Two classifiers and two tokens of a distilled DeiT; of models that differ in their size alone, the one of this size."""
+    weights = architectures.create("timm", name, 10, size).state_dict()
+    facts, *_ = recognise(weights, [("timm", other) for other in [*others, name]])
+    assert facts == {"library": "timm", "model": name, "num_classes": 10, "input_size": size}
+
+
 def test_deit_says_its_model(tmp_path):
     """An old DeiT checkpoint: its options are an argparse.Namespace, the one type beside plain ones that is let in."""
     weights = architectures.create("timm", "deit_tiny_patch16_224", 10).state_dict()
@@ -247,14 +266,14 @@ def test_a_trainers_facts_are_checked(small, tmp_path):
     args = dict(model="resnet18", library="torchvision", num_classes=5, input_size=64, crop_ratio=1.0, interpolation="bilinear")
     args |= dict(mean=[0.5] * 3, std=[0.5] * 3, data_path=None)
     for match, change in {
-        "its model 'resnet19' is not one of torchvision": {"model": "resnet19"},
-        "its model 7 is not": {"model": 7},
-        "interpolation is nearest": {"interpolation": "nearest"},
-        "mean is nan": {"mean": "nan"},
+        "its model is 'resnet19', not one of torchvision": {"model": "resnet19"},
+        "its model is 7, not one": {"model": 7},
+        "interpolation is 'nearest'": {"interpolation": "nearest"},
+        "mean is 'nan'": {"mean": "nan"},
         "crop_ratio is 2": {"crop_ratio": 2},
         "its weights do not fit resnet18: fc.weight is": {"num_classes": 6},
         "none of its weights has the 9,999,999 rows of its num_classes": {"num_classes": 9_999_999},
-        "superclasses are": {"superclasses": "animals"},
+        "superclasses is .animals., not class": {"superclasses": "animals"},
         "width is -1": {"library": "cifar", "model": "resnet20", "width": -1},
     }.items():
         with pytest.raises(InputError, match=match):

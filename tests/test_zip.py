@@ -240,7 +240,7 @@ def test_entries_that_are_refused(small_zips, tmp_path):
     write_zip(small_zips / "train.zip", {"train/a/1.jpg": image, "train/b/": b""})
     refused(r"no image in the class folder b", small_zips)
     write_zip(small_zips / "train.zip", {"train/a/1.jpg": image, "b/2.jpg": image})
-    refused(r"some paths begin with train/ and others do not, such as those in b", small_zips)
+    refused(r"some paths begin with train/ and others do not: 1, such as b/2.jpg", small_zips)
     write_zip(small_zips / "train.zip", {"train/a/" + "x" * 300 + ".jpg": image})
     refused(r"a path of 312 characters", small_zips)
     write_zip(small_zips / "train.zip", {"train/a/1.jpg": image})

@@ -6,13 +6,13 @@ fifth, by a fixed seed.
 """
 
 from common.errors import InputError
+from common.options import STRENGTHS
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-STRENGTHS = [10.0**power for power in range(-5, 3)]  # C: the larger, the weaker the penalty
 HELD_OUT = 0.2  # of the training images
 TRAIN_IMAGES = 10_000  # of measure.py: enough for its classes, and seconds
 STEPS = 5000  # iterations at most of a fit

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoints import inference
+from checkpoints import inference, torch_file
+from checkpoints.features import POINTS, class_sums
 from checkpoints.models import templates
-from checkpoints.read import Checkpoint, build_model, read
+from checkpoints.read import Checkpoint, args_of, build_model
 from drawing import projection
-from features import POINTS, class_sums
 from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
 from metrics.outputs import Outputs
@@ -59,7 +59,7 @@ class Run:
     @property
     def classes(self) -> list[str]:
         """Names in label order; "class 3" where the file has none."""
-        names = list(map(str, self.content.get("classes") or []))
+        names = self.content.get("classes") or []
         return names + [f"class {index}" for index in range(len(names), self.content["logits"].shape[1])]
 
     @property
@@ -70,30 +70,16 @@ class Run:
 def is_logits(path: Path) -> bool:
     """Whether a file holds logits rather than weights; a file that cannot be read is neither, and its reader says why."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:
+        content = torch_file.read(path, "checkpoint or logits file", memory_map=True)
+    except InputError:
         return False
     return isinstance(content, dict) and {"logits", "labels"} <= content.keys()
 
 
 def of_logits(method: str, path: Path, threshold: float) -> Run:
-    """A logits file. Raises InputError where its optional parts do not fit."""
     content = logits_file.load(path)
-    count, classes = content["logits"].shape
-    for key, wanted in (("paths", count), ("classes", classes)):
-        value = content.get(key)
-        if value is not None and not (
-            isinstance(value, list) and len(value) <= wanted and (key == "classes" or len(value) == wanted)
-        ):
-            raise InputError(f"{path}: its {key} are not a list of {wanted:,}")
-    features = content.get("features")
-    if features is not None and not (isinstance(features, Tensor) and features.ndim == 2 and len(features) == count):
-        raise InputError(f"{path}: its features are not a tensor ({count:,}, D)")
-    if features is not None and not (features.is_floating_point() and features.isfinite().all()):
-        raise InputError(f"{path}: its features are not finite floating-point numbers")
-    args = content.get("args")
     model = content.get("model")
-    return Run(method, path, threshold, content, _said(args), model if isinstance(model, str) else None)
+    return Run(method, path, threshold, content, _said(args_of(content)), model if isinstance(model, str) else None)
 
 
 def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_training_images: bool) -> Run:
@@ -105,8 +91,7 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
     content = inference.outputs(model, images, checkpoint.facts, title, ("logits", "labels", "features"), **loading)
     content["paths"] = [images.name(index) for index in range(len(images))]
     content["classes"] = images.classes or checkpoint.classes
-    said = _said(read(path).get("args"))
-    run = Run(method, path, args.threshold, content, said, checkpoint.facts["model"], checkpoint, images)
+    run = Run(method, path, args.threshold, content, _said(checkpoint.args), checkpoint.facts["model"], checkpoint, images)
     run.notes += [*checkpoint.notes, *images.notes]
     if with_training_images:
         _add_training_images(run, model, args, title)
@@ -139,9 +124,13 @@ def _unit(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features.double(), dim=1).float()
 
 
-def _said(args: object) -> dict:
-    args = vars(args) if isinstance(args, argparse.Namespace) else args
-    return {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)} if isinstance(args, dict) else {}
+def _said(args: dict) -> dict:
+    found = {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)}
+    return {key: value[:200] if isinstance(value, str) else value for key, value in found.items() if _can_be_said(value)}
+
+
+def _can_be_said(value: str | float) -> bool:
+    return isinstance(value, str) or abs(value) < 1e15  # JSON has no NaN, and Python prints no number of thousands of digits
 
 
 def check_comparable(runs: list[Run]) -> None:
