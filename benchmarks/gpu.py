@@ -21,21 +21,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import packs
 
 TOP = Path(__file__).resolve().parents[1]
-MODELS = {"deit_small": 3.5, "resnet50": 3.5, "mobilenet_v2": 2.5, "resnet18": 1.5, "resnet20": 1.5, "resnet32": 1.5}
+MODELS = {"deit_small": 4, "resnet50": 4, "mobilenet_v2": 3, "resnet18": 2, "resnet20": 2, "resnet32": 2}
 EXPERIMENTS = "cifar10-resnet20 cifar10-longtail-resnet32-50 cifar10-longtail-resnet32-100 cifar10-resnet20-paper cifar10-long"
 # Each part: minutes on a GPU, folders whose code it depends on, command; the table's file where it makes one is {table}.
 LOSS, STEP = "benchmarks/loss.py --json {table}", "benchmarks/train_step.py --json {table}"
 LOGITS, CIFAR = "benchmarks/logits.py --json {table} --data {images}", "benchmarks/cifar.py --json {table}"
 CONV, PYTEST = ["Conv/common_resnet"], "-m pytest -q -p no:cacheprovider tests/test_gpu.py -m gpu -rs"
 PARTS = {
-    "tests": (4, ["Deit", *CONV, "viz", "tests"], PYTEST),
-    "loss": (5, ["Deit"], f"{LOSS} --seconds 10"),
-    **{f"train_step {m}": (minutes, ["Deit", *CONV], f"{STEP} --models {m}") for m, minutes in MODELS.items()},
+    "tests": (6, ["Deit", *CONV, "viz", "tests"], PYTEST + " -n 4" * bool(find_spec("xdist"))),
+    "loss": (4, ["Deit"], f"{LOSS} --seconds 5"),
+    **{
+        f"train_step {model}": (minutes, ["Deit", *CONV], f"{STEP} --models {model} --steps {10 if minutes > 2 else 50}")
+        for model, minutes in MODELS.items()
+    },
     "logits": (2, ["viz"], f"{LOGITS} --workers {{cores}} --batch-size 256"),
     "cifar": (2, CONV, f"{CIFAR} --workers {{cores}}"),
 }
@@ -85,7 +89,7 @@ def measure(args, deadline: float) -> None:
     found = json.loads(results.read_text()) if results.exists() else {"parts": {}, "runs": {}}
     restore_runs(found["runs"])
     for name, (minutes, folders, command) in (TINY if args.cpu_rehearsal else PARTS).items():
-        key = {"gpu": gpu, "torch": torch.__version__, "code": digest(["benchmarks", *folders])}
+        key = {"gpu": gpu, "torch": torch.__version__, "code": digest([command.split()[0], *folders])}
         if key.items() <= found["parts"].get(name, {}).items():
             print(f"{name}: fresh")
             continue
@@ -117,7 +121,9 @@ def measure(args, deadline: float) -> None:
     words += ["--jobs", str(args.jobs), "--minutes", f"{minutes:.2f}"]
     print(f"runs: {' '.join(words)}", flush=True)
     status, said = run(words, deadline + 60, environment, args.output / "log.txt")
-    found["runs"] |= {str(file.relative_to(TOP)): file.read_text() for file in of_this_gpu(gpu)}
+    for file in (TOP / "results/runs").glob("*/*.json"):
+        if json.loads(file.read_text())["hardware"]["gpu"] == gpu:
+            found["runs"][str(file.relative_to(TOP))] = file.read_text()
     write(results, found)
     print(f"runs: {len(found['runs'])} of this GPU; {said[-1] if said else ''}\nresults: {results}")
     if status:
@@ -145,10 +151,10 @@ def run(words: list[str], deadline: float, environment: dict, log: Path) -> tupl
     return status, log.read_text(errors="replace")[start:].splitlines()[-40:]
 
 
-def digest(folders: list[str]) -> str:
-    """Of the Python files in some folders of the repository."""
-    content = hashlib.sha256()
-    for file in sorted(file for folder in folders for file in (TOP / folder).rglob("*.py")):
+def digest(names: list[str]) -> str:
+    """Of scripts, and of the Python files in folders, of the repository."""
+    content, paths = hashlib.sha256(), [TOP / name for name in names]
+    for file in sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))):
         content.update(file.read_bytes())
     return content.hexdigest()[:16]
 
@@ -164,11 +170,6 @@ def make_images(folder: Path, count: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         small = random.integers(0, 256, (94, 125, 3), dtype=np.uint8)
         Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=90)
-
-
-def of_this_gpu(gpu: str) -> list[Path]:
-    files = (TOP / "results/runs").glob("*/*.json")
-    return [file for file in files if json.loads(file.read_text()).get("hardware", {}).get("gpu") == gpu]
 
 
 def restore_runs(runs: dict[str, str]) -> None:

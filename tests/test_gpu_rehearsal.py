@@ -10,7 +10,7 @@ from conftest import ROOT, complains, run
 from subprojects import Subproject
 
 SUBPROJECT = benchmarks = Subproject("benchmarks")
-gpu, packs = benchmarks.load("gpu"), benchmarks.load("packs")
+gpu, packs, scale = (benchmarks.load(name) for name in ("gpu", "packs", "scale"))
 SCRIPT = ROOT / "benchmarks/gpu.sh"
 
 
@@ -81,3 +81,7 @@ def test_tables_and_runs_are_filled_in(tmp_path, monkeypatch):
     filled = json.loads(file.read_text())
     assert file.name == "gpu_train_step.json" and filled["rows"] == [[1], [2]] and "--models" not in filled["command"]
     assert (tmp_path / "results/runs/x/CE-seed0.json").exists() and not (tmp_path.parent / "evil.json").exists()
+
+
+def test_the_page_on_scale_is_that_of_the_tables():
+    assert scale.PAGE.read_text() == scale.page(), "python benchmarks/scale.py writes it anew"
