@@ -49,6 +49,7 @@ CASES = {
     "mobilenet_v2": Case("Conv/common_resnet", "mobilenet_v2", 224, 1000, (256, 8)),
     "resnet18": Case("Conv/common_resnet", "resnet18", 32, 10, (128, 32)),
     "resnet20": Case("Conv/common_resnet", "resnet20", 32, 10, (128, 128)),
+    "resnet32": Case("Conv/common_resnet", "resnet32", 32, 10, (256, 128)),
     "tiny_vit": Case("Deit", "test_vit", 32, 10, (8, 8)),  # these two: to try the script
     "tiny_resnet": Case("Conv/common_resnet", "resnet8", 8, 10, (8, 8)),
 }
@@ -59,7 +60,7 @@ COLUMNS += [("/ torchvision's loop", ".3f"), ("time / with cross-entropy", ".3f"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(CASES)[:5], choices=CASES, metavar="MODEL", help=" ".join(CASES))
+    parser.add_argument("--models", nargs="+", default=list(CASES)[:-2], choices=CASES, metavar="MODEL", help=" ".join(CASES))
     parser.add_argument("--steps", type=int, default=20, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each loop, one after the other; the first warms up")
     parser.add_argument("--batch-size", type=int, help="images per step; none: by the model")

@@ -122,7 +122,7 @@ def get_parser() -> Parser:
     add("--device", choices=("cuda", "cpu"), help="none: cuda where there is one")
     mixed = "mixed precision; none: bf16 on a GPU, off on a CPU"
     add("--amp", nargs="?", const="bf16", choices=("bf16", "off"), help=mixed)
-    add("--compile", switch=True, help="compile the model with torch.compile")
+    add("--compile", switch=True, help="compile the model; of small images on a GPU, as CUDA graphs")
     add("--sync-bn", switch=True, help="batch norm over the images of all processes")
     slower = "slower GPU kernels whose results never vary"
     add("--deterministic", "--use-deterministic-algorithms", switch=True, help=slower)
