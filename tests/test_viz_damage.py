@@ -315,3 +315,40 @@ def test_an_earlier_file_that_is_not_measures_is_kept(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="is not a file of viz/measure.py"):
             command(monkeypatch, "measure", "--input", logits_of(tmp_path), "--output", tmp_path / "m.json")
         assert (tmp_path / "m.json").read_bytes() == content
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_pictures_of_16_bits_are_scaled_and_of_unknown_range_refused(tmp_path, weights, monkeypatch):
+    """By an image folder and by Grad-CAM: one logits row for a picture of 8 bits and the same picture of 16."""
+    extract = viz.load("logits").extract
+    grey = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    for name, pixels in {
+        "a/8.png": grey,
+        "b/16.png": grey.astype(np.uint16) * 257,
+        "c/16.tif": grey.astype(np.uint16) * 257,
+    }.items():
+        path = tmp_path / "val" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(path)
+    checkpoint = checkpoint_of(tmp_path, weights)
+    found = extract(checkpoint, tmp_path)["logits"]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and found[0].std() > 0
+    for pixels, kind in ((grey.astype(np.float32), "floating-point numbers"), (grey.astype(np.int32), "32-bit integers")):
+        Image.fromarray(pixels).save(tmp_path / "val/c/16.tif")
+        with pytest.raises(InputError, match=f"val/c/16.tif: does not decode as an image .its pixels are {kind}, whose range"):
+            extract(checkpoint, tmp_path, num_workers=1)
+        words = ["--checkpoint", checkpoint, "--images", tmp_path / "val/c/16.tif", "--output", tmp_path / "cam.png"]
+        with pytest.raises(InputError, match=f"--images .*16.tif: does not decode as an image .its pixels are {kind}"):
+            command(monkeypatch, "gradcam", *words)
+    assert not (tmp_path / "cam.png").exists()
+
+
+def test_a_damaged_picture_of_an_odd_name_is_one_line_from_a_loading_process(tmp_path, weights):
+    for name in "abc":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        (tmp_path / "val" / name / f"{ODD}.png").write_bytes(b"no picture")
+    with pytest.raises(InputError) as error:
+        viz.load("logits").extract(checkpoint_of(tmp_path, weights), tmp_path, num_workers=1)
+    assert str(error.value).startswith(f"{tmp_path}/val/a/odd \\n'\" \\udce9") and "does not decode" in str(error.value)
