@@ -3,10 +3,12 @@
 import copy
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import nn
 
@@ -86,6 +88,15 @@ def test_gradients_are_clipped():
     assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(0.05, rel=1e-3)
 
 
+class Listed(list):
+    """Batches as FFCV's loop asks for them."""
+
+    device = torch.device("cpu")
+
+    def epoch(self, number, side):
+        return self
+
+
 @pytest.mark.parametrize("schedule, expected", [("step", [1, 1, 0.3, 0.3, 0.09]), ("cyclic", [0.25, 0.75, 5 / 6, 0.5, 1 / 6])])
 def test_ffcvs_loop_sets_the_rate_of_every_step(schedule, expected):
     """The rate at which the last of two steps is made, half an epoch in; step: times 0.3 every 2 epochs; cyclic: peak at 2."""
@@ -94,20 +105,89 @@ def test_ffcvs_loop_sets_the_rate_of_every_step(schedule, expected):
     generator = torch.Generator().manual_seed(0)
     batch = (torch.randn(8, 3, 4, 4, generator=generator), torch.arange(8))
 
-    class Two(list):
-        device = torch.device("cpu")
-
-        def epoch(self, number, side):
-            return self
-
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
     sgd, found = torch.optim.SGD(model.parameters(), 0.0), []
     for epoch in range(5):
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        loss, steps = nn.CrossEntropyLoss(), Two([batch, batch])
+        loss, steps = nn.CrossEntropyLoss(), Listed([batch, batch])
         ffcv_engine.train_one_epoch(model, loss, steps, sgd, scaler, 0.2, config.lr, config.training, epoch, 4)
         found.append(sgd.param_groups[0]["lr"])
     assert found == pytest.approx([0.2 * share for share in expected], abs=2e-5)  # cyclic starts from 1e-4
+
+
+class Recorder(nn.CrossEntropyLoss):
+    """The cross-entropy, which keeps what logits it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, logits, targets):
+        self.seen.append(logits.detach().clone())
+        return super().forward(logits, targets)
+
+
+def test_dropout_differs_between_steps_and_epochs():
+    """Of equal images and weights the logits differ by the dropout's draws alone."""
+    images = torch.full((64, 8, 8, 3), 200, dtype=torch.uint8)
+    data = small.SmallImages(images, torch.zeros(64, dtype=torch.int64), ["a"], [0.5] * 3, [0.2] * 3, "cpu").augment(0, False, 0)
+    torch.manual_seed(0)
+    model, recorder = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 10)), Recorder()
+    sgd = torch.optim.SGD(model.parameters(), 0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
+    for epoch in (0, 1, 0):
+        engine.train_one_epoch(model, recorder, data, sgd, schedule, None, epoch, 2, 32, 0, "off")
+    seen = recorder.seen
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen[:4], 2))
+    assert torch.equal(seen[0], seen[4]) and torch.equal(seen[1], seen[5])
+
+
+@pytest.mark.parametrize("folder", ["Conv/common_resnet", "Conv/ffcv", "Tasks/tabular", "Tasks/text"])
+def test_online_label_smoothing_is_renewed_after_every_epoch(folder):
+    """A model that is always right: its soft labels are then no longer uniform, and nothing gathered is left."""
+    subproject = Subproject(folder)
+    loop, criterion = subproject.load("engine"), subproject.load("maxsup_loss").OnlineLabelSmoothingLoss(10)
+    y = torch.arange(50) % 10
+    x = 5 * nn.functional.one_hot(y, 10).float()
+    model = nn.Linear(10, 10)
+    model.weight.data.copy_(torch.eye(10))
+    sgd = torch.optim.SGD(model.parameters(), 0.0)
+    args = SimpleNamespace(epochs=1, seed=0, batch_size=10, amp="off", device="cpu")
+    if folder == "Conv/common_resnet":
+        images = (40 * nn.functional.one_hot(y, 10)).to(torch.uint8).view(50, 1, 10, 1).repeat(1, 1, 1, 3)
+        data = small.SmallImages(images, y, list("0123456789"), [0.0] * 3, [0.1] * 3, "cpu").augment(0, False, 0)
+        whole = nn.Sequential(nn.Flatten(), nn.Linear(30, 10))
+        whole[1].weight.data.copy_(torch.eye(10).repeat(1, 3))
+        schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
+        loop.train_one_epoch(whole, criterion, data, sgd, schedule, None, 0, 1, 10, 0, "off")
+    elif folder == "Conv/ffcv":
+        config, _ = ffcv_options.read(["--epochs=1"])
+        config.training.amp = "off"
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        loop.train_one_epoch(model, criterion, Listed([(x, y)]), sgd, scaler, 0.0, config.lr, config.training, 0, 1)
+    elif folder == "Tasks/tabular":
+        loop.train_one_epoch(model, criterion, x, y, sgd, args, 0)
+    else:
+        data = subproject.load("data")
+        split = data.Split(y.view(50, 1).int(), torch.ones(50, dtype=torch.int64), y)
+        table = nn.Embedding.from_pretrained(5 * torch.eye(10))
+        head = nn.ModuleList([table, model])
+        head.forward = lambda tokens, lengths: model(table(tokens[:, 0]))
+        loop.train_one_epoch(head, criterion, split, sgd, args, 0)
+    assert (criterion.table.diag() > 0.5).all() and criterion.gathered.abs().sum() == criterion.counts.sum() == 0
+
+
+def test_ffcv_averages_an_image_and_its_mirror_image():
+    """Logits that only see the left edge, of images that are bright on the right: both are right half of the way."""
+    images = torch.zeros(4, 3, 1, 2)
+    images[:, :, :, 1] = 4.0
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 2, bias=False))
+    model[1].weight.data.copy_(torch.tensor([[1.0, 0, 1, 0, 1, 0], [0.0] * 6]))
+    for mirrored, gap in ((False, 0.0), (True, 6.0)):
+        validation = SimpleNamespace(batch_size=4, resolution=2, lr_tta=mirrored)
+        batches = Listed([(images, torch.zeros(4, dtype=torch.int64))])
+        loss = ffcv_engine.evaluate(model, batches, validation, "off", torch.device("cpu"))["loss"]
+        assert loss == pytest.approx(math.log1p(math.exp(-gap)), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------ augmentation, mixing
@@ -136,6 +216,14 @@ def test_crops_of_large_images_keep_8_percent_of_the_area_or_more(ramps):
     images = torch.cat([next(iter(ramps.training_batches(16, 0, epoch)))[0] for epoch in range(6)]) * 255
     area = math.prod((images[:, c].amax((1, 2)) - images[:, c].amin((1, 2))) / 4 + 1 for c in (0, 1)) / 60**2
     assert 0.06 < area.min() < 0.2 and 0.8 < area.max() < 1.03
+
+
+def test_evaluation_shows_the_centre_of_the_resized_image(ramps):
+    ramps.size, ramps.crop_ratio = 24, 0.6
+    with Image.open(ramps.folder.file(0)) as image:
+        expected = TF.center_crop(TF.resize(image.convert("RGB"), 40), 24)
+    found = next(iter(ramps.evaluation_batches(4)))[0][0]
+    torch.testing.assert_close(found, TF.to_tensor(expected) - 0.1, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

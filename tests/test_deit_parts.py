@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 from training import DEIT, PLAIN, SMALL, log, options
 
 SUBPROJECT = DEIT
+maxsup_loss, transforms = DEIT.load("maxsup_loss"), DEIT.load("data.transforms")
 trainer, engine, loaders, distributed = (DEIT.load(name) for name in ("main", "engine", "data.loaders", "distributed"))
 
 # ------------------------------------------------------------------------------------------------------- optimisation
@@ -89,6 +91,17 @@ def test_gradients_are_clipped_at_their_own_scale(amp):
     assert step.norm().item() == pytest.approx(0.05, rel=1e-3)
 
 
+def test_the_training_accuracy_is_that_of_the_labels_and_online_smoothing_is_renewed():
+    """A model whose weights are the images themselves is right about each; 16 of the 64 get another's."""
+    images, criterion = rows().dataset.dataset.tensors[0].flatten(1), maxsup_loss.OnlineLabelSmoothingLoss(64)
+    model = linear()
+    model[1].bias.data.zero_(), model[1].weight.data.copy_(torch.cat([images[:16].roll(1, 0), images[16:]]))
+    settings = {"epoch": 0, "epochs": 1, "seed": 0, "device": "cpu", "amp": "off"}
+    scaler, optimizer = torch.amp.GradScaler("cpu", enabled=False), torch.optim.SGD(model.parameters(), 0.0)
+    assert engine.train_one_epoch(model, criterion, rows(), optimizer, scaler, **settings)["top1"] == 75
+    assert (criterion.table.diag()[16:] > 0.9).all() and (criterion.table[:16] == 1 / 64).all()
+
+
 # --------------------------------------------------------------------------------------------- augmentation and mixup
 
 
@@ -138,6 +151,22 @@ def test_as_many_images_are_erased_as_were_asked_for(share):
         assert one.sum() == one.any(0).sum() * one.any(1).sum() and 0.01 < one.double().mean() < 0.36
         several += bool(more.sum() != more.any(0).sum() * more.any(1).sum())
     assert share == 0 or several > 5
+
+
+def test_small_images_are_padded_by_an_eighth_and_cropped():
+    """Of a white image up to four black rows and columns of padding come in at the edges."""
+    transform = transforms.train_transform(32, [0.0] * 3, [1.0] * 3, hflip=0, color_jitter=0, auto_augment=None, re_prob=0)
+    loaders.seed_everything(0)
+    white = Image.new("L", (32, 32), 255).convert("RGB")
+    images = torch.stack([transform(white) for _ in range(100)])[:, 0]
+    black = [(images == 0).all(axis).sum(1) for axis in (1, 2)]
+    assert all(set(counts.tolist()) == {0, 1, 2, 3, 4} for counts in black)
+
+
+def test_evaluation_shows_the_centre_of_the_resized_image():
+    expected = TF.center_crop(TF.resize(ramp(), 64, TF.InterpolationMode.BICUBIC), 48)
+    found = transforms.eval_transform(48, 0.75, [0.5] * 3, [0.25] * 3)(ramp())
+    torch.testing.assert_close(found, (TF.to_tensor(expected) - 0.5) / 0.25)
 
 
 class Ramps(Dataset):
@@ -219,4 +248,5 @@ def test_mixed_targets_hold_two_shares_alone_which_differ_between_epochs(words):
         assert (targets > 0).sum() == 128 and (share == share[0]).all() and share[0].sum() == pytest.approx(1)
         assert torch.equal(classes[:, 0], classes[:, 1].flip(0))  # timm mixes a batch with itself reversed
         shares.append(share[0, 0].item())
-    assert len(set(shares)) == 3 and all(0.5 < share < 1 for share in shares)
+    orders = {tuple(targets.argmax(1).tolist()) for targets in recorder.seen}
+    assert len(orders) == len(set(shares)) == 3 and all(0.5 < share < 1 for share in shares)

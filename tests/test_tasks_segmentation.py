@@ -238,6 +238,14 @@ def test_pixels_without_a_label_count_in_no_loss(name):
     assert nothing.item() == 0
 
 
+def test_the_auxiliary_head_counts_by_its_weight():
+    torch.manual_seed(0)
+    own, other = torch.randn(2, 2, 5, 4, 4)
+    labels = torch.randint(5, (2, 4, 4), dtype=torch.uint8)
+    expected = F.cross_entropy(own, labels.long()) + 0.4 * F.cross_entropy(other, labels.long())
+    assert engine.pixel_loss(torch.nn.CrossEntropyLoss(), (own, other), labels, 0.4).item() == pytest.approx(expected.item())
+
+
 def test_rates_are_polynomial_with_a_linear_start():
     args = arguments("--data-path", "x", "--warmup-steps", 9, "--steps", 100, "--power", 0.9)
     rates = [options.rate(step, args) for step in range(101)]
