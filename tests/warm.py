@@ -3,13 +3,16 @@
     Warm().run(["Deit/main.py", "--epochs", "1"], cwd, timeout)
 
 The forked process runs the script as `python SCRIPT` does: as __main__, with its folder first on the path. Exit codes, uncaught
-errors and what waits for the exit are as ever. Only its command line in /proc is that of this file.
+errors and what waits for the exit are as ever. Scripts that it starts itself, as torchrun does, are forked too. Only the command
+lines in /proc are that of this file.
 """
 
 import atexit
 import gc
 import importlib
+import io
 import json
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -18,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # What most commands import, and its parts that are imported late. Nothing that depends on the environment at its import.
 PRELOAD = (
@@ -85,6 +90,36 @@ def serve(connection: socket.socket) -> tuple[list[str], str, dict[str, str]]:
         connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]))
 
 
+class Popen(subprocess.Popen):
+    """Forks for `python [-u] SCRIPT` what subprocess.Popen starts afresh."""
+
+    def __init__(self, args, **options) -> None:
+        words = list(map(str, args)) if isinstance(args, (list, tuple)) else [args]
+        if words[0] == sys.executable and any(word.endswith(".py") for word in words[1:3]):
+            options["preexec_fn"] = lambda: replace(words, options.get("env"), options.get("pass_fds", ()))
+        super().__init__(args, **options)
+
+
+def replace(words: list[str], environment: dict[str, str] | None, keep: Sequence[int]) -> NoReturn:
+    """End as `python WORDS[1:]...` the process that subprocess.Popen has forked: first what exec would do."""
+    low = 3
+    for file in sorted(keep):
+        os.closerange(low, file)
+        low = file + 1
+    os.closerange(low, 1 << 16)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for name, module in list(sys.modules.items()):  # the script's own, whose names the next one may use for others
+        if str(getattr(module, "__file__", None)).startswith(sys.path[0] + os.sep) and name not in LOADED:
+            del sys.modules[name]
+    sys.excepthook = sys.__excepthook__
+    atexit._clear()
+    atexit.register(multiprocessing.util._exit_function)
+    end(words[1 + (words[1] == "-u") :], os.environ if environment is None else environment)
+
+
 def execute(words: list[str]) -> int:
     """Run `python WORDS...` in this process and return its exit status."""
     sys.argv = words[words[0] == "-m" :]
@@ -106,19 +141,30 @@ def execute(words: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    for name in PRELOAD:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    command, folder, environment = serve(socket.socket(fileno=int(sys.argv[1])))
+def end(words: list[str], environment: dict[str, str]) -> NoReturn:
+    """Run `python WORDS...` in this process and end with its exit status."""
+    BUFFERS.extend((sys.stdout, sys.stderr))  # never to be written, or collected: the process that was forked from does that
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    environment = dict(environment)
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(folder)
     sys.modules["numpy"].random.seed()  # its global generator, which the import has seeded for all of them
-    status = execute(command)
+    status = execute(words)
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # an orderly end takes all modules apart, for more than a second
+
+
+if __name__ == "__main__":
+    BUFFERS: list[io.TextIOBase] = []
+    subprocess.Popen = Popen
+    for name in PRELOAD:
+        importlib.import_module(name)
+    LOADED = set(sys.modules)
+    gc.collect()
+    gc.freeze()
+    command, folder, environment = serve(socket.socket(fileno=int(sys.argv[1])))
+    os.chdir(folder)
+    end(command, environment)
