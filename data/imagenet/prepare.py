@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import errors  # noqa: F401  it says in one line which package is missing
 from common import InputError
 
 from archives import ArchiveError
