@@ -23,7 +23,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 # What most commands import, and its parts that are imported late. Nothing that depends on the environment at its import.
 PRELOAD = (
@@ -50,10 +50,7 @@ class Warm:
     def run(self, words: list[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess:
         """Run `python WORDS...` and return what it printed; subprocess.TimeoutExpired after so many seconds."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            request = json.dumps([words, str(cwd), dict(os.environ)]).encode()
-            socket.send_fds(self.socket, [len(request).to_bytes(8, "big")], [out.fileno(), err.fileno()])
-            self.socket.sendall(request)
-            number, late = int(self.answers.readline()), threading.Event()
+            number, late = self.start(words, cwd, out, err), threading.Event()
 
             def end() -> None:
                 late.set()
@@ -61,13 +58,24 @@ class Warm:
 
             timer = threading.Timer(timeout, end)
             timer.start()
-            code = int(self.answers.readline())
+            code = self.wait()
             timer.cancel()
             if late.is_set():
                 raise subprocess.TimeoutExpired(words, timeout)
             for file in (out, err):
                 file.seek(0)
             return subprocess.CompletedProcess([sys.executable, *words], code, out.read(), err.read())
+
+    def start(self, words: list[str], cwd: Path, out: TextIO, err: TextIO) -> int:
+        """Start `python WORDS...` and return its process number. One at a time: wait() has to follow."""
+        request = json.dumps([words, str(cwd), dict(os.environ)]).encode()
+        socket.send_fds(self.socket, [len(request).to_bytes(8, "big")], [out.fileno(), err.fileno()])
+        self.socket.sendall(request)
+        return int(self.answers.readline())
+
+    def wait(self) -> int:
+        """The exit status of what was started, negative for a signal."""
+        return int(self.answers.readline())
 
 
 def serve(connection: socket.socket) -> tuple[list[str], str, dict[str, str]]:
