@@ -8,6 +8,7 @@ lines in /proc are that of this file.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import io
@@ -45,7 +46,7 @@ class Warm:
         with theirs:
             words = [sys.executable, __file__, str(theirs.fileno())]
             self.process = subprocess.Popen(words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        self.answers = self.socket.makefile()
+        self.answers, self.number = self.socket.makefile(), None
 
     def run(self, words: list[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess:
         """Run `python WORDS...` and return what it printed; subprocess.TimeoutExpired after so many seconds."""
@@ -58,8 +59,10 @@ class Warm:
 
             timer = threading.Timer(timeout, end)
             timer.start()
-            code = self.wait()
-            timer.cancel()
+            try:
+                code = self.wait()
+            finally:
+                timer.cancel()
             if late.is_set():
                 raise subprocess.TimeoutExpired(words, timeout)
             for file in (out, err):
@@ -67,15 +70,21 @@ class Warm:
             return subprocess.CompletedProcess([sys.executable, *words], code, out.read(), err.read())
 
     def start(self, words: list[str], cwd: Path, out: TextIO, err: TextIO) -> int:
-        """Start `python WORDS...` and return its process number. One at a time: wait() has to follow."""
+        """Start `python WORDS...` and return its process number. One at a time: one that was not waited for is killed."""
+        if self.number:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.number, signal.SIGKILL)
+            self.wait()
         request = json.dumps([words, str(cwd), dict(os.environ)]).encode()
         socket.send_fds(self.socket, [len(request).to_bytes(8, "big")], [out.fileno(), err.fileno()])
         self.socket.sendall(request)
-        return int(self.answers.readline())
+        self.number = int(self.answers.readline())
+        return self.number
 
     def wait(self) -> int:
         """The exit status of what was started, negative for a signal."""
-        return int(self.answers.readline())
+        status, self.number = int(self.answers.readline()), None
+        return status
 
 
 def serve(connection: socket.socket) -> tuple[list[str], str, dict[str, str]]:
