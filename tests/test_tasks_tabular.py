@@ -305,7 +305,7 @@ def test_a_run_is_not_lost_and_not_mixed_up(table, tmp_path):
     words = ["--epochs", 1, "--output_dir", tmp_path / "r"]
     train(*words)
     assert "--overwrite replaces it" in refused(*words)
-    assert "only one of them" in refused(*words, "--overwrite", "--resume", "auto")
+    assert "give one of them" in refused(*words, "--overwrite", "--resume", "auto")
     assert "a run with --loss maxsup, not ce" in refused(*words, "--resume", "auto", "--loss", "ce")
     assert "a run with --seed 0, not 1" in refused(*words, "--resume", "auto", "--seed", 1)
     assert "trained on other rows" in refused(*words, "--resume", "auto", "--train-share", 0.5)
