@@ -53,12 +53,8 @@ def facts(
     small_stem          a torchvision model whose first layers keep the resolution of small images
     blurpool            a torchvision model with BlurPool
     """
-    said = {"model": model, "library": library, "num_classes": num_classes, "input_size": input_size, "mean": list(mean)}
-    said |= {"std": list(std), "interpolation": interpolation, "crop_ratio": crop_ratio, "data": data}
-    said |= {"data_path": str(data_path.resolve()) if data_path else None}
-    optional = {"superclasses": superclasses, "width": width, "stem_stride": stem_stride}
-    optional |= {"small_stem": small_stem, "blurpool": blurpool}
-    return said | {name: value for name, value in optional.items() if value is not None}
+    said = locals() | {"mean": list(mean), "std": list(std), "data_path": str(data_path.resolve()) if data_path else None}
+    return {name: value for name, value in said.items() if value is not None or name in ("data", "data_path")}
 
 
 def save(

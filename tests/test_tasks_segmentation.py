@@ -143,7 +143,7 @@ def test_logits_are_those_of_the_checkpoint(scenes, trained):
     model.load_state_dict(torch.load(trained / "checkpoint.pth", weights_only=True)["model"])
     for index in (0, 4):
         pixels = np.asarray(Image.open(scenes / f"test/{index}.jpg"), np.float32) / 255
-        pixels = (pixels - np.float32(data.IMAGENET_MEAN)) / np.float32(data.IMAGENET_STD)
+        pixels = (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
         with torch.no_grad():
             logits = model.eval()(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         # The same weights and pixels; only the order of float32 sums differs, in inputs of size 2 and logits of size 10.

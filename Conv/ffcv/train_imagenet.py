@@ -88,11 +88,11 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     global_batch = training.batch_size * distributed.world_size()
     rate = config.lr.lr * (global_batch / config.lr.for_batch if config.lr.for_batch else 1)
 
+    described = {"model": model_options.arch, "small_stem": model_options.small_stem, "blurpool": model_options.blurpool}
     torch.manual_seed(training.seed)
     model = create_model(model_options.arch, num_classes, model_options.blurpool, model_options.small_stem)
     if model_options.init and not state:
-        description = {"model": model_options.arch, "small_stem": model_options.small_stem, "blurpool": model_options.blurpool}
-        start_from(model_options.init, model, description, classes)
+        start_from(model_options.init, model, described, classes)
     model = model.to(device, memory_format=torch.channels_last)
     try_sizes(
         model, model_options.arch, {config.resolution.min_res, config.resolution.max_res, config.validation.resolution}, device
@@ -104,20 +104,11 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     start_epoch = restore(state, resume, model, parts, global_batch, config) if state else 0
     del state
     folder = Path(val_file.source or ".")
-    facts = checkpoint.facts(
-        model=model_options.arch,
-        library="torchvision",
-        num_classes=num_classes,
-        input_size=config.validation.resolution,
-        mean=data.MEAN,
-        std=data.STD,
-        interpolation="area",  # OpenCV's INTER_AREA, of the central square, which is cut first
-        crop_ratio=config.validation.crop_ratio,
-        data=None,
-        data_path=folder.parent if folder.name == "val" else None,  # where the validation file was written from
-        small_stem=model_options.small_stem,
-        blurpool=model_options.blurpool,
-    )
+    # "area" is OpenCV's INTER_AREA, of the central square, which is cut first.
+    inputs = {"mean": data.MEAN, "std": data.STD, "interpolation": "area", "crop_ratio": config.validation.crop_ratio}
+    source = {"data": None, "data_path": folder.parent if folder.name == "val" else None}
+    inputs |= {"input_size": config.validation.resolution, "num_classes": num_classes}
+    facts = checkpoint.facts(library="torchvision", **described, **inputs, **source)
     facts |= {"train_dataset": str(train_file.path.resolve()), "val_dataset": str(val_file.path.resolve())}
     facts |= {"loss": config.loss.name, "global_batch": global_batch, "rate": rate, "config": options.plain(config)}
 

@@ -81,18 +81,9 @@ def train(args) -> None:
     say_setup(model, splits, start_epoch, args)
     wrapped = wrap(model, args)
     log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
-    facts = checkpoint.facts(
-        model=args.model,
-        library="smp",
-        num_classes=len(classes),
-        input_size=list(args.crop),
-        mean=args.mean,
-        std=args.std,
-        interpolation="bilinear",
-        crop_ratio=1.0,  # images are evaluated whole
-        data=args.data,
-        data_path=args.data_path,
-    )
+    inputs = {"input_size": list(args.crop), "mean": args.mean, "std": args.std, "interpolation": "bilinear", "crop_ratio": 1.0}
+    inputs |= {"data": args.data, "data_path": args.data_path}
+    facts = checkpoint.facts(model=args.model, library="smp", num_classes=len(classes), **inputs)
 
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
