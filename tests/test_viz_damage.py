@@ -123,6 +123,14 @@ def test_a_full_disk_ends_the_extraction_with_one_line(tmp_path, weights, images
     assert out.read_text() == "mine" and {path.name for path in tmp_path.iterdir()} == {"c.pth", "logits.pt"}
 
 
+def test_a_full_disk_for_what_is_printed_is_one_line():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, ROOT / "viz/download.py", "--list"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 1 and result.stderr == "error: the output: No space left on device\n"
+
+
 # ------------------------------------------------------------------------------------------------ locales and odd paths
 
 ODD = os.fsdecode(b"odd \n'\" \xe9 \xc3\xa9")  # 0xe9 is no UTF-8, and the last is
@@ -307,6 +315,28 @@ def test_numbers_out_of_range_are_refused_by_option(words, tmp_path, monkeypatch
 def test_resamples_and_splits_out_of_range_are_refused(words, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="a number from .* to .* is needed"):
         command(monkeypatch, "selective", "--input", logits_of(tmp_path), "--output", tmp_path / "out", *words.split())
+
+
+def test_two_names_that_read_alike_are_refused(tmp_path, monkeypatch):
+    words = [
+        "--input",
+        logits_of(tmp_path),
+        logits_of(tmp_path, "b.pt"),
+        "--names",
+        "a\nb",
+        "a\\nb",
+        "--output",
+        tmp_path / "out",
+    ]
+    with pytest.raises(InputError, match="need different names"):
+        command(monkeypatch, "analysis", *words)
+
+
+def test_labels_of_a_known_set_beyond_its_classes_are_refused(tmp_path):
+    for kind, content in (("images-idx3", bytes(16 + 2 * 784)), ("labels-idx1", bytes(8) + bytes([3, 77]))):
+        (tmp_path / f"t10k-{kind}-ubyte").write_bytes(content)
+    with pytest.raises(InputError, match="fashion-mnist: labels from 3 to 77, but 10 classes"):
+        viz.load("images.find").open_images(tmp_path, "val", "fashion-mnist")
 
 
 def test_an_earlier_file_that_is_not_measures_is_kept(tmp_path, monkeypatch):
