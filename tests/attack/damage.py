@@ -143,7 +143,7 @@ def values(old: object, plain: bool) -> list:
         bad = old.clone().flatten()
         bad = bad.double() if not bad.is_floating_point() else bad
         bad[0] = float("nan")
-        found += [bad.view_as(old), old.unsqueeze(0), old.flatten()[:-1], old.bool(), old.to(torch.complex64), old[..., :0]]
+        found += [bad.view_as(old), old.unsqueeze(0), old.flatten()[:-1], old.bool(), old.to(torch.complex64), old.flatten()[:0]]
         found += [torch.zeros(1, dtype=old.dtype).expand(HUGE, *old.shape[1:])]
     return [value for value in found if type(value) is not type(old) or isinstance(old, torch.Tensor) or value != value]
 

@@ -26,6 +26,19 @@ class Reader(NamedTuple):
     targets: list[tuple[str | None, Callable]]
 
 
+LAST: list[str] = []  # script and words of the command that was called last
+
+
+def called(script: str, function: Callable) -> Callable:
+    """function(words), as call(*words), whose words are kept in LAST."""
+
+    def call(*words: object) -> None:
+        LAST[:] = [script, *map(str, words)]
+        function(LAST[1:])
+
+    return call
+
+
 def readers_of(subproject: str) -> list[Reader]:
     return {
         "Deit": deit,
@@ -85,8 +98,10 @@ def deit() -> list[Reader]:
     small = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0 --batch-size 4"
     small = [*small.split(), "--no-aug", "--no-repeated-aug", "--drop-path", "0"]
 
+    command = called("Deit/main.py", lambda words: main.main(options.get_parser().parse_args(words)))
+
     def go(*words):
-        main.main(options.get_parser().parse_args([*small, *map(str, words)]))
+        command(*small, *words)
 
     def train(folder):
         material.pictures(folder / "data")
@@ -138,8 +153,11 @@ def conv() -> list[Reader]:
 
     small = "--model resnet8 --num-workers 0 --device cpu --batch-size 8 --warmup-epochs 0".split()
 
+    command = called("Conv/common_resnet/train.py", lambda words: trainer.main(options.get_parser().parse_args(words)))
+    evaluation = called("Conv/common_resnet/evaluate.py", evaluate.main)
+
     def go(*words):
-        trainer.main(options.get_parser().parse_args([*small, *map(str, words)]))
+        command(*small, *words)
 
     def make(folder):
         material.pictures(folder / "data", 16)
@@ -150,7 +168,7 @@ def conv() -> list[Reader]:
         material.archives(folder / "zips")
 
     def tested(folder, *words):
-        return said("error.*", evaluate.main, [str(word) for word in ("--checkpoint", folder / "run/checkpoint.pth", *words)])
+        return said("error.*", evaluation, "--checkpoint", folder / "run/checkpoint.pth", *words)
 
     def resume(folder):
         words = ["--data", "folder", "--data-path", folder / "data", "--output_dir", folder / "run", "--epochs", 2]
@@ -188,6 +206,8 @@ def ffcv() -> list[Reader]:
     small = """--model.arch=resnet18 --resolution.min_res=32 --resolution.max_res=32 --validation.resolution=32
         --validation.crop_ratio=1 --training.batch_size=4 --validation.batch_size=4 --data.num_workers=1 --training.device=cpu"""
 
+    command = called("Conv/ffcv/train_imagenet.py", trainer.main)
+
     def make(folder):
         import sys
 
@@ -212,7 +232,7 @@ def ffcv() -> list[Reader]:
 
     def go(folder, *words):
         files = [f"--data.{split}_dataset={folder}/{split}.ffcv" for split in ("train", "val")]
-        trainer.main([*small.split(), *files, *words])
+        command(*small.split(), *files, *words)
 
     def evaluate(folder):
         return said("on .* images: .*", go, folder, "--eval", f"--resume={folder}/run/checkpoint.pth")
@@ -251,10 +271,12 @@ def task(make: Callable, source: list, small: str) -> list[Reader]:
     import options
 
     takes_words = inspect.signature(main.main).parameters.keys() == {"words"}
+    parser = options.get_parser()
+    script = str(Path(main.__file__).relative_to(Path(__file__).resolve().parents[2]))
+    command = called(script, lambda words: main.main(words if takes_words else parser.parse_args(words)))
 
     def go(folder, *words):
-        words = [word.replace("FOLDER", str(folder)) for word in [*small.split(), *words]]
-        main.main(words if takes_words else options.get_parser().parse_args(words))
+        command(*[word.replace("FOLDER", str(folder)) for word in [*small.split(), *words]])
 
     def begun(folder):
         make(folder / "data")
