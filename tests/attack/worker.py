@@ -28,15 +28,17 @@ def main(subproject: str) -> None:
     sys.stdout = sys.stderr
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
-    from attack.readers import LAST, readers_of
+    from attack import others, readers, trainers
 
-    readers, made, good = {reader.name: reader for reader in readers_of(subproject)}, {}, {}
+    name = "conv" if subproject == "Conv/common_resnet" else subproject.rpartition("/")[2].lower()
+    of_name = {reader.name: reader for reader in getattr(trainers if hasattr(trainers, name) else others, name)()}
+    made, good = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        print(json.dumps(list(readers)), file=answers, flush=True)
+        print(json.dumps(list(of_name)), file=answers, flush=True)
         for line in sys.stdin:
             name, seed, really = json.loads(line)
-            reader = readers[name]
+            reader = of_name[name]
             if reader.make not in made:
                 made[reader.make] = folder / f"made {len(made)}"
                 reader.make(folder / "work")  # where it is read, too: runs remember the paths of their data
@@ -45,8 +47,8 @@ def main(subproject: str) -> None:
             if name not in good:
                 good[name], again = (read(reader, pristine, folder / "work")[1] for _ in "ab")
                 assert good[name] == again and again[0] == "result", (name, good[name], again)
-            LAST.clear()
-            answer = attempt(reader, seed, pristine, folder / "work", good[name], answers, LAST if really else [])
+            readers.LAST.clear()
+            answer = attempt(reader, seed, pristine, folder / "work", good[name], answers, readers.LAST if really else [])
             print(json.dumps(answer), file=answers, flush=True)
 
 
