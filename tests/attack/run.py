@@ -5,6 +5,7 @@ death of the process), or silently in another result than that of the good input
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import queue
@@ -20,6 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SUBPROJECTS = ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/tabular", "Tasks/text", "Tasks/segmentation", "viz", "data")
 PATIENCE = 20  # seconds for one input
+EVERY = 40  # so many inputs in the process of the reader, then one by the real command too
 FAULTS = ("traceback", "hang", "silent")
 
 
@@ -53,12 +55,16 @@ class Worker:
             return None
         return json.loads(line) if line else None
 
-    def ask(self, reader: str, seed: int, patience: float = PATIENCE) -> dict:
-        self.process.stdin.write(json.dumps([reader, seed]) + "\n")
+    def ask(self, reader: str, seed: int, patience: float, really: bool) -> dict:
+        self.process.stdin.write(json.dumps([reader, seed, really]) + "\n")
         self.process.stdin.flush()
         where = self._answer(patience)
-        answer = where and self._answer(PATIENCE)
+        if where is None and patience == PATIENCE:
+            raise SystemExit(f"{self.subproject} {reader}, damage {seed}: cannot be made\n{''.join(self.said[-20:])}")
+        answer = where and self._answer(PATIENCE + 300 * really)
         if answer is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
             died = self.process.poll()
             self.close()
             what = f"no end after {patience} s" if died is None else f"the process died ({died}): {''.join(self.said[-12:])}"
@@ -82,7 +88,7 @@ def run(seconds: float, inputs: int | None, seed: int, subprojects: tuple = SUBP
             for name in names:
                 first = number == 0  # it makes its good inputs, which may mean to train
                 own = random.Random(f"{seed} {subproject} {name} {number}").randrange(2**32)
-                answer = worker.ask(name, own, 600 if first else PATIENCE)
+                answer = worker.ask(name, own, 600 if first else PATIENCE, number % EVERY == EVERY - 1)
                 if first and answer["outcome"] == "hang":
                     raise SystemExit(f"{subproject} {name}: the good inputs cannot be made or read\n{answer['what']}")
                 counts.setdefault((subproject, name), Counter())[answer["outcome"]] += 1

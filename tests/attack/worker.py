@@ -11,6 +11,7 @@ import json
 import random
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -27,15 +28,17 @@ def main(subproject: str) -> None:
     sys.stdout = sys.stderr
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
-    from attack.readers import readers_of
+    from attack import others, readers, trainers
 
-    readers, made, good = {reader.name: reader for reader in readers_of(subproject)}, {}, {}
+    name = "conv" if subproject == "Conv/common_resnet" else subproject.rpartition("/")[2].lower()
+    of_name = {reader.name: reader for reader in getattr(trainers if hasattr(trainers, name) else others, name)()}
+    made, good = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        print(json.dumps(list(readers)), file=answers, flush=True)
+        print(json.dumps(list(of_name)), file=answers, flush=True)
         for line in sys.stdin:
-            name, seed = json.loads(line)
-            reader = readers[name]
+            name, seed, really = json.loads(line)
+            reader = of_name[name]
             if reader.make not in made:
                 made[reader.make] = folder / f"made {len(made)}"
                 reader.make(folder / "work")  # where it is read, too: runs remember the paths of their data
@@ -44,24 +47,44 @@ def main(subproject: str) -> None:
             if name not in good:
                 good[name], again = (read(reader, pristine, folder / "work")[1] for _ in "ab")
                 assert good[name] == again and again[0] == "result", (name, good[name], again)
-            answer = attempt(reader, seed, pristine, folder / "work", good[name], answers)
+            readers.LAST.clear()
+            answer = attempt(reader, seed, pristine, folder / "work", good[name], answers, readers.LAST if really else [])
             print(json.dumps(answer), file=answers, flush=True)
 
 
-def attempt(reader, seed: int, pristine: Path, work: Path, good: tuple, answers) -> dict:
-    """The outcome of the damage that the seed decides, which is written to `answers` first."""
+def attempt(reader, seed: int, pristine: Path, work: Path, good: tuple, answers, words: list[str]) -> dict:
+    """The outcome of the damage that the seed decides, which is written to `answers` first. words: where the reader is a command,
+    it leaves them here, and the command is then called as a user would."""
     rng = random.Random(seed)
     target, damage = rng.choice(reader.targets)
     label, content = damage((pristine / target).read_bytes(), rng) if target else damage(None, rng)
     where = f"{target or 'options'}: {label}"
     print(json.dumps(where), file=answers, flush=True)
     printed, (kind, value) = read(reader, pristine, work, target, content)
+    if words and (wrong := differs(words, pristine, work, target, content, kind)):
+        return {"outcome": "traceback", "where": where, "what": wrong}
     if kind == "result":
         told = any(word in printed for word in ("warning", "left out", "cannot be checked", "has no effect"))
         same = target is None or (kind, value) == good
         kind = "same" if same else "told" if told else "missed" if label.startswith("~") else "silent"
         value = "" if same else f"{value[:150]} instead of {good[1][:150]}"
     return {"outcome": kind, "where": where, "what": value[-600:]}
+
+
+def differs(words: list[str], pristine: Path, work: Path, target: str, content: bytes, kind: str) -> str:
+    """What is wrong with the end of the real command: nothing, if it is that of `kind`, with one line of error or none."""
+    shutil.copytree(pristine, work)
+    (work / target).write_bytes(content)
+    words = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    found = subprocess.run(words, cwd=work, capture_output=True, text=True, errors="replace", timeout=300)
+    shutil.rmtree(work)
+    errors = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    right = found.returncode == (kind != "result") and len(errors) == found.returncode and "Traceback" not in found.stderr
+    return (
+        ""
+        if right or kind == "traceback"
+        else f"{words[1:]} ended with {found.returncode}, not with {kind}: {found.stderr[-300:]}"
+    )
 
 
 def read(reader, pristine: Path, work: Path, target: str | None = None, content: object = None) -> tuple[str, tuple[str, str]]:
