@@ -382,3 +382,15 @@ def test_a_damaged_picture_of_an_odd_name_is_one_line_from_a_loading_process(tmp
     with pytest.raises(InputError) as error:
         viz.load("logits").extract(checkpoint_of(tmp_path, weights), tmp_path, num_workers=1)
     assert str(error.value).startswith(f"{tmp_path}/val/a/odd \\n'\" \\udce9") and "does not decode" in str(error.value)
+
+
+def test_pipes_and_circles_of_links_in_a_folder_are_one_line(tmp_path, weights):
+    """Neither is waited for."""
+    for name in "abc":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        os.mkfifo(tmp_path / "val" / name / "1.png")
+    with pytest.raises(InputError, match="val/a/1.png: no such file, or not an ordinary one"):
+        viz.load("logits").extract(checkpoint_of(tmp_path, weights), tmp_path)
+    os.symlink(tmp_path / "val/a", tmp_path / "val/a/again")
+    with pytest.raises(InputError, match="val/a/again: is a link to a folder that is read already"):
+        viz.load("images.find").open_images(tmp_path, "val")
