@@ -43,14 +43,14 @@ def stop(error: InputError) -> NoReturn:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(3)
     # From a loading process it comes with that one's traceback, at whose end it stands. One write, newline and all: the lines
-    # of several processes must not run into each other.
+    # of several processes must not run into each other. Not to sys.stderr, which torch.distributed replaces meanwhile.
     message = str(error).rpartition("errors.InputError: ")[2].removesuffix("\\n")
-    sys.stderr.write(f"error: {message}\n")
+    sys.__stderr__.write(f"error: {message}\n")
     distributed = sys.modules.get("torch.distributed")
     # A loading process that is still starting would find this one's semaphores gone, and say so with a traceback.
     if multiprocessing.active_children() or (distributed and distributed.is_initialized()):
         sys.stdout.flush()
-        sys.stderr.flush()
+        sys.__stderr__.flush()
         os._exit(1)
     sys.exit(1)
 
