@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import sys
 import time
 from typing import NoReturn
@@ -59,7 +60,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     """What an exception that nobody catches prints."""
     if isinstance(error, InputError):
         stop(error)
-    elif isinstance(error, RuntimeError) and "closed by peer" in str(error):
+    elif isinstance(error, RuntimeError) and re.search("closed by peer|reset by peer|/gloo/|NCCL", str(error)):
         time.sleep(5)  # another process has gone, and has said why; torchrun ends this one
         os._exit(1)
     elif isinstance(error, KeyboardInterrupt):
