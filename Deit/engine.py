@@ -133,7 +133,7 @@ def evaluate(model: nn.Module, loader: DataLoader, device: str, amp: str, shared
             logits = model(images)
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
-        right = top5[:, 0].double()
+        right = (logits.argmax(1) == targets).double()  # topk may order ties in another way
         cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.stack([torch.full_like(cross_entropy, len(targets)), right.sum(), top5.sum(), cross_entropy])
         confidence = logits.softmax(1).amax(1).double()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import sys
 import time
 from typing import NoReturn
@@ -45,14 +46,14 @@ def stop(error: InputError) -> NoReturn:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(3)
     # From a loading process it comes with that one's traceback, at whose end it stands. One write, newline and all: the lines
-    # of several processes must not run into each other.
+    # of several processes must not run into each other. Not to sys.stderr, which torch.distributed replaces meanwhile.
     message = str(error).rpartition("errors.InputError: ")[2].removesuffix("\\n")
-    sys.stderr.write(f"error: {message}\n")
+    sys.__stderr__.write(f"error: {message}\n")
     distributed = sys.modules.get("torch.distributed")
     # A loading process that is still starting would find this one's semaphores gone, and say so with a traceback.
     if multiprocessing.active_children() or (distributed and distributed.is_initialized()):
         sys.stdout.flush()
-        sys.stderr.flush()
+        sys.__stderr__.flush()
         os._exit(1)
     sys.exit(1)
 
@@ -65,7 +66,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
         stop(InputError(f"the GPU's memory is full at {batch}: try half of it, mixed precision, or a GPU that nobody else uses"))
     elif isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         stop(InputError(f"this machine's memory is full at {batch}: try half of it"))
-    elif isinstance(error, RuntimeError) and "closed by peer" in str(error):
+    elif isinstance(error, RuntimeError) and re.search("(closed|reset) by peer|/gloo/transport/", str(error)):
         time.sleep(5)  # another process has gone, and has said why; torchrun ends this one
         os._exit(1)
     elif isinstance(error, KeyboardInterrupt):
