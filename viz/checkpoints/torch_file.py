@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def read(path: Path, kind: str, memory_map: bool = False) -> object:
         if path.suffix == ".safetensors":
             return load_file(path)
         # Old DeiT checkpoints hold the options of their command line as this one type, which only carries attributes.
-        with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+        allowed = torch.serialization.safe_globals([argparse.Namespace])
+        with open(path, "rb") as file, allowed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign pickles, which are refused in one line or read
             if not memory_map or not zipfile.is_zipfile(file):
                 return torch.load(path, map_location="cpu", weights_only=True)
             # PyTorch cannot map a file whose name holds bytes that are no characters.

@@ -44,7 +44,7 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
                 else inputs.of_checkpoint(name, path, args, training and (index == 0 or not args.figure))
             )
             runs.setdefault(name, []).append(run)
-            inputs.check_comparable([next(iter(runs.values()))[0], run])
+            inputs.check_comparable(next(iter(runs.values()))[0], run)
     return runs
 
 
