@@ -60,8 +60,8 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     """What an exception that nobody catches prints."""
     if isinstance(error, InputError):
         stop(error)
-    elif isinstance(error, RuntimeError) and re.search("closed by peer|reset by peer|/gloo/|NCCL", str(error)):
-        time.sleep(5)  # another process has gone, and has said why; torchrun ends this one
+    elif isinstance(error, RuntimeError) and not is_first() and re.search("(closed|reset) by peer|/gloo/", str(error)):
+        time.sleep(5)  # the first process has gone, and has said why; torchrun ends this one
         os._exit(1)
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted; --resume auto continues a training after its last finished epoch\n")
