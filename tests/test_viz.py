@@ -277,3 +277,11 @@ def test_logits_says_what_is_wrong(checkpoint, parity, tmp_path, refused):
     (tmp_path / "there.pt").write_text("mine")
     refused("logits", "there.pt is there already", "--checkpoint", checkpoint, "--output", tmp_path / "there.pt")
     refused("logits", "no such folder to write to", "--checkpoint", checkpoint, "--output", tmp_path / "no/out.pt")
+
+
+def test_commands_say_what_they_do_without_heavy_packages():
+    """--help needs the options alone, which come before all that takes seconds to import."""
+    names = ", ".join(sorted(path.stem for path in (ROOT / "viz").glob("*.py")))
+    heavy = "{'torch', 'numpy', 'matplotlib', 'timm', 'scipy', 'sklearn', 'PIL', 'huggingface_hub'}"
+    code = f"import sys; sys.path.insert(0, 'viz'); import {names}; print({heavy} & sys.modules.keys())"
+    assert run(sys.executable, "-c", code).stdout == "set()\n"

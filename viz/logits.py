@@ -74,7 +74,7 @@ def extract(
     wanted = ("logits", "labels", *["features"] * features)
     loading = {"batch_size": batch_size, "num_workers": num_workers, "device": device, "amp": amp}
     share = inference.outputs(build_model(loaded), images, loaded.facts, f"logits of {checkpoint}", wanted, **loading)
-    whole = {name: distributed.gather(rows, len(images)) for name, rows in share.items()}
+    whole = {name: distributed.gather(rows) for name, rows in share.items()}
     if distributed.rank() > 0:
         return {}
     paths = [images.name(index) for index in range(len(images))]

@@ -65,10 +65,10 @@ def methods(args: argparse.Namespace) -> dict[str, list[Path]]:
     for name, *paths in args.group:
         if not paths:
             raise InputError(f"--group {name}: a name and then at least one file")
-    names = [name for name, *_ in args.group]
+    names = [printable(name) for name, *_ in args.group]
     if len(set(names)) != len(names):
         raise InputError(f"--group: the methods need different names, not {', '.join(names)}")
-    return {printable(name): list(map(Path, paths)) for name, *paths in args.group}
+    return {name: list(map(Path, paths)) for name, (_, *paths) in zip(names, args.group, strict=True)}
 
 
 def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Callable[[str | None], str]:

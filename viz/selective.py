@@ -45,13 +45,13 @@ def main() -> None:
 def write(summary: dict, models: dict, log_risk: bool, output: Path) -> None:
     """Write the tables and figures of metrics.rankings.Model by name into a folder."""
     from drawing import max_logit, risk_coverage
-    from drawing.selective_table import markdown
+    from drawing.selective_table import page
     from metrics.resampling import splits
 
     for note in summary["notes"]:
         errors.warn(note)
     outputs.write_text(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    outputs.write_text(output / "summary.md", markdown(summary))
+    outputs.write_text(output / "summary.md", page(summary))
     curves = {}
     for name, model in models.items():
         scored = ~splits(model.units, summary["held_out_fraction"], summary["repeats"], summary["seed"])

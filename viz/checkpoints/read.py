@@ -201,7 +201,7 @@ def check_facts(facts: dict, classes: list | None, path: Path) -> None:
 
     def need(right: bool, key: str, wanted: str) -> None:
         if not right:
-            raise InputError(f"{path}: its {key} is {shown(facts[key])}, not {wanted}")
+            raise InputError(f"{path}: its {key} is {reprlib.repr(facts[key])}, not {wanted}")
 
     for key, low in (("mean", -1e6), ("std", 1e-6)):
         three = isinstance(facts[key], list | tuple) and len(facts[key]) == 3
@@ -223,14 +223,6 @@ def check_facts(facts: dict, classes: list | None, path: Path) -> None:
 def names(values: list) -> bool:
     """Whether these are words, none of them twice."""
     return all(isinstance(value, str) for value in values) and len(set(values)) == len(values)
-
-
-def shown(value: object) -> str:
-    """A value from a file, which may be anything, in few words."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python prints no number of thousands of digits
-        return "an enormous number"
 
 
 def describe(facts: dict) -> str:

@@ -28,8 +28,12 @@ def read(path: Path, kind: str, memory_map: bool = False) -> object:
         if path.suffix == ".safetensors":
             return load_file(path)
         # Old DeiT checkpoints hold the options of their command line as this one type, which only carries attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=memory_map and zipfile.is_zipfile(path))
+        with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            if not memory_map or not zipfile.is_zipfile(file):
+                return torch.load(path, map_location="cpu", weights_only=True)
+            # PyTorch cannot map a file whose name holds bytes that are no characters.
+            name = path if str(path).isprintable() else f"/dev/fd/{file.fileno()}"
+            return torch.load(name, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
         called = found.group(1) if found else "no pickle of tensors"

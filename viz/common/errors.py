@@ -49,10 +49,12 @@ def run(main: Callable[[], None]) -> None:
         stream.reconfigure(errors="backslashreplace")  # of characters that the terminal's encoding lacks
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         stop(error)
     except OSError as error:  # that no part of the command expected
-        stop(f"{error.filename or 'a file'}: {reason(error)}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more to write what is printed
+        stop(f"{error.filename or 'the output'}: {reason(error)}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was not whole was not written\n")
         sys.exit(130)

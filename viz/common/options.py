@@ -19,8 +19,8 @@ KINDS = {
 # The smallest and largest value of each option that is a number, whichever command has it.
 RANGES = {
     "val_fraction": (1e-6, 1 - 1e-6),
-    "repeats": (1, 10_000),
-    "bootstrap": (0, 1_000_000),
+    "repeats": (1, 1000),
+    "bootstrap": (0, 100_000),
     "seed": (0, 2**32 - 1),  # NumPy's range
     "ignore_index": (-(2**31), 2**31),
     "threshold": (1e-30, 1e30),
@@ -108,14 +108,14 @@ def models_of(args: argparse.Namespace) -> dict[str, Path]:
     """
     option = "checkpoint" if getattr(args, "checkpoint", None) else "input"
     paths = getattr(args, option)
-    names = args.names or [path.stem for path in paths]
+    names = [printable(name) for name in args.names or [path.stem for path in paths]]
     if args.names is None and len(set(names)) != len(names):
-        names = [path.resolve().parent.name for path in paths]
+        names = [printable(path.resolve().parent.name) for path in paths]
     if len(names) != len(paths):
         raise InputError(f"--names: {len(names)} for {len(paths)} files in --{option}")
     if len(set(names)) != len(names):
         raise InputError(f"the files in --{option} need different names, not {', '.join(names)}; see --names")
-    return {printable(name): path for name, path in zip(names, paths, strict=True)}
+    return dict(zip(names, paths, strict=True))
 
 
 def load_all(args: argparse.Namespace) -> dict[str, dict]:

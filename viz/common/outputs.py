@@ -43,10 +43,13 @@ def whole(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # some disks say only now that they are full
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save hides the one behind the other
-        while isinstance(error.__context__, Exception) and not isinstance(error, OSError):
-            error = error.__context__
-        raise InputError(f"{path}: cannot be written ({reason(error)})")
+    except Exception as error:
+        cause = error
+        while cause and not isinstance(cause, OSError):
+            cause = cause.__context__  # libraries fail once more in clearing up after a full disk
+        if cause is None:
+            raise
+        raise InputError(f"{path}: cannot be written ({reason(cause)})")
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -61,6 +61,7 @@ def logit_density(axis, models: Models, name: str) -> str:
     held = np.concatenate([values[values > 0] for values in densities.values()])
     axis.fill_between(centres, densities[name], held.min() / 2, step="mid", color=models.colour(name), alpha=0.8, lw=0)
     axis.set(xlabel="logit z", ylabel="density (1 / logit)", yscale="log", ylim=(held.min() / 2, held.max() * 2))
+    axis.yaxis.set_major_formatter("{x:g}")  # powers would be formulas, which style.py does not typeset
     return "all logits"
 
 

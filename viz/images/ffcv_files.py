@@ -78,7 +78,7 @@ class FromFfcv:
 
 def _class_names(path: Path, highest: int) -> list[str] | None:
     description = path.with_name(path.name + ".json")
-    if not description.exists():
+    if not description.is_file():
         return None
     try:
         classes = json.loads(description.read_bytes())["classes"]

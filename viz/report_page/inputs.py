@@ -8,7 +8,6 @@ from pathlib import Path
 from common import logits_file, options
 from common.errors import InputError
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,27 +132,20 @@ def _can_be_said(value: str | float) -> bool:
     return isinstance(value, str) or abs(value) < 1e15  # JSON has no NaN, and Python prints no number of thousands of digits
 
 
-def check_comparable(runs: list[Run]) -> None:
-    """Raise InputError, which names both, unless all models have the same classes and were shown the same images in one order."""
-    first = runs[0]
-    for run in runs:
-        check_split(len(run.content["labels"]), FRACTION, str(run.path))
-        both = f"{first.path} and {run.path}"
-        classes, others = (len(part.content["logits"][0]) for part in (first, run))
-        if classes != others:
-            raise InputError(
-                f"{both} have different classes: {classes:,} and {others:,}; a report compares models of the same ones"
-            )
-        if first.content.get("classes") and run.content.get("classes") and first.classes != run.classes:
-            pair = next((a, b) for a, b in zip(first.classes, run.classes, strict=True) if a != b)
-            raise InputError(
-                f"{both} have different classes: {pair[0]!r} where the other has {pair[1]!r}, or another order of them"
-            )
-        images, others = (len(part.content["labels"]) for part in (first, run))
-        if images != others:
-            raise InputError(f"{both} were shown different images: {images:,} and {others:,}")
-        if first.paths and run.paths and first.paths != run.paths:
-            pair = next((a, b) for a, b in zip(first.paths, run.paths, strict=True) if a != b)
-            raise InputError(f"{both} were shown different images: {pair[0]!r} where the other has {pair[1]!r}")
-        if not np.array_equal(first.content["labels"], run.content["labels"]):
-            raise InputError(f"{both} were shown different images: their labels differ")
+def check_comparable(first: Run, run: Run) -> None:
+    """Raise InputError, which names both, unless both have the same classes and were shown the same images in one order."""
+    check_split(len(run.content["labels"]), FRACTION, str(run.path))
+    counts, labels = ([part.content[key] for part in (first, run)] for key in ("logits", "labels"))
+    for what, (ours, theirs) in (
+        ("have different classes", [list(range(part.shape[1])) for part in counts]),
+        ("have different classes", [part.classes if part.content.get("classes") else None for part in (first, run)]),
+        ("were shown different images", [list(range(len(part))) for part in labels]),
+        ("were shown different images", (first.paths, run.paths)),
+        ("were shown different images, whose labels differ", [part.tolist() for part in labels]),
+    ):
+        if ours is None or theirs is None or ours == theirs:
+            continue
+        if len(ours) != len(theirs):
+            raise InputError(f"{first.path} and {run.path} {what}: {len(ours):,} and {len(theirs):,}")
+        pair = next((a, b) for a, b in zip(ours, theirs, strict=True) if a != b)
+        raise InputError(f"{first.path} and {run.path} {what}: {pair[0]!r} where the other has {pair[1]!r}, or another order")

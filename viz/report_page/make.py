@@ -44,7 +44,7 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
                 else inputs.of_checkpoint(name, path, args, training and (index == 0 or not args.figure))
             )
             runs.setdefault(name, []).append(run)
-            inputs.check_comparable([next(iter(runs.values()))[0], run])
+            inputs.check_comparable(next(iter(runs.values()))[0], run)
     return runs
 
 
@@ -220,15 +220,12 @@ def models_table(found: Findings) -> Table:
                 end = said.get("alpha_end")
                 loss += f", alpha {said['alpha']}" + (f" to {end}" if end is not None else "")
             size = f"{run.checkpoint.facts['input_size']} px" if run.checkpoint else "–"
-            rows.append(
-                [
-                    Cell(name, strong=True),
-                    str(run.path),
-                    run.architecture or "not said",
-                    size,
-                    loss,
-                    str(said.get("epochs", "–")),
-                    str(said.get("seed", "–")),
-                ]
-            )
+            words = [
+                str(run.path),
+                run.architecture or "not said",
+                size,
+                loss,
+                *(str(said.get(k, "–")) for k in ("epochs", "seed")),
+            ]
+            rows.append([Cell(name, strong=True), *words])
     return Table("What was compared", ["model", "file", "architecture", "input", "loss", "epochs", "seed"], rows, kind="words")

@@ -214,17 +214,12 @@ def confusion(found: Findings) -> Section:
     rows, section.numbers = [], []
     highest = max(counts[pair][name] / of_class[pair[0]] for pair in most for name in found.runs)
     for true, predicted in most:
-        cells = []
-        for name in found.runs:
-            count = counts[true, predicted][name]
+        rows.append([f"{names[true]} → {names[predicted]}", f"{of_class[true]:,}"])
+        for count in counts[true, predicted].values():
             share = count / of_class[true]
-            cells.append(
-                Cell(f"{count:g}" if count == int(count) else f"{count:.1f}", f"{100 * share:.1f} %", share=share / highest)
-            )
-        rows.append([f"{names[true]} → {names[predicted]}", f"{of_class[true]:,}", *cells])
-        section.numbers.append(
-            {"label": names[true], "predicted": names[predicted], "images": int(of_class[true])} | counts[true, predicted]
-        )
+            rows[-1].append(Cell(f"{count:.{count != int(count):d}f}", f"{100 * share:.1f} %", share=share / highest))
+        row = {"label": names[true], "predicted": names[predicted], "images": int(of_class[true])}
+        section.numbers.append(row | counts[true, predicted])
     mean = ", mean over seeds" if found.several_seeds else ""
     caption = f"Images of the first class that are taken for the second: their number{mean}, and their share of the first class"
     section.tables.append(Table(caption, ["label → prediction", "images", *found.runs], rows, kind="pairs"))
@@ -232,18 +227,13 @@ def confusion(found: Findings) -> Section:
 
 
 def mistakes(found: Findings) -> Section:
-    section = Section(
-        "mistakes", "Most confident mistakes", "The wrong predictions that a model is surest of." + _of_first(found)
-    )
+    intro = "The wrong predictions that a model is surest of." + _of_first(found)
+    section = Section("mistakes", "Most confident mistakes", intro)
     section.numbers = {}
     for name, run in found.first.items():
         wrong = (~run.samples.right).nonzero().squeeze(1)
         sure = wrong[run.samples.msp[wrong].argsort(descending=True, stable=True)[:MISTAKES]].tolist()
-        cards, section.numbers[name] = [], []
-        for index in sure:
-            card, row = _card(run, index)
-            cards.append(card)
-            section.numbers[name].append(row)
+        cards, section.numbers[name] = map(list, zip(*(_card(run, index) for index in sure), strict=True)) if sure else ([], [])
         title = f"{name}: {len(wrong):,} mistakes" + (f", the {len(sure)} surest" if len(sure) < len(wrong) else "")
         section.galleries.append(Gallery(title, cards))
     if not any(gallery.pictures for gallery in section.galleries):
