@@ -7,6 +7,7 @@ The paper's, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /
 import time
 from pathlib import Path
 
+import errors
 from errors import InputError, is_first, say
 
 from options import fill_in, get_parser
@@ -41,6 +42,7 @@ from report import TensorBoard, say_epoch, warn_of_batch
 
 def main(args) -> None:
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     distributed.start(args.device)
     for note in args.__dict__.pop("notes"):
         say(note)

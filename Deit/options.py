@@ -13,6 +13,9 @@ LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup", "bce")
 DATA_SETS = ("image_folder", "IMNET", "CIFAR", "CIFAR10", "INAT", "INAT19")
 CATEGORIES = ("name", "kingdom", "phylum", "class", "order", "supercategory", "family", "genus")
 
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CPU_INFO = Path("/proc/cpuinfo")
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
     alpha alpha_end epochs global_batch lr unscale_lr weight_decay sched warmup_epochs warmup_lr min_lr clip_grad seed amp
@@ -60,16 +63,26 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        args.notes.append(
+            "--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here"
+        )
     if args.num_workers is None:
-        args.num_workers = min(10, os.cpu_count() or 1)
+        args.num_workers = min(10, CORES)
     if args.no_aug:
         args.mixup, args.cutmix, args.cutmix_minmax = 0.0, 0.0, None
     if (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax) and args.batch_size % 2 and not args.eval:
         raise InputError(f"--batch-size {args.batch_size}: mixup pairs the images of a batch, so it must be even")
+    torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def check_values(args: argparse.Namespace) -> None:

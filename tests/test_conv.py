@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
-from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PLAIN, assert_same, kill_all, load, log, torchrun
+from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PLAIN, assert_same, kill_after, load, log, torchrun
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 GROUPINGS = conv.load("data.superclasses").GROUPINGS
@@ -87,17 +87,7 @@ def test_killed_and_resumed_ends_bit_identical(processes, loss, tmp_path):
     result = run(*command, "--output_dir", whole)
     assert result.returncode == 0, result.stderr
     for epoch in (2, 6):
-        child = subprocess.Popen(
-            [str(word) for word in [*command, "--output_dir", broken, "--resume", "auto"]],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.time() + 120
-        while not (broken / "log.jsonl").exists() or len(log(broken)) < epoch:
-            assert child.poll() is None and time.time() < deadline
-            time.sleep(0.01)
-        kill_all(broken)
-        child.wait()
+        kill_after(epoch, broken, *command, "--output_dir", broken, "--resume", "auto")
         assert load(broken)["epoch"] + 1 < 12, "the run ended before it could be killed"
     result = run(*command, "--output_dir", broken, "--resume", "auto")
     assert result.returncode == 0 and "resuming" in result.stdout, result.stderr

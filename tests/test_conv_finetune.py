@@ -1,7 +1,10 @@
 """Conv/common_resnet on folders of your own, from weights of any form; its DenseNet-BC, which viz recognises."""
 
 import argparse
+import functools
+import http.server
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -181,6 +184,20 @@ def test_weights_that_do_not_fit_or_do_not_come(digits, tmp_path):
         with pytest.raises(InputError) as error:
             trained(tmp_path / "run", "--overwrite", "--init", *words.split())
         assert all(piece in str(error.value) for piece in pieces), (words, error.value)
+
+
+def test_a_run_goes_on_from_an_address(digits, tmp_path, monkeypatch):
+    """--resume URL downloads into torch.hub's cache, and goes on to the bit as from the file itself."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(digits.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/checkpoint.pth"
+        more = ("--batch-size", 200, "--epochs", 2, "--resume")
+        fetched, local = trained(tmp_path / "url", *more, url), trained(tmp_path / "file", *more, digits)
+        server.shutdown()
+    assert fetched["epoch"] == 1 and len(list((tmp_path / "cache/hub/checkpoints").iterdir())) == 1
+    assert_same(fetched["model"], local["model"])
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path):

@@ -1,11 +1,13 @@
 """Conv/ffcv: real .ffcv files of digits, written and loaded; nothing of FFCV is replaced."""
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +128,19 @@ def test_an_interrupted_write_leaves_nothing_under_the_final_name(few, tmp_path,
     if kind == signal.SIGTERM:
         # Python may say above it that it ignored the exception where it forked; it is then raised once more.
         assert said.splitlines()[-1].startswith("interrupted") and not list((tmp_path / "out").iterdir()), said
+    deadline = time.time() + 20
+    while alive(tmp_path / "out/x.ffcv"):
+        assert time.time() < deadline, "a process that writes has outlived the one that started it"
+        time.sleep(0.1)
+
+
+def alive(output):
+    """The processes whose command line names the output."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # of one that has just ended
+            found += [file.parent.name] * (bytes(output) in file.read_bytes())
+    return found
 
 
 def test_bad_options_of_writing(few, ffcv_files, tmp_path, monkeypatch):

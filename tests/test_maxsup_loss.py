@@ -66,6 +66,19 @@ def test_finite_differences(soft):
     assert gradgradcheck(lambda z: max_sup_loss(z, targets, 0.3, reduction="none"), logits)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.15])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
+def test_targets_that_do_not_sum_to_one(scale, alpha):
+    """A row of targets is taken as it is, in the loss and in its gradient, as F.cross_entropy takes it."""
+    logits, _ = make((6, 5))
+    targets = soft_targets(logits) * torch.tensor([scale, 1.0, scale, 3.0, 0.1, 1.0], dtype=torch.float64)[:, None]
+    for ours in (max_sup_loss(logits, targets, alpha), maxsup_loss.max_sup_from_formula(logits, targets, alpha).mean()):
+        theirs = original(logits, targets, alpha).mean()
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
 def test_finite_differences_through_mixup_targets():
     logits, _ = make((4, 6))
     targets = soft_targets(logits).requires_grad_()
@@ -329,6 +342,24 @@ def test_online_label_smoothing_gathers_right_predictions():
     torch.testing.assert_close(copy.gathered, loss.gathered)
 
 
+def test_online_label_smoothing_keeps_a_row_for_epochs_without_right_predictions():
+    loss, targets = OnlineLabelSmoothingLoss(4), torch.arange(40) % 3
+    logits = make((40, 4), torch.float32)[0].detach() + 3 * F.one_hot(targets, 4)
+    never = logits.clone().requires_grad_()
+    with torch.no_grad():
+        never[targets == 0, 0] = -100.0  # class 0 is never predicted
+    loss(logits.requires_grad_(), targets)
+    loss.renew()
+    first = loss.table.clone()
+    for _ in range(2):
+        loss(never * 2, targets)
+        loss.renew()
+        assert torch.equal(loss.table[[0, 3]], first[[0, 3]]) and not torch.allclose(loss.table[1], first[1])
+    second = loss.table.clone()
+    loss.renew()  # an epoch without any prediction
+    assert torch.equal(loss.table, second)
+
+
 def test_zipf_by_hand():
     """Target 1, scores of the others 3 > 2 > 0: Zipf's law gives them 6/11, 3/11, 2/11."""
     logits = torch.tensor([[2.0, 9.0, 0.0, 3.0]], dtype=torch.float32)
@@ -347,9 +378,10 @@ def test_zipf_by_hand():
     )
 
 
-def test_zipf_where_every_class_is_a_target():
-    logits, _ = make((4, 2), torch.float32)
-    mixed = torch.tensor([[0.3, 0.7]]).expand(4, 2)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_zipf_where_every_class_is_a_target(classes):
+    logits, _ = make((4, classes), torch.float32)
+    mixed = torch.arange(1.0, classes + 1).div(classes * (classes + 1) / 2).expand(4, classes)
     value = ZipfLabelSmoothingLoss()(logits, mixed)
     torch.testing.assert_close(value, F.cross_entropy(logits, mixed))
     (gradient,) = torch.autograd.grad(value, logits)
@@ -451,6 +483,13 @@ def test_every_loss_takes_indices_and_mixed_targets(name):
         value = loss(logits, y)
         (gradient,) = torch.autograd.grad(value, logits)
         assert value.ndim == 0 and value.isfinite() and gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_strengths_are_the_published_ones():
+    alphas = {name: getattr(make_loss(name, 10), "alpha", None) for name in LOSS_NAMES}
+    assert alphas == {"ce": None, "ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": None, "focal": None, "maxsup": 0.1}
+    assert make_loss("logit-penalty", 10).beta == 2e-3 and make_loss("focal", 10).gamma == 2 and make_loss("zipf", 10).power == 1
+    assert make_loss("maxsup", 10).alpha_end == 0.2 and make_loss("maxsup", 10, 0.1).alpha_end is None
 
 
 def test_unknown_losses_and_schedules_are_refused():

@@ -48,6 +48,18 @@ def test_prepare_again_keeps_everything_and_overwrite_gives_the_same_bytes(parit
         assert (tmp_path / name).read_bytes() == (zips / name).read_bytes()
 
 
+def test_a_kept_training_map_that_is_reversed_gives_the_validation_its_labels(parity, zips, tmp_path):
+    for name in ("train.zip", "val.zip"):
+        shutil.copy(zips / name, tmp_path)
+    lines = [line.split("\t") for line in (zips / "train_map.txt").read_text().splitlines()]
+    reversed_map = "".join(f"{name}\t{1 - int(label)}\n" for name, label in reversed(lines))
+    (tmp_path / "train_map.txt").write_text(reversed_map)
+    prepare(tmp_path, "--maps-only")
+    assert (tmp_path / "train_map.txt").read_text() == reversed_map
+    expected = [f"{name}\t{1 - int(label)}" for name, label in (row.split("\t") for row in (zips / "val_map.txt").open())]
+    assert (tmp_path / "val_map.txt").read_text().splitlines() == expected
+
+
 def test_the_four_commands_on_the_digits(parity, tmp_path):
     """As the README says them, in the folder itself."""
     root = tmp_path / "digits"
@@ -308,3 +320,14 @@ def test_digits_that_are_there_already(ten):
     assert result.returncode == 0 and f"the digits are in {ten}/ already" in result.stdout
     complains(run(ROOT / "data/digits/prepare.py", "--output", ten, "--labels", "parity"), "holds something else")
     assert sorted(path.stat().st_mtime_ns for path in ten.rglob("*")) == before
+
+
+@pytest.mark.parametrize("script", sorted(path.parent.name for path in (ROOT / "data").glob("*/prepare.py")))
+def test_a_missing_package_ends_a_preparation_with_one_line(script):
+    """-S hides what is installed; scripts that need the standard library alone show their help."""
+    done = subprocess.run([sys.executable, "-S", ROOT / f"data/{script}/prepare.py", "--help"], capture_output=True, text=True)
+    if done.returncode:
+        assert re.fullmatch(r"error: the package '\w+' is not installed for \S+; .+\n", done.stderr)
+    else:
+        assert script in ("bank", "imdb", "shoppers")
+    assert (ROOT / "data/errors.py").read_bytes() == (ROOT / "results/errors.py").read_bytes()

@@ -195,6 +195,18 @@ def test_weights_repeat_samples(levels):
         assert ours["auroc"][column] == pytest.approx(roc_auc_score(right, score[repeated]), abs=1e-13)
 
 
+@pytest.mark.parametrize("level", RISKS)
+def test_a_risk_exactly_at_the_level_asked_for_is_allowed(level):
+    """The last of the first 1 / level samples is wrong, so their risk is the level itself."""
+    first = round(1 / level)
+    wrong = np.arange(2 * first) >= first - 1
+    name = f"coverage_at_{100 * level:g}%_risk"
+    assert measured(-np.arange(2.0 * first), wrong)[name] == 0.5
+    assert measured(-np.arange(1.0 * first), wrong[:first])[name] == 1
+    wrong[0] = True
+    assert measured(-np.arange(2.0 * first), wrong)[name] == 0
+
+
 def test_harmonic_numbers_of_a_table_and_of_the_digamma_function(monkeypatch):
     numbers = np.random.default_rng(0)
     score, wrong = numbers.random(3000), numbers.random(3000) < 0.2
@@ -289,14 +301,20 @@ def test_p_is_chosen_on_held_out_images_and_scored_on_the_others():
     scores, wrong = all_scores(logits, labels)
     held_out = torch.from_numpy(splits(600, 0.25, 4, 3))
     names = ["msp", *(f"s_{p}" for p in POWERS)]
-    before, after = [], []
+    before, after, others = [], [], 0
+
+    def best(rows):
+        """The best score of these images alone, as if there were no others."""
+        alone, errors = all_scores(logits[rows], labels[rows])
+        return min(names, key=lambda name: oracles.aurc(alone[name], ~errors))
+
     for split, chosen in enumerate(row["chosen"]):
         held = held_out[:, split]
-        aurc = {name: oracles.aurc(scores[name][held], ~wrong[held]) for name in names}
-        assert chosen == min(names, key=aurc.get)
+        assert chosen == best(held)
+        others += chosen not in (best(~held), best(slice(None)))
         before.append(oracles.aurc(scores["msp"][~held], ~wrong[~held]))
         after.append(oracles.aurc(scores[chosen][~held], ~wrong[~held]))
-    assert row["held_out_images"] == 150
+    assert row["held_out_images"] == 150 and others > 0  # else the choice could have been made on other images
     assert row["scores"]["split_msp"]["aurc"]["value"] == pytest.approx(np.mean(before))
     assert row["scores"]["normalised"]["aurc"]["value"] == pytest.approx(np.mean(after))
     assert row["normalised_less_msp"]["aurc"]["value"] == pytest.approx(np.mean(after) - np.mean(before))
@@ -381,7 +399,9 @@ def test_the_command(tmp_path):
         assert figures["error"]["value"] == pytest.approx(1 - expected["top1"] / 100)
         low, high = figures["aurc"]["interval"]
         assert f"| {figures['aurc']['value']:.5f} ({low:.5f} to {high:.5f}) |" in tables
-        assert all(low <= high for low, high in (entry["interval"] for entry in figures.values()))
+        for entry in figures.values():
+            assert entry["interval"][0] <= entry["value"] <= entry["interval"][1]
+        assert figures["aurc"]["interval"][0] < figures["aurc"]["interval"][1]
     assert "| ls_0.1 - ls_0.0 | MSP |" in tables and "Note" in tables  # of the 60 held-out images
     assert "ls_0.1 - ls_0.0  MSP" in result.stdout and max(map(len, result.stdout.splitlines()[:-1])) <= 100
     assert "warning: ls_0.0: p is chosen on as few as 60 held-out samples" in result.stderr

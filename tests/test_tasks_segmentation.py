@@ -170,7 +170,11 @@ def test_killed_and_resumed_is_the_same_to_the_bit(scenes, tmp_path):
     losses = [[line["train_loss"] for line in log(tmp_path / name)] for name in ("killed", "whole")]
     assert len(losses[0]) == 6 and losses[0] == losses[1]
     assert (tmp_path / "killed/test.json").read_text() == (tmp_path / "whole/test.json").read_text()
-    assert [round(line["alpha"], 4) for line in log(tmp_path / "whole")] == [0.1, 0.12, 0.14, 0.16, 0.18, 0.2]
+    lines, steps = log(tmp_path / "whole"), states[1]["args"]["steps"]
+    assert [round(line["alpha"], 4) for line in lines] == [0.1, 0.12, 0.14, 0.16, 0.18, 0.2]
+    highest, power = states[1]["args"]["lr"], states[1]["args"]["power"]  # after the warm-up the rate of the step to come
+    expected = [highest * (1 - epoch / 6) ** power for epoch in range(1, 7)]
+    assert steps > 12 and [line["lr"] for line in lines] == pytest.approx(expected)
 
 
 def test_two_processes_count_every_image_once(scenes, trained, tmp_path):
@@ -232,6 +236,14 @@ def test_pixels_without_a_label_count_in_no_loss(name):
     assert loss.item() == pytest.approx(make_loss(name, 5)(rows, labels[kept].long()).item(), rel=1e-5)  # float32 sums
     nothing = engine.pixel_loss(make_loss(name, 5, ignore_index=255), (logits,), labels * 0 + 255, 0.4)
     assert nothing.item() == 0
+
+
+def test_the_auxiliary_head_counts_by_its_weight():
+    torch.manual_seed(0)
+    own, other = torch.randn(2, 2, 5, 4, 4)
+    labels = torch.randint(5, (2, 4, 4), dtype=torch.uint8)
+    expected = F.cross_entropy(own, labels.long()) + 0.4 * F.cross_entropy(other, labels.long())
+    assert engine.pixel_loss(torch.nn.CrossEntropyLoss(), (own, other), labels, 0.4).item() == pytest.approx(expected.item())
 
 
 def test_rates_are_polynomial_with_a_linear_start():

@@ -1,5 +1,6 @@
 """Tasks/tabular: its numbers against scikit-learn and brute force, its commands killed and resumed, and every bad input."""
 
+import argparse
 import json
 import os
 import signal
@@ -69,6 +70,7 @@ def test_digits_are_learnt_and_logged(tmp_path):
     last, found, state = log(tmp_path / "run")[-1], load(tmp_path / "l.pt"), load(tmp_path / "run/checkpoint.pth")
     logits, labels = found["logits"], found["labels"].numpy()
     assert logits.shape == (360, 10) and logits.dtype == torch.float32 and found["classes"] == list("0123456789")
+    assert [line["alpha"] for line in log(tmp_path / "run")] == pytest.approx(np.linspace(0.1, 0.2, 10))
     assert last["val_top1"] > 93 and last["epoch"] == 10 and last["train_top1"] > last["val_top1"]
     probabilities = softmax(logits.double().numpy(), 1)
     assert last["val_top1"] == pytest.approx(100 * (probabilities.argmax(1) == labels).mean(), abs=1e-9)
@@ -103,6 +105,24 @@ def test_ece_and_order_near_certainty():
     assert metrics.summarise(metrics.outcomes(logits, labels))["ece"] == pytest.approx(expected, abs=1e-12)
     certain = torch.tensor([[60.0, 0.0], [70.0, 0.0], [65.0, 0.0]])
     assert metrics.outcomes(certain, torch.zeros(3, dtype=torch.long))[1].argsort().tolist() == [0, 2, 1]
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    """The last rows of an epoch, a partial batch, show which came last: others in another epoch and for another seed."""
+    x, y = torch.arange(50.0)[:, None], torch.zeros(50, dtype=torch.long)
+
+    class Last(torch.nn.Linear):
+        def forward(self, rows):
+            self.rows = rows.flatten().tolist()
+            return super().forward(rows / 50)
+
+    model, seen = Last(1, 2), []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        args = argparse.Namespace(seed=seed, epochs=2, batch_size=20)
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        tabular.load("engine").train_one_epoch(model, torch.nn.CrossEntropyLoss(), x, y, optimizer, args, epoch)
+        seen.append(model.rows)
+    assert len(seen[0]) == 10 and seen[0] == seen[3] and len({tuple(rows) for rows in seen}) == 3
 
 
 def test_the_encoding_knows_only_training_rows(table):

@@ -192,10 +192,13 @@ def test_no_loss_counts_padding(loss, batch):
 def test_reviews_are_learnt_and_logged(reviews, tmp_path):
     """Chance is 50 %; the logits file is in the order of the files and gives the logged figures by scikit-learn."""
     words = ["--data-path", reviews, "--lr", 0.02, "--epochs", 6, "--eval-every", 4, "--batch-size", 16, "--amp", "bf16"]
-    train(*words, "--loss", "ls", "--alpha", 0.2, "--output_dir", tmp_path / "r", "--logits", tmp_path / "l.pt")
+    train(
+        *words, "--loss", "ls", "--alpha", 0.1, "--alpha-end", 0.2, "--output_dir", tmp_path / "r", "--logits", tmp_path / "l.pt"
+    )
     lines, found, state = log(tmp_path / "r"), load(tmp_path / "l.pt"), load(tmp_path / "r/checkpoint.pth")
     assert [("val_top1" in line, "train_top1" in line) for line in lines] == [(i in (3, 5), i == 5) for i in range(6)]
     assert lines[-1]["val_top1"] > 85 and lines[-1]["train_top1"] > 85
+    assert [line["alpha"] for line in lines] == pytest.approx(np.linspace(0.1, 0.2, 6))
     assert found["labels"].tolist() == [0] * 50 + [1] * 50 and found["classes"] == ["neg", "pos"]
     assert found["logits"].shape == (100, 2) and found["logits"].dtype == torch.float32
     p = softmax(found["logits"].double().numpy(), 1)

@@ -88,6 +88,25 @@ def test_architectures_are_recognised():
     assert "vit_tiny_patch16_224, and as well" in notes[0] and "deit_tiny_patch16_224" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "others"),
+    [
+        (
+            "deit_tiny_distilled_patch16_224",
+            96,
+            ["deit_tiny_patch16_224", "vit_tiny_patch16_224", "deit_small_distilled_patch16_224"],
+        ),
+        ("vit_tiny_patch16_384", 384, ["vit_tiny_patch16_224", "deit_tiny_patch16_224"]),
+        ("vit_tiny_patch16_224", 224, ["vit_tiny_patch16_384"]),
+    ],
+)
+def test_sizes_and_distillation_tokens_are_told_from_the_weights(name, size, others):
+    """Two classifiers and two tokens of a distilled DeiT; of models that differ in their size alone, the one of this size."""
+    weights = architectures.create("timm", name, 10, size).state_dict()
+    facts, *_ = recognise(weights, [("timm", other) for other in [*others, name]])
+    assert facts == {"library": "timm", "model": name, "num_classes": 10, "input_size": size}
+
+
 def test_deit_says_its_model(tmp_path):
     """An old DeiT checkpoint: its options are an argparse.Namespace, the one type beside plain ones that is let in."""
     weights = architectures.create("timm", "deit_tiny_patch16_224", 10).state_dict()

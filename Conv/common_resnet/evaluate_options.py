@@ -1,14 +1,13 @@
 """The command line of evaluate.py."""
 
 import argparse
-import os
 from pathlib import Path
 
 from errors import InputError
 
 from catalogue import IMAGENET, NAMES, SOURCES
 from command_line import Parser, add_option
-from options import RANGES
+from options import CORES, RANGES
 
 
 def get_parser() -> Parser:
@@ -30,8 +29,7 @@ def get_parser() -> Parser:
     add("--corruptions", nargs="?", const="", metavar="FOLDER", help=corrupted)
     add("--output", type=Path, help="also write the figures to this JSON file")
     add("--batch-size", "-b", type=int, default=256, help="images per step")
-    cores = min(8, os.cpu_count() or 1)
-    add("--num-workers", "--workers", "-j", type=int, default=cores, help="loading processes, for large images")
+    add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
     group = parser.add_argument_group("for weights from elsewhere")
     add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
     add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import errors
 from errors import InputError, is_first, say
 
-from options import fill_in, get_parser
+from options import cpu_has_bf16, fill_in, get_parser
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
     ARGS = get_parser().parse_args()
@@ -44,9 +45,12 @@ from teacher import build_distillation
 
 def main(args: argparse.Namespace) -> None:
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     if args.test_only:
         return test(args)
     distributed.start(args.device)
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        say("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
     with run_folder.locked(args.output_dir):
         train(args)
     distributed.stop()
@@ -117,7 +121,7 @@ def train(args: argparse.Namespace) -> None:
     say_setup(model, train_data, val_data, start_epoch, args)
     mixing = Mixing(args.mixup_alpha, args.cutmix_alpha, len(classes), args.seed)
     distillation = build_distillation(args, train_data)
-    wrapped = wrap(model, args.loss == "zipf", args.compile, args.device)
+    wrapped = wrap(model, args.loss == "zipf", args.compile, args.device, args.in_memory)
     log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
 
     started = time.time()

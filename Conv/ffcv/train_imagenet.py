@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import errors
 from errors import InputError, is_first, say
 
 import options
@@ -46,6 +47,10 @@ def main(argv: list[str] | None = None) -> None:
     config, command = options.read(argv)
     device = settle(config.training)
     distributed.start(device.type)
+    section = "validation" if command.eval else "training"
+    errors.batch = f"{section}.batch_size={getattr(config, section).batch_size}"
+    if config.training.amp == "bf16" and device.type == "cpu" and not options.cpu_has_bf16():
+        say("training.amp=bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, off, is faster here")
     if command.eval:
         evaluate_checkpoint(config, command.resume, device)
     else:

@@ -7,6 +7,8 @@ stored as JPEG. A run that ends early leaves nothing under the final name.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
@@ -47,6 +49,7 @@ except ImportError as error:
     raise no_ffcv(error)
 
 SMALLEST_PAGE = 2**23
+END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 LARGEST_PAGE = 2**31
 
 
@@ -105,8 +108,10 @@ class Pictures:
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+        with contextlib.suppress(AttributeError):  # Linux alone has it
+            ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != self.parent:
-            os._exit(1)  # it was killed
+            os._exit(1)  # it was killed before
         path, label = self.samples[index]
         try:
             with warnings.catch_warnings():

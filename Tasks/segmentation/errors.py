@@ -11,6 +11,8 @@ for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # a name of a file that the terminal's encoding does not have
 
+batch = "its batch size"  # the option and its value, as a trainer puts them here, for the line on full memory
+
 
 class InputError(ValueError):
     """Says in one line what is wrong, where, and what to do; line breaks and odd bytes in names of files are escaped."""
@@ -60,9 +62,13 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     """What an exception that nobody catches prints."""
     if isinstance(error, InputError):
         stop(error)
-    elif isinstance(error, RuntimeError) and not is_first() and re.search("(closed|reset) by peer|/gloo/", str(error)):
-        time.sleep(5)  # the first process has gone, and has said why; torchrun ends this one
-        os._exit(1)
+    elif type(error).__name__ == "OutOfMemoryError":
+        stop(InputError(f"the GPU's memory is full at {batch}: try half of it, mixed precision, or a GPU that nobody else uses"))
+    elif isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        stop(InputError(f"this machine's memory is full at {batch}: try half of it"))
+    elif isinstance(error, RuntimeError) and re.search("(closed|reset) by peer|/gloo/transport/", str(error)):
+        time.sleep(5)  # another process has gone, and has said why; torchrun ends this one meanwhile
+        stop(InputError("another process of this run has ended; see what it, or torchrun on its machine, says"))
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted; --resume auto continues a training after its last finished epoch\n")
     elif isinstance(error, ModuleNotFoundError):

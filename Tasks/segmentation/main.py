@@ -9,9 +9,10 @@ import math
 import time
 from pathlib import Path
 
+import errors
 from errors import InputError, is_first, say
 
-from options import fill_in, get_parser, rate, settle_length
+from options import cpu_has_bf16, fill_in, get_parser, rate, settle_length
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
     ARGS = get_parser().parse_args()
@@ -39,7 +40,10 @@ LARGEST_LOGITS = 2**34  # bytes: the file is gathered in memory
 
 def main(args) -> None:
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     distributed.start(args.device)
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        say("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
     with run_folder.locked(args.output_dir):
         train(args)
     distributed.stop()

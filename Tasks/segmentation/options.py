@@ -12,6 +12,10 @@ from layouts import LAYOUTS
 
 LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CPU_INFO = Path("/proc/cpuinfo")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -189,17 +193,22 @@ def fill_in(args: argparse.Namespace) -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    has_bf16 = args.device == "cuda" or getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16")
-    args.amp = args.amp or ("bf16" if has_bf16 else "off")
+    args.amp = args.amp or ("bf16" if args.device == "cuda" or cpu_has_bf16() else "off")
     if args.num_workers is None:
-        args.num_workers = min(8, os.cpu_count() or 1) if args.device == "cuda" else 0
+        args.num_workers = min(8, CORES) if args.device == "cuda" else 0
     if args.sync_bn and args.device == "cpu":
         raise InputError("--sync-bn: PyTorch synchronises batch norm on GPUs only")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+    torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def settle_length(args: argparse.Namespace, steps_per_epoch: int) -> None:

@@ -11,6 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
+import errors
 from errors import InputError
 
 from options import fill_in, get_parser
@@ -36,6 +37,7 @@ SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "train_
 def main(words: list[str] | None = None) -> None:
     args = get_parser().parse_args(words)
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     table = open_table(args)
     sizes = torch.bincount(torch.from_numpy(table.labels), minlength=len(table.classes)).tolist()
     counts = ", ".join(f"{name} {size:,}" for name, size in zip(table.classes[:10], sizes, strict=False))

@@ -11,9 +11,10 @@ import statistics
 import time
 from pathlib import Path
 
+import errors
 from errors import InputError
 
-from options import fill_in, get_parser
+from options import cpu_has_bf16, fill_in, get_parser
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
     get_parser().parse_args()
@@ -36,6 +37,9 @@ SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "max_to
 def main(words: list[str] | None = None) -> None:
     args = get_parser().parse_args(words)
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        print("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
     start = time.perf_counter()
     read = open_reviews if args.model == "lstm" else open_text
     texts = read(args.data_path, args.max_tokens, args.vocabulary)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from errors import InputError
 
+CPU_INFO = Path("/proc/cpuinfo")
 LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 DATA = {"imdb": "lstm", "text": "lstm-lm"}  # what is trained on each
 # Smallest and largest values that mean something.
@@ -95,6 +96,11 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.logits is not None and not args.logits.parent.is_dir():
         raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def check_loss(args: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from common.errors import InputError, printable
 
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")  # what --data knows
 INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts before it scales
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
@@ -75,7 +77,7 @@ def add_images(to: argparse.ArgumentParser) -> None:
     model.add_argument("--model-ema", action="store_true", help="use the moving average of the weights")
     speed = to.add_argument_group("speed")
     speed.add_argument("--batch-size", type=int, default=128, help="images per batch")
-    speed.add_argument("--num-workers", type=int, default=min(8, os.cpu_count() or 1), help="loading processes")
+    speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="loading processes")
     speed.add_argument("--device", help="cpu or cuda; none: cuda where PyTorch finds a GPU")
     speed.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision; none: bf16 on GPUs, off on the CPU")
 

@@ -1,0 +1,61 @@
+"""What a reader is: how its good inputs are made, which of them are damaged, and how, and how it is called."""
+
+import argparse
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Reader(NamedTuple):
+    """make(folder) writes good inputs; call(folder) reads them and returns what of the result must not change silently.
+
+    targets: the files that are damaged, one at a time, with the function that does it. A target None stands for the words of a
+    command line, which call(folder, words) takes.
+    """
+
+    name: str
+    make: Callable[[Path], None]
+    call: Callable
+    targets: list[tuple[str | None, Callable]]
+
+
+LAST: list[str] = []  # script and words of the command that was called last
+
+
+def called(script: str, function: Callable) -> Callable:
+    """function(words), as call(*words), whose words are kept in LAST."""
+
+    def call(*words: object) -> None:
+        LAST[:] = [script, *map(str, words)]
+        function(LAST[1:])
+
+    return call
+
+
+WORDS = ["9" * 5000, "", "²", "\udce9", "a\nb", *"nan inf -1 0 1e999 1000000000 x -- ../.. 0x10 1,2 None".split()]
+
+
+def of_options(parser: argparse.ArgumentParser, fixed: str) -> Callable:
+    """Damage of a command line: one to three options of the parser, with values that they may not have."""
+    actions = [action for action in parser._actions if action.option_strings and action.dest not in ("help", "version")]
+
+    def options(_: object, rng: random.Random) -> tuple[str, list[str]]:
+        words = fixed.split()
+        for action in rng.sample(actions, rng.choice((1, 1, 2, 3))):
+            count = {None: 1, "+": 2, "*": 2, "?": 1}.get(action.nargs, action.nargs)
+            words.append(rng.choice(action.option_strings))
+            words += [rng.choice(WORDS) for _ in range(rng.choice((count, count, count, 0, count + 1)))]
+        return f"~{' '.join(words)!r:.200}", words
+
+    return options
+
+
+def of_parser(module, fixed: str, make: Callable = Path.mkdir) -> Reader:
+    """The command line of a trainer, up to where the data would be opened."""
+    parser = module.get_parser()
+
+    def call(folder, words=()):
+        return module.fill_in(parser.parse_args([*fixed.replace("FOLDER", str(folder)).split(), *words]))
+
+    return Reader("options", make, call, [(None, of_options(parser, ""))])
