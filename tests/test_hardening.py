@@ -219,6 +219,12 @@ def test_an_optimisers_memory_that_does_not_fit(memory):
         states.load_parts({"optimizer": optimizer, "loss": torch.nn.Module()}, content, "c.pth")
 
 
+@pytest.mark.parametrize("value", [{"scale": "x"}, {"scale": torch.ones(2)}, torch.ones(2), None])
+def test_a_scaler_that_does_not_fit(value):
+    with pytest.raises(InputError, match="c.pth: the state of its scaler does not fit"):
+        states.load_parts({"scaler": torch.amp.GradScaler("cpu")}, {"scaler": value}, "c.pth")
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_refused(value):
     content, model, _ = state()

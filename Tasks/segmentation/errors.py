@@ -67,8 +67,8 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     elif isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         stop(InputError(f"this machine's memory is full at {batch}: try half of it"))
     elif isinstance(error, RuntimeError) and re.search("(closed|reset) by peer|/gloo/transport/", str(error)):
-        time.sleep(5)  # another process has gone, and has said why; torchrun ends this one
-        os._exit(1)
+        time.sleep(5)  # another process has gone, and has said why; torchrun ends this one meanwhile
+        stop(InputError("another process of this run has ended; see what it, or torchrun on its machine, says"))
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted; --resume auto continues a training after its last finished epoch\n")
     elif isinstance(error, ModuleNotFoundError):

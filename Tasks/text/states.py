@@ -131,9 +131,11 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
     InputError for a state that does not fit its part or is not finite.
     """
     for name, part in parts.items():
-        if name == "lr_scheduler" or (name == "scaler" and not state[name]):  # empty where the run so far did without fp16
-            continue
         try:
+            if name == "lr_scheduler" or (name == "scaler" and state[name] == {}):  # empty where the run so far did without fp16
+                continue
+            if name == "scaler" and not all(isinstance(value, int | float) for value in state[name].values()):
+                raise ValueError("it holds something else than numbers")
             if isinstance(part, torch.optim.Optimizer):
                 groups, kept = part.state_dict()["param_groups"], state[name]["param_groups"]
                 if [len(group["params"]) for group in kept] != [len(group["params"]) for group in groups]:
