@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from common import InputError
+from common import InputError, printable
 
 from archives import ArchiveError
 from check import check
@@ -41,7 +41,7 @@ def main() -> None:
             else:
                 write_archives(args, output)
     except (InputError, ArchiveError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
     except BrokenProcessPool:
         sys.exit(
             "error: a process that decodes was killed, perhaps for memory; the same command goes on from here, see --workers"
