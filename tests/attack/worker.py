@@ -8,6 +8,7 @@ that nobody could know for one), silent, traceback. Who asks looks for hangs and
 import contextlib
 import io
 import json
+import os
 import random
 import resource
 import shutil
@@ -24,8 +25,8 @@ MEMORY = 24 << 30  # bytes of addresses: what claims more than there is fails he
 
 def main(subproject: str) -> None:
     sys.path[:0] = [str(ROOT / subproject), str(ROOT / "tests")]
-    answers = sys.stdout
-    sys.stdout = sys.stderr
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints, compiled code and processes of its own too, prints to stderr
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     from attack import others, readers, trainers
