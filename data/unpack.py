@@ -56,6 +56,11 @@ def members(archive: Path):
         raise DataError(f"{archive}: damaged, or not a tar archive ({error})")
 
 
+def printable(text: str) -> str:
+    """The text on one line, for a terminal: what does not print, as line breaks and foreign bytes in names, is escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def run(prepare: Callable[[Path], str], root: Path) -> None:
     """Let prepare(temporary folder) fill root, which appears whole or not at all; print what it returns, or one line of error."""
     if (root / "train").exists() or (root / "val").exists():
@@ -68,7 +73,9 @@ def run(prepare: Callable[[Path], str], root: Path) -> None:
             os.replace(temporary / split, root / split)
         print(f"{said} in {root}/")
     except DataError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
+    except (tarfile.TarError, EOFError, zlib.error) as error:  # in the middle of a file that is read as a whole
+        sys.exit(f"error: the archive is damaged, or ends too early ({error}); download it again")
     except OSError as error:
         sys.exit(f"error: {error.filename or root}: {error.strerror or error}")
     except KeyboardInterrupt:

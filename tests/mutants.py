@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
+from tqdm import tqdm
+
 from mutants_list import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +55,8 @@ def main() -> None:
         passing = dict(zip(tests, pool.map(lambda test: tried(copies, test), tests), strict=True))
         found = pool.map(lambda pair: outcome(copies, *pair[1]) if passing[pair[1][3]] == "passed" else "stale", chosen)
         counts = dict.fromkeys(("noticed", "survived", "stale"), 0)
-        for (number, (file, old, new, test)), result in zip(chosen, found, strict=True):
+        bar = tqdm(zip(chosen, found, strict=True), "faults", len(chosen), disable=None)
+        for (number, (file, old, new, test)), result in bar:
             counts[result] += 1
             if result != "noticed":
                 why = f" (without the fault: {passing[test]})" if passing[test] != "passed" else ""

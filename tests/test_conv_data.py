@@ -75,8 +75,9 @@ def test_bad_bird_archives(tmp_path):
     prepare = ROOT / "data/cub/prepare.py"
 
     def refused(*pieces):
-        complains(run(prepare, "--archive", tmp_path / "a.tgz", "--root", tmp_path / "out"), *pieces)
+        line = complains(run(prepare, "--archive", tmp_path / "a.tgz", "--root", tmp_path / "out"), *pieces)
         assert not list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else True
+        return line
 
     refused("a.tgz", "no such file")
     (tmp_path / "a.tgz").write_bytes(b"nothing")
@@ -90,6 +91,12 @@ def test_bad_bird_archives(tmp_path):
     with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
         add(archive, "CUB_200_2011/images.txt", b"1 a/b.jpg\n")
     refused("train_test_split.txt")
+    with tarfile.open(tmp_path / "a.tgz", "w") as archive:
+        add(archive, "CUB_200_2011/images.txt", b"1 a/b.jpg\n" * 500)
+    (tmp_path / "a.tgz").write_bytes((tmp_path / "a.tgz").read_bytes()[:3000])  # in the middle of the list
+    refused("damaged, or ends too early")
+    cub(tmp_path / "a.tgz", ("001.A/\x1b[2J/evil.jpg", "b/c.jpg"))
+    assert "\x1b" not in refused("\\x1b[2J", "not a path that an image may have")
 
 
 def test_cars(tmp_path):

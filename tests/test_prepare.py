@@ -60,6 +60,14 @@ def test_a_kept_training_map_that_is_reversed_gives_the_validation_its_labels(pa
     assert (tmp_path / "val_map.txt").read_text().splitlines() == expected
 
 
+def test_names_in_messages_are_escaped(zips, tmp_path):
+    shutil.copy(zips / "val.zip", tmp_path)
+    (tmp_path / "train.zip").write_bytes((zips / "train.zip").read_bytes())
+    (tmp_path / "train_map.txt").write_text("\x1b[2J/\u2028.png\t0\n\x1b.png\t1\n")
+    line = complains(run(PREPARE, "--root", tmp_path, "--maps-only"), "lies in no class folder", "\\x1b")
+    assert line.isprintable()
+
+
 def test_the_four_commands_on_the_digits(parity, tmp_path):
     """As the README says them, in the folder itself."""
     root = tmp_path / "digits"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import errors  # noqa: F401  it says in one line which package is missing
-from common import InputError
+from common import InputError, printable
 
 from archives import ArchiveError
 from check import check
@@ -46,7 +46,7 @@ def main() -> None:
             else:
                 write_archives(args, output)
     except (InputError, ArchiveError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
     except BrokenProcessPool:
         sys.exit(
             "error: a process that decodes was killed, perhaps for memory; the same command goes on from here, see --workers"

@@ -1,6 +1,5 @@
 """The readers of the tasks, of viz/ and of data/."""
 
-import inspect
 import io
 import sys
 import tarfile
@@ -10,8 +9,8 @@ from pathlib import Path
 import torch
 
 from attack import damage, material
-from attack.material import outcome_of_run
-from attack.readers import Reader, called, of_parser
+from attack.material import outcome_of_run, said
+from attack.readers import LAST, Reader, called, of_parser
 
 
 def task(make: Callable, source: list, small: str) -> list[Reader]:
@@ -19,10 +18,8 @@ def task(make: Callable, source: list, small: str) -> list[Reader]:
     import main
     import options
 
-    takes_words = inspect.signature(main.main).parameters.keys() == {"words"}
-    parser = options.get_parser()
     script = str(Path(main.__file__).relative_to(Path(__file__).resolve().parents[2]))
-    command = called(script, lambda words: main.main(words if takes_words else parser.parse_args(words)))
+    command = called(script, main, options)
 
     def go(folder, *words):
         command(*[word.replace("FOLDER", str(folder)) for word in [*small.split(), *words]])
@@ -70,6 +67,8 @@ def segmentation() -> list[Reader]:
 
 # ---------------------------------------------------------------------------------------------------------- viz and data
 
+OPTIONAL = ("classes", "paths", "features")
+
 
 def viz() -> list[Reader]:
     from common import logits_file
@@ -110,12 +109,16 @@ def viz() -> list[Reader]:
         from report_page.inputs import of_logits
 
         run = of_logits("x", folder / "l.pt", 0.1)
-        return run.classes, run.paths, material.digest({key: run.content[key] for key in ("logits", "labels", "features")})
+        return run.classes, run.paths, material.digest({key: run.content[key] for key in ("logits", "labels")})
 
     def bare(folder):
         return shown(folder, "c.safetensors", model="resnet8")
 
-    picture, logits_damage = ("data/val/a/0.png", damage.of_picture), [("l.pt", damage.of_torch)]
+    def of_logits_file(content, rng):
+        name, content = damage.of_torch(content, rng)  # without classes, paths or features a file is as good
+        return f"~{name}" if name.removesuffix(" missing").removesuffix(" = None") in OPTIONAL else name, content
+
+    picture, logits_damage = ("data/val/a/0.png", damage.of_picture), [("l.pt", of_logits_file)]
     zips = [("zips/val.zip", damage.of_zip), ("zips/val_map.txt", damage.of_map)]
     return [
         Reader("checkpoint", make, shown, [("c.pth", damage.of_torch), picture]),
@@ -153,10 +156,9 @@ def data() -> list[Reader]:
         return found.names, found.records["label"].tolist(), found.classes, [hash(one) for one in data]
 
     def birds(folder):
-        (folder / "out").mkdir()
-        return cub.prepare(folder / "cub.tgz", folder / "out"), sorted(
-            (str(p), p.stat().st_size) for p in (folder / "out").rglob("*.png")
-        )
+        LAST[:] = sys.argv[:] = ["data/cub/prepare.py", "--archive", str(folder / "cub.tgz"), "--root", str(folder / "out")]
+        said("[0-9].* images", cub.main)
+        return sorted((str(path), path.stat().st_size) for path in (folder / "out").rglob("*.png"))
 
     zips = [("val.zip", damage.of_entries), ("val_map.txt", damage.of_map)]
     return [Reader("archives.py", make, listed, zips), Reader("cub", make, birds, [("cub.tgz", damage.of_bytes)])]

@@ -1,9 +1,12 @@
 """What a reader is: how its good inputs are made, which of them are damaged, and how, and how it is called."""
 
 import argparse
+import inspect
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 
@@ -23,12 +26,14 @@ class Reader(NamedTuple):
 LAST: list[str] = []  # script and words of the command that was called last
 
 
-def called(script: str, function: Callable) -> Callable:
-    """function(words), as call(*words), whose words are kept in LAST."""
+def called(script: str, module: ModuleType, options: ModuleType | None = None) -> Callable:
+    """The main function of a script as call(*words), which keeps the words in LAST. options: where its parser is."""
+    takes = inspect.signature(module.main).parameters.keys()
 
     def call(*words: object) -> None:
-        LAST[:] = [script, *map(str, words)]
-        function(LAST[1:])
+        LAST[:] = sys.argv[:] = [script, *map(str, words)]
+        given = (options or module).get_parser().parse_args(LAST[1:]) if "args" in takes else LAST[1:]
+        module.main(*[given] * len(takes))
 
     return call
 

@@ -2,7 +2,9 @@
 
 import random
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 from attack import damage, material
 from attack.material import outcome_of_run, said
@@ -16,7 +18,7 @@ def deit() -> list[Reader]:
     small = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0 --batch-size 4"
     small = [*small.split(), "--no-aug", "--no-repeated-aug", "--drop-path", "0"]
 
-    command = called("Deit/main.py", lambda words: main.main(options.get_parser().parse_args(words)))
+    command = called("Deit/main.py", main, options)
 
     def go(*words):
         command(*small, *words)
@@ -61,8 +63,8 @@ def conv() -> list[Reader]:
 
     small = "--model resnet8 --num-workers 0 --device cpu --batch-size 8 --warmup-epochs 0".split()
 
-    command = called("Conv/common_resnet/train.py", lambda words: trainer.main(options.get_parser().parse_args(words)))
-    evaluation = called("Conv/common_resnet/evaluate.py", evaluate.main)
+    command = called("Conv/common_resnet/train.py", trainer, options)
+    evaluation = called("Conv/common_resnet/evaluate.py", evaluate)
 
     def go(*words):
         command(*small, *words)
@@ -109,26 +111,17 @@ def ffcv() -> list[Reader]:
 
     import options
     import train_imagenet as trainer
-    import write_imagenet
 
     small = """--model.arch=resnet18 --resolution.min_res=32 --resolution.max_res=32 --validation.resolution=32
         --validation.crop_ratio=1 --training.batch_size=4 --validation.batch_size=4 --data.num_workers=1 --training.device=cpu"""
 
-    command = called("Conv/ffcv/train_imagenet.py", trainer.main)
+    command = called("Conv/ffcv/train_imagenet.py", trainer)
 
     def make(folder):
         material.pictures(folder / "data", 32)
         for split in ("train", "val"):
-            sys.argv = [
-                "write",
-                "--data",
-                str(folder / "data" / split),
-                "--output",
-                str(folder / f"{split}.ffcv"),
-                "--num-workers",
-                "1",
-            ]
-            write_imagenet.main()
+            words = ["--data", folder / "data" / split, "--output", folder / f"{split}.ffcv", "--num-workers", "1"]
+            subprocess.run([sys.executable, Path(trainer.__file__).with_name("write_imagenet.py"), *words], check=True)
         go(folder, "--training.epochs=1", f"--logging.folder={folder}/run")
 
     def make_config(folder):
