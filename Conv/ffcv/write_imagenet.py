@@ -152,7 +152,12 @@ def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
         asked.set()
         raise Terminated
 
+    def unraisable(lost: object) -> None:
+        if lost.exc_type is not Terminated:  # Python prints what is raised while it forks
+            sys.__unraisablehook__(lost)
+
     signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = unraisable
     workers = min(args.num_workers, len(folder))
     fields = {"image": picture_field(args, complaints), "label": IntField()}
     writer = ffcv.writer.DatasetWriter(str(path), fields, page_size=page, num_workers=workers)
