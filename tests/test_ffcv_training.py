@@ -348,7 +348,7 @@ def test_bad_checkpoints(trained, ffcv_files, tmp_path, monkeypatch):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Malicious()}))
     torch.save([1], tmp_path / "list.pth")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "empty.pth")
-    torch.save({"model": {"fc.bias": torch.zeros(2)}}, tmp_path / "bare.pth")
+    torch.save({"model": {"fc.bias": torch.zeros(2), "fc.weight": torch.zeros(2, 3)}}, tmp_path / "bare.pth")
     out = f"--logging.folder={tmp_path}/run"
     for how in ([], ["--eval"]):
         refused("half.pth: damaged", *files(ffcv_files), out, "--resume", tmp_path / "half.pth", *how)
