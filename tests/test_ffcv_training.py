@@ -348,7 +348,7 @@ def test_bad_checkpoints(trained, ffcv_files, tmp_path, monkeypatch):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Malicious()}))
     torch.save([1], tmp_path / "list.pth")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "empty.pth")
-    torch.save({"model": {"fc.bias": torch.zeros(2)}}, tmp_path / "bare.pth")
+    torch.save({"model": {"fc.bias": torch.zeros(2), "fc.weight": torch.zeros(2, 3)}}, tmp_path / "bare.pth")
     out = f"--logging.folder={tmp_path}/run"
     for how in ([], ["--eval"]):
         refused("half.pth: damaged", *files(ffcv_files), out, "--resume", tmp_path / "half.pth", *how)
@@ -356,7 +356,7 @@ def test_bad_checkpoints(trained, ffcv_files, tmp_path, monkeypatch):
         refused("list.pth: a checkpoint is a dict", *files(ffcv_files), out, "--resume", tmp_path / "list.pth", *how)
         refused("none.pth: no such checkpoint", *files(ffcv_files), out, "--resume", tmp_path / "none.pth", *how)
     assert not (tmp_path / "was-run").exists()
-    refused("empty.pth: holds no weights of a classifier", *files(ffcv_files), "--eval", "--resume", tmp_path / "empty.pth")
+    refused("empty.pth: holds no weights", *files(ffcv_files), "--eval", "--resume", tmp_path / "empty.pth")
     refused("bare.pth: the weights are another model's", *files(ffcv_files), "--eval", "--resume", tmp_path / "bare.pth")
     refused("bare.pth: cannot be resumed", *files(ffcv_files), out, "--resume", tmp_path / "bare.pth")
     refused("--eval needs --resume", *files(ffcv_files), "--eval")
@@ -394,9 +394,9 @@ def test_without_ffcv_both_scripts_name_the_line_that_installs_it(tmp_path):
     """A module of that name that cannot be imported stands before the real one."""
     (tmp_path / "ffcv").mkdir()
     (tmp_path / "ffcv/__init__.py").write_text("raise ImportError('libopencv_core.so.406: cannot open shared object file')")
-    for script in (TRAIN, WRITE):
+    for words in ([str(TRAIN)], [str(WRITE), "--data", "x", "--output", "y"]):
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+        result = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120)
         complains(result, "libopencv_core", f"bash {FOLDER}/install.sh")
     result = subprocess.run([sys.executable, str(TRAIN), "--help"], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and "--loss.alpha_end" in result.stdout, result.stderr

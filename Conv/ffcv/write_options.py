@@ -6,9 +6,11 @@ from pathlib import Path
 
 from errors import InputError
 
+from options import Parser
+
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Write a split of an image folder as a .ffcv file.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
