@@ -24,7 +24,7 @@ def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.
     words = [str(word) for word in command]
     if words[0].endswith(".py"):
         words.insert(0, sys.executable)
-    if words[0] == sys.executable and words[1] != "-c":
+    if words[0] == sys.executable and (words[1] == "-m" or words[1].endswith(".py")):
         return warm().run(words[1:], cwd, timeout)
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
 

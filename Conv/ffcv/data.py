@@ -125,12 +125,13 @@ class Images:
                 if not self.on_device:
                     yield batch, labels.flatten()
                     continue
-                normalised, copied = batch.float().sub_(self.mean).div_(self.std), torch.cuda.Event()
-                copied.record()
+                normalised = batch.float().sub_(self.mean).div_(self.std)
+                copied = torch.cuda.current_stream(batch.device).record_event() if batch.is_cuda else None
                 yield normalised, labels.flatten()
                 # FFCV decodes into this batch's pinned memory as soon as the next batch is taken, and its own events hold up
                 # the GPU alone. So this waits for the copy; the GPU has the step that follows it to do meanwhile.
-                copied.synchronize()
+                if copied:
+                    copied.synchronize()
             if failures:
                 raise failures[0]
             self.check_decoded(images)
