@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KINDS = ("none", "soft", "hard")
-
 
 def distillation_term(student: Tensor, teacher: Tensor, kind: str, tau: float, per_element: bool = False) -> Tensor:
     """What the student's logits (N, K) lose against the teacher's (N, K), a scalar; the teacher gets no gradient.

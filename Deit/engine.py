@@ -3,7 +3,7 @@
 import math
 import time
 
-from errors import InputError
+from errors import InputError, is_first
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,7 @@ def train_one_epoch(
         seed_everything(seed, epoch, step, distributed.rank())  # of mixup and dropout: a resumed run needs no history
         if mixup is not None:
             images, targets = mixup(images, targets)
+        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
         with autocast(device, amp):
             output = model(images)
             logits, *more = output if isinstance(output, tuple) else (output,)
@@ -73,7 +74,6 @@ def train_one_epoch(
         if mixup is None:
             right += (logits.argmax(1) == targets).sum()
 
-        optimizer.zero_grad()
         scaler.scale(loss).backward()
         if clip_grad is not None:
             scaler.unscale_(optimizer)
@@ -133,7 +133,7 @@ def evaluate(model: nn.Module, loader: DataLoader, device: str, amp: str, shared
             logits = model(images)
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
-        right = top5[:, 0].double()
+        right = (logits.argmax(1) == targets).double()  # topk may order ties in another way
         cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.stack([torch.full_like(cross_entropy, len(targets)), right.sum(), top5.sum(), cross_entropy])
         confidence = logits.softmax(1).amax(1).double()
@@ -170,5 +170,5 @@ def progress(loader: DataLoader, title: str, images_per_step: int) -> tqdm:
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )

@@ -15,19 +15,18 @@ import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, is_first, say
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import checkpoint
 import distributed
+import states
 
 # Where weights lie in files of DeiT, timm, Lightning and others; and their moving averages.
 WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, Lightning, and people
-NO_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask", "total_ops", "total_params", "n_averaged")
 OURS = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std"}
 SECONDS = 30  # without an answer, after which a download is given up
 
@@ -59,7 +58,7 @@ def read(source: str | Path, ema: bool = False) -> Foreign:
     source, downloaded = str(source), is_url(str(source))
     path = download(source) if downloaded else Path(source)
     try:
-        state = checkpoint.load_any(path)
+        state = states.read_any(path)
     except InputError:
         if downloaded and path.is_file():
             html = path.open("rb").read(512).lstrip().lower().startswith((b"<!doctype", b"<html"))
@@ -97,12 +96,12 @@ def download(url: str) -> Path:
     with distributed.local_main_first():
         if path.is_file():
             return path
-        distributed.say(f"downloading {url} to {path}")
+        say(f"downloading {url} to {path}")
         patience = socket.getdefaulttimeout()
         socket.setdefaulttimeout(SECONDS)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), found and found.group(1), progress=distributed.is_main())
+            torch.hub.download_url_to_file(url, str(path), found and found.group(1), progress=is_first())
         except RuntimeError as error:  # the checksum; the name's is the one that is expected
             raise InputError(f"{url}: {error}; it is damaged, or another file than its name says, and was not kept")
         except urllib.error.HTTPError as error:
@@ -131,8 +130,6 @@ def find_weights(state: dict, source: str, ema: bool = False) -> tuple[dict[str,
     if not any(value.ndim >= 2 for value in weights.values()):
         keys = ", ".join(str(key)[:40] for key in list(state)[:5]) or "nothing"
         raise InputError(f"{source}: holds no weights, neither bare nor under {', '.join(WEIGHTS)} (it holds {keys})")
-    if any(value.layout != torch.strided or value.device.type != "cpu" for value in weights.values()):
-        raise InputError(f"{source}: its weights are sparse tensors or empty shells")
     return without_prefixes(weights)
 
 
@@ -174,41 +171,11 @@ def find_facts(state: dict, source: str) -> tuple[dict, bool]:
             if right(args[key]):
                 facts[key] = args[key]
             elif ours:
-                raise InputError(f"{source}: its {key} is {str(args[key])[:80]!r}, which means nothing")
+                shown = f"{args[key]!s:.80}" if states.is_plain(args[key]) else type(args[key]).__name__
+                raise InputError(f"{source}: its {key} is {shown!r}, which means nothing")
     return facts, ours
 
 
 def _three_numbers(value: object) -> bool:
     right = isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
     return right and all(map(math.isfinite, value))
-
-
-# ------------------------------------------------------------------------------------------------ weights into a model
-
-
-def differences(weights: dict[str, Tensor], model: nn.Module) -> list[str]:
-    """What keeps weights from fitting a model, a phrase per key: missing, foreign, of another shape. Empty: they fit."""
-    expected, found = _compared(model.state_dict()), _compared(weights)
-    phrases = [f"{key} is missing" for key in expected if key not in found]
-    phrases += [f"{key} is foreign" for key in found if key not in expected]
-    for key, value in expected.items():
-        other = found.get(key, value)
-        if other.shape != value.shape:
-            phrases.append(f"{key} is {tuple(other.shape)}, not {tuple(value.shape)}")
-        elif other.is_floating_point() != value.is_floating_point():
-            phrases.append(f"{key} is {other.dtype}")
-    return phrases
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights that must fit but for counters, which are no weights. Raises InputError naming the keys that differ."""
-    phrases = differences(weights, model)
-    if phrases:
-        more = f", and {len(phrases) - 3} more" if len(phrases) > 3 else ""
-        raise InputError(f"{source}: the weights are another model's: {'; '.join(phrases[:3])}{more}")
-    names = model.state_dict().keys()
-    model.load_state_dict({key: value for key, value in weights.items() if key in names}, strict=False)
-
-
-def _compared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in weights.items() if not key.endswith(NO_WEIGHTS)}

@@ -4,12 +4,16 @@ The smallest real run, on 1,400 digits:  python ../data/digits/prepare.py && pyt
 The paper's, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /path/to/ImageNet
 """
 
-import sys
 import time
 from pathlib import Path
 
 import errors
-from errors import InputError
+from errors import InputError, is_first, say
+
+from options import fill_in, get_parser
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    ARGS = get_parser().parse_args()
 
 import timm
 import torch
@@ -30,23 +34,23 @@ from data.splits import CIFARS, Images, match_classes, open_images
 from data.transforms import crop_ratio, eval_transform, train_transform
 from data.zip_images import warm
 from distillation import Distillation
-from distributed import say
 from engine import bare_model, check_weights, evaluate, train_one_epoch
 from maxsup_loss import make_loss
 from models import create_model, wrap
-from options import fill_in, get_parser
 from report import TensorBoard, say_epoch, warn_of_batch
 
 
 def main(args) -> None:
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     distributed.start(args.device)
     for note in args.__dict__.pop("notes"):
         say(note)
     if args.eval:
         evaluate_checkpoint(args)
     else:
-        train(args)
+        with run_folder.locked(args.output_dir):
+            train(args)
     distributed.stop()
 
 
@@ -54,8 +58,7 @@ def train(args) -> None:
     output = args.output_dir
     if foreign.is_url(args.resume or ""):
         args.resume = str(foreign.download(args.resume))
-    continued = run_folder.claim(output, args.resume, args.overwrite)
-    resume = run_folder.find_checkpoint(output, args.resume)
+    resume = run_folder.claim(output, args.resume, args.overwrite)
     found = weights.read_to_continue(str(resume)) if resume else None
 
     ratio = crop_ratio(args.input_size, args.eval_crop_ratio)
@@ -97,11 +100,9 @@ def train(args) -> None:
     del found
     say_setup(model, loader, len(val_set), start_epoch, args)
     wrapped = wrap(model, args.loss == "zipf", args.device, args.compile)
-    if not continued:
-        run_folder.remove_checkpoint(output)
-    kept_epochs = start_epoch if continued else 0
+    kept_epochs = start_epoch if resume == output / checkpoint.NAME else 0
     log = run_folder.Log(output, kept_epochs)
-    board = TensorBoard(output, kept_epochs) if args.tensorboard and distributed.is_main() else None
+    board = TensorBoard(output, kept_epochs) if args.tensorboard and is_first() else None
     inputs = {"input_size": args.input_size, "mean": args.mean, "std": args.std, "interpolation": "bicubic", "crop_ratio": ratio}
     source = {"data": CIFARS[args.data_set].__name__.lower() if args.data_set in CIFARS else None, "data_path": args.data_path}
     facts = checkpoint.facts(model=args.model, library="timm", num_classes=args.num_classes, **inputs, **source)
@@ -125,7 +126,7 @@ def train(args) -> None:
                 averaged.to(memory)
         scheduler.step(epoch + 1)
         check_weights(model, epoch, line.get("val_loss", 0))
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
@@ -183,7 +184,7 @@ def open_splits(args, **transforms) -> list[Images]:
         for note in sum((images.notes for images in sets), []):
             say(note)
         if args.cache and distributed.is_local_main():
-            warning = warm(*(images.root for images in sets), show=distributed.is_main())
+            warning = warm(*(images.root for images in sets), show=is_first())
             if warning:
                 print(warning, flush=True)
     return sets
@@ -199,20 +200,14 @@ def settle_num_classes(outputs: int | None, found: int, data_path: Path) -> int:
 
 
 def build_augmentation(args):
-    return train_transform(
-        args.input_size,
-        args.mean,
-        args.std,
-        color_jitter=args.color_jitter,
-        auto_augment=None if args.aa == "none" else args.aa,
-        hflip=args.hflip,
-        scale=args.scale,
-        interpolation=args.train_interpolation,
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-        simple_crop=args.src,
-    )
+    options = {"color_jitter": args.color_jitter, "auto_augment": None if args.aa == "none" else args.aa, "hflip": args.hflip}
+    options |= {"scale": args.scale, "interpolation": args.train_interpolation, "simple_crop": args.src}
+    options |= {"re_prob": args.reprob, "re_mode": args.remode, "re_count": args.recount}
+    try:
+        return train_transform(args.input_size, args.mean, args.std, **options)
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        policies = "none, or a policy such as rand-m9-mstd0.5-inc1, augmix-m3, original, originalr, v0, v0r or 3a"
+        raise InputError(f"--aa {args.aa}: timm does not know it ({error}); give {policies}")
 
 
 def build_criterion(args, labels: torch.Tensor) -> nn.Module:
@@ -299,9 +294,4 @@ def say_setup(model: nn.Module, loader, val_images: int, start_epoch: int, args)
 
 
 if __name__ == "__main__":
-    try:
-        main(get_parser().parse_args())
-    except InputError as error:
-        errors.stop(error)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; --resume auto continues after the last finished epoch")
+    main(ARGS)

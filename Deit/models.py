@@ -2,7 +2,7 @@
 
 import difflib
 
-from errors import InputError
+from errors import InputError, say
 
 import timm
 import torch
@@ -38,7 +38,7 @@ def wrap(model: nn.Module, dense_logits: bool, device: str, compiled: bool) -> n
     if dense_logits and has_dense_logits(model):
         model = WithDenseLogits(model)
     elif dense_logits:
-        distributed.say("zipf: this model's classifier cannot read its feature map, so the ranks come from the logits")
+        say("zipf: this model's classifier cannot read its feature map, so the ranks come from the logits")
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None
         model = nn.parallel.DistributedDataParallel(model, device_ids=devices)

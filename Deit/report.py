@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, say
 
 import distributed
 
@@ -15,13 +15,13 @@ def say_epoch(line: dict, epochs: int, seconds_left: float) -> None:
     if "val_top1" in line:
         text += f"  val top-1 {line['val_top1']:.2f} %  ECE {line['val_ece']:.3f}"
     left = f"{seconds_left / 60:.0f} min" if seconds_left >= 90 else f"{seconds_left:.0f} s"
-    distributed.say(f"{text}  {line['train_images_per_second']:,.0f} images/s  {left} left")
+    say(f"{text}  {line['train_images_per_second']:,.0f} images/s  {left} left")
 
 
 def warn_of_batch(global_batch: int, recipe_batch: int) -> None:
     """Say that the global batch is not the recipe's; recipe_batch 0 says nothing."""
     if recipe_batch and global_batch != recipe_batch:
-        distributed.say(
+        say(
             f"warning: the global batch is {global_batch}, the recipe's is {recipe_batch}: accuracies will differ from published "
             f"ones by points. --batch-size {recipe_batch // distributed.world_size()} gives the recipe's batch here "
             "(--recipe-batch 0 silences this)"
@@ -39,7 +39,10 @@ class TensorBoard:
         self.writer = SummaryWriter(output, purge_step=kept_epochs + 1)
 
     def write(self, line: dict) -> None:
-        for key, value in line.items():
-            if isinstance(value, (int, float)):
-                self.writer.add_scalar(key.replace("_", "/", 1), value, line["epoch"])
-        self.writer.flush()
+        try:
+            for key, value in line.items():
+                if isinstance(value, (int, float)):
+                    self.writer.add_scalar(key.replace("_", "/", 1), value, line["epoch"])
+            self.writer.flush()
+        except OSError as error:
+            raise InputError(f"--tensorboard: its file cannot be written ({error.strerror}); the last checkpoint is good")

@@ -12,7 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
-import errors
+import errors  # noqa: F401  it prints mistakes as one line
 
 
 class Training:
@@ -91,7 +91,4 @@ def submit() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        submit()
-    except errors.InputError as error:
-        errors.stop(error)
+    submit()

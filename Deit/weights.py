@@ -5,7 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, say
 
 import timm
 import torch
@@ -13,10 +13,9 @@ import torchvision
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
-import checkpoint
 import foreign
+import states
 from distillation import Teacher, match_columns
-from distributed import say
 from foreign import Foreign
 from models import create_model
 from options import SETTINGS
@@ -45,7 +44,7 @@ def finetune(model: nn.Module, found: Foreign, input_size: int, classes: list[st
     elif names and names != classes:
         order = torch.tensor([names.index(name) for name in classes])
         weights |= {key: weights[key][order] for key in head if key in weights}
-    foreign.load_weights(model, weights, found.source)
+    states.load_weights(model, weights, found.source)
     for key, here in (("mean", mean), ("std", std)):
         if found.ours and list(found.facts[key]) != list(here):
             say(f"warning: {found.source} was trained with --{key} {' '.join(map(str, found.facts[key]))}, unlike this run")
@@ -110,7 +109,7 @@ def rebuild(found: Foreign, name: str, input_size: int | None = None) -> nn.Modu
     if outputs != 1000:
         model = make(outputs)
     weights = adapted(found, model, input_size) if library != "torchvision" and input_size else found.weights
-    foreign.load_weights(model, weights, found.source)
+    states.load_weights(model, weights, found.source)
     return model.eval()
 
 
@@ -179,30 +178,15 @@ def restore(found: Foreign, model: nn.Module, averaged: nn.Module | None, parts:
         raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; --eval reads it")
     if was.get("model", args.model) != args.model:
         raise InputError(f"{path}: a checkpoint of {was['model']}, not of --model {args.model}")
-    foreign.load_weights(model, found.weights, path)
+    states.load_weights(model, found.weights, path)
     if elsewhere:
         say(f"{path} is another trainer's: weights, optimiser and epoch are continued, with --loss {args.loss} from here on")
     else:
         _compare(was, path, args)
-    # The command line, not the checkpoint, has the last word on rates and schedule, which is a function of the epoch alone.
-    groups = parts["optimizer"].state_dict()["param_groups"]
-    saved = state["optimizer"]
-    try:
-        fits = [len(group["params"]) for group in saved["param_groups"]] == [len(group["params"]) for group in groups]
-        if not fits:
-            raise InputError(f"{path}: its optimiser groups the weights otherwise; --weight-decay was {was.get('weight_decay')}")
-        parts["optimizer"].load_state_dict({"state": saved["state"], "param_groups": groups})
-        if state.get("scaler"):  # empty where the run so far did without --amp fp16
-            parts["scaler"].load_state_dict(state["scaler"])
-        if "loss" in state:
-            parts["loss"].load_state_dict(state["loss"])
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: its optimiser's or loss's state does not fit ({type(error).__name__}: {str(error)[:120]!r})")
+    states.load_parts({name: part for name, part in parts.items() if name in state}, state, path)
     if averaged is not None:
         weights, _ = foreign.find_weights(state, path, ema=True)
-        foreign.load_weights(averaged, weights, path)
+        states.load_weights(averaged, weights, path)
     if state["epoch"] + 1 > args.epochs:
         raise InputError(f"{path}: has {state['epoch'] + 1} epochs already, more than --epochs {args.epochs}")
     say(f"resuming {path} after epoch {state['epoch'] + 1} of {args.epochs}")
@@ -226,7 +210,7 @@ def read_to_continue(source: str) -> Foreign:
     """A checkpoint to resume, of this project's form or of DeiT's. Raises InputError."""
     found = foreign.read(source)
     if found.ours or "classes" in found.state:
-        checkpoint.check(found.state, Path(source))
+        states.check(found.state, Path(source))
     epoch = found.state.get("epoch", 0)
     if type(epoch) is not int or epoch < 0:
         raise InputError(f"{source}: its epoch is {str(epoch)[:80]}, not a number from 0 on")

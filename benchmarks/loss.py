@@ -1,9 +1,11 @@
 """How fast is MaxSup compared with cross-entropy? Forward + backward and peak memory, rivals interleaved in one run.
 
     python benchmarks/loss.py                  # on the GPU where there is one, else on one CPU thread
-    python benchmarks/loss.py --shapes 256x1000
+    python benchmarks/loss.py --shapes 256x1000 8192x128256:amp
 
-Rivals: F.cross_entropy, the same with label_smoothing=0.1, the formula by autograd, and that of the original code (topk, mean).
+Rivals: F.cross_entropy, the same with label_smoothing=0.1, the formula by autograd, and that of the original code (topk, mean);
+with --compile, the default on a GPU, cross-entropy and MaxSup compiled too. The last row is the least that any loss could take: a
+read and a write of the logits for the forward pass, and for the backward pass.
 Times depend on fresh memory being touched, so each round runs every rival once, and the table shows medians and ratios.
 """
 
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Deit"))
 from maxsup_loss import max_sup_from_formula, max_sup_loss
 
 SHAPES = ["256x1000", "1024x1000", "256x21841", "512x128256", "8x19x512x512"]  # the last: pixels
+LARGE = ["256x1000:amp", "8x19x512x512:amp", "4096x32000:amp", "8192x128256:amp", "8192x128256:bf16"]  # on a GPU, further ones
 RIVALS = {
     "cross-entropy": lambda z, y: F.cross_entropy(z, y),
     "MaxSup, ours": lambda z, y: max_sup_loss(z, y, 0.1),
@@ -33,51 +36,68 @@ RIVALS = {
         F.cross_entropy(z, y) + 0.1 * (z.topk(1, dim=1).values.squeeze(1) - z.mean(1)).mean()
     ),
 }
+COMPILED = {"cross-entropy": "cross-entropy, compiled", "MaxSup, ours": "MaxSup, ours compiled"}
+TRAFFIC = "memory traffic alone"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--shapes", nargs="+", default=SHAPES, metavar="NxK", help="logits to measure, float32; NxKxHxW: of pixels"
-    )
+    on_gpu = torch.cuda.is_available()
+    form = "logits; NxKxHxW: of pixels; :bf16 in bfloat16, :amp these under autocast, none: float32; none: by the device"
+    parser.add_argument("--shapes", nargs="+", metavar="NxK", help=form)
     parser.add_argument("--seconds", type=float, default=20, help="time for each shape")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="cuda or cpu")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=on_gpu, help="compiled rivals, too")
     table.add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    columns = [("logits", ""), ("loss", ""), ("median ms", ".2f"), ("time / cross-entropy", ".2f"), ("peak memory MB", ".0f")]
+    columns = [("logits", ""), ("loss", ""), ("median ms", ".3f"), ("time / cross-entropy", ".2f"), ("peak memory MB", ".0f")]
     columns.append(("memory / cross-entropy", ".2f"))
     rows = []
-    for shape in args.shapes:
-        samples, classes, *pixels = map(int, shape.split("x"))
-        logits = torch.randn(samples, classes, *pixels, device=args.device, requires_grad=True)
+    for shape in args.shapes or SHAPES + (LARGE if args.device == "cuda" else []):
+        size, _, kind = shape.partition(":")
+        samples, classes, *pixels = map(int, size.split("x"))
+        dtype = torch.bfloat16 if kind else torch.float32
+        logits = torch.randn(samples, classes, *pixels, device=args.device, dtype=dtype, requires_grad=True)
         targets = torch.randint(classes, (samples, *pixels), device=args.device)
-        times = measure_times(logits, targets, args.seconds, shape)
-        memory = {name: measure_memory(loss, logits, targets) for name, loss in RIVALS.items()}
-        for name in RIVALS:
+        rivals = dict(RIVALS)
+        if args.compile:
+            torch.compiler.reset()
+            rivals |= {title: torch.compile(RIVALS[name], dynamic=False) for name, title in COMPILED.items()}
+        rivals[TRAFFIC] = two_copies
+        with torch.autocast(args.device, torch.bfloat16, enabled=kind == "amp"):
+            times = measure_times(rivals, logits, targets, args.seconds, shape)
+            memory = {name: measure_memory(loss, logits, targets) for name, loss in rivals.items()}
+        for name in rivals:
             peak, base = memory[name], max(memory["cross-entropy"], 1)
             rows.append([shape, name, 1e3 * times[name], times[name] / times["cross-entropy"], peak / 2**20, peak / base])
-    where = f"forward + backward, float32; {table.environment(args.device, args.threads)}"
-    table.report(where, columns, rows, args.json)
+    table.report(f"forward + backward; {table.environment(args.device, args.threads)}", columns, rows, args.json)
+
+
+def two_copies(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    """What moves as many bytes as a forward and a backward pass that each read the logits, or what is kept of them, and write."""
+    logits.grad = logits.detach().clone().clone()
 
 
 def step(loss, logits: torch.Tensor, targets: torch.Tensor) -> None:
     logits.grad = None
-    loss(logits, targets).backward()
+    value = loss(logits, targets)
+    if value is not None:
+        value.backward()
     if logits.is_cuda:
         torch.cuda.synchronize()
 
 
-def measure_times(logits: torch.Tensor, targets: torch.Tensor, seconds: float, title: str) -> dict[str, float]:
+def measure_times(rivals: dict, logits: torch.Tensor, targets: torch.Tensor, seconds: float, title: str) -> dict[str, float]:
     """Median seconds of each rival over as many interleaved rounds as fit the time, at least 5."""
-    times = {name: [] for name in RIVALS}
-    for loss in RIVALS.values():
+    times = {name: [] for name in rivals}
+    for loss in rivals.values():
         step(loss, logits, targets)
     end, rounds = time.perf_counter() + seconds, 0
     with tqdm(total=round(seconds), desc=title, unit="s", leave=False, disable=None) as bar:
         while rounds < 5 or time.perf_counter() < end:
-            for name, loss in RIVALS.items():
+            for name, loss in rivals.items():
                 start = time.perf_counter()
                 step(loss, logits, targets)
                 times[name].append(time.perf_counter() - start)

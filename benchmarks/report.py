@@ -7,7 +7,6 @@ The aims are 60 s and 2 GB on two cores. The logits are random, with accuracies 
 """
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     columns = [("images", ",.0f"), ("classes", ",.0f"), ("s", ".1f"), ("CPU s", ".1f"), ("peak memory GB", ".2f")]
     row = [args.images, args.classes, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6]
-    table.report(f"{len(MODELS)} models; {table.environment(threads=os.cpu_count())}", columns, [row], args.json)
+    table.report(f"{len(MODELS)} models; {table.environment(threads=table.CORES)}", columns, [row], args.json)
 
 
 def write(path: Path, seed: int, images: int, classes: int) -> Path:

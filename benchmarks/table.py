@@ -8,6 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON, as results/tables/ holds it")
@@ -52,5 +55,5 @@ def environment(device: str = "cpu", threads: int | None = None) -> str:
     else:
         lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-        where = f"{cpu}, {os.cpu_count()} cores, {threads or torch.get_num_threads()} thread(s)"
+        where = f"{cpu}, {CORES} cores, {threads or torch.get_num_threads()} thread(s)"
     return f"{where}, torch {torch.__version__}"

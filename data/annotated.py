@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import errors  # noqa: F401  it says in one line which package is missing
+
 import numpy as np
 from PIL import Image
 from tqdm import tqdm

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+import errors  # noqa: F401  it says in one line which package is missing
+
 from tqdm import tqdm
 
 

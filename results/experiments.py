@@ -26,10 +26,8 @@ SWEEP = arms("0.1", "0.1-0.2", "0.05", "0.2", "0.3") | OTHERS
 FOCAL = {"focal": "--loss focal"}
 LONG_TAIL = MATCHED | FOCAL | {"class-prior LS 0.1": "--loss ls --alpha 0.1 --prior frequency"}
 TEACHERS = {f"teacher {name}": f"{words} --width 32" for name, words in arms("0.1").items()}
-STUDENTS = {
-    f"student of {name}": f"--loss ce --distillation-type soft --teacher-path {{teacher {name}}}/checkpoint.pth"
-    for name in arms("0.1")
-}
+SOFT = "--distillation-type soft --distillation-alpha 0.9 --distillation-tau 4"  # the usual setting on small images
+STUDENTS = {f"student of {name}": f"--loss ce {SOFT} --teacher-path {{teacher {name}}}/checkpoint.pth" for name in arms("0.1")}
 
 
 @dataclass(frozen=True)

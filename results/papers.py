@@ -1,4 +1,4 @@
-"""The papers' figures and ours, in one table with a label on each: papers.json holds theirs, the runs hold ours."""
+"""The papers' figures and ours, in tables with a label on each: papers.json holds theirs, the runs hold ours."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,15 @@ METRICS = {"top-1 %": ("top1", 2), "error %": ("top1", 2), "AURC": ("aurc", 5), 
 
 
 def markdown(metrics: dict[str, dict[str, dict[int, dict]]]) -> str:
-    """The MaxSup paper's ImageNet tables, then the rows that runs of ours stand beside. metrics[experiment][method][seed]."""
+    """The MaxSup paper's ImageNet tables, then a table per setting that has runs of ours. metrics[experiment][method][seed]."""
     content = json.loads(FILE.read_text())
-    parts = [
-        imagenet(content["imagenet"]),
-        content["imagenet_note"] + "\n",
-        beside(content["rows"], metrics),
-        content["rows_note"],
-    ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(
+        [
+            imagenet(content["imagenet"]),
+            content["imagenet_note"] + "\n",
+            *(beside(setting, metrics) for setting in content["settings"]),
+        ]
+    )
 
 
 def imagenet(rows: dict[str, list]) -> str:
@@ -29,24 +29,32 @@ def imagenet(rows: dict[str, list]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def beside(rows: list[dict], metrics: dict) -> str:
-    """A row for each method of a setting, and each figure: the paper's, ours, and which runs ours are of."""
-    lines = ["| setting | method | figure | the paper reports | our runs | what our runs are |", "|---|---|---|---:|---:|---|"]
-    for row in rows:
-        runs = next((runs for runs in row["ours"] if metrics.get(runs["experiment"], {}).get(row["method"])), None)
-        for figure, reported in row["figures"].items():
-            cells = [row["setting"], row["method"], figure, "" if reported is None else f"{reported:g}"]
-            lines.append(f"| {' | '.join([*cells, *ours(figure, row['method'], runs, metrics)])} |")
+def beside(setting: dict, metrics: dict) -> str:
+    """A row per method: each figure as the paper reports it, if known, and our mean and standard deviation over seeds."""
+    methods = setting["methods"]
+    runs = next((runs for runs in setting["ours"] if methods.keys() & metrics.get(runs["experiment"], {}).keys()), None)
+    found = metrics[runs["experiment"]] if runs else {}
+    figures = list(next(iter(methods.values())))
+    columns = [
+        (figure, who)
+        for figure in figures
+        for who in ("paper", "ours")
+        if (runs if who == "ours" else any(one[figure] is not None for one in methods.values()))
+    ]
+    lines = [f"**{setting['setting']}.** " + (f"Our runs: {runs['experiment']}, {runs['what']}." if runs else "Not run yet."), ""]
+    lines += [f"| method |{' our seeds |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"]
+    lines += ["|---|" + "---:|" * (bool(runs) + len(columns))]
+    for method, reported in methods.items():
+        seeds = found.get(method, {})
+        cells = [method, *([str(len(seeds))] if runs else [])]
+        cells += [ours(figure, seeds) if who == "ours" else f"{reported[figure]:g}" for figure, who in columns]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def ours(figure: str, method: str, runs: dict | None, metrics: dict) -> tuple[str, str]:
-    if runs is None:
-        return "not run", ""
+def ours(figure: str, seeds: dict[int, dict]) -> str:
+    """Mean and standard deviation over seeds of what a run's metrics say of a figure; empty without runs."""
     from render import spread
 
     key, places = METRICS[figure]
-    seeds = metrics[runs["experiment"]][method]
-    values = [100 - one[key] if figure == "error %" else one[key] for one in seeds.values()]
-    count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-    return spread(values, places), f"{runs['experiment']}, {count}; {runs['what']}"
+    return spread([100 - one[key] if figure == "error %" else one[key] for one in seeds.values()], places)

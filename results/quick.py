@@ -11,7 +11,6 @@ a kill.
 import argparse
 import dataclasses
 import json
-import os
 import signal
 import sys
 import time
@@ -26,7 +25,7 @@ from claims import MAXSUP, OVERVIEW, SELECTIVE, TOPICS
 from experiments import digits
 from render import COLUMNS, means, spread, values_of
 from reproduce import STOPPED, prepare
-from run import TOP, Failed, Machine, Run, together, work
+from run import CORES, TOP, Failed, Machine, Run, together, work
 
 METHODS = ("CE", "LS 0.1", "MaxSup 0.1-0.2")
 NEAR_ZERO = "0.1"  # of ten logits hardly any comes within the papers' 0.01
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each loss")
     parser.add_argument("--epochs", type=int, default=12, help="epochs of each run")
     parser.add_argument("--output", type=Path, default=TOP / "output/digits", help="folder for runs, tables and figures")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel, one core each")
+    parser.add_argument("--jobs", type=int, default=CORES, help="runs in parallel, one core each")
     args = parser.parse_args()
     for option, value, low in (("seeds", args.seeds, 2), ("epochs", args.epochs, 3), ("jobs", args.jobs, 1)):
         if value < low:

@@ -162,7 +162,7 @@ def values_of(methods: dict[str, dict[int, dict]], key: str) -> list[float]:
 
 
 def summary(judged: dict[str, list[Test]]) -> str:
-    """For the main README: how the tests between methods at matched strength came out, and the claims."""
+    """For the main README: how the tests at matched strength came out, and the claims that were decided in an experiment."""
     matched = [test for title, found in judged.items() if title in claims.TOPICS for test in found]
     if not matched:
         return ""
@@ -173,7 +173,10 @@ def summary(judged: dict[str, list[Test]]) -> str:
     planned = {name: len(EXPERIMENTS[name].methods) * EXPERIMENTS[name].seeds for name in names}
     finished = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in names}
     text += ", ".join(f"{name} {finished[name]} of {planned[name]}" for name in names) + ".\n"
-    return text + "\n" + table_of_claims(matched, link=False)
+    decided = {test.claim for test in matched if test.verdict != VERDICTS[2]}
+    if not decided:
+        return text
+    return text + "\n" + table_of_claims([test for test in matched if test.claim in decided], link=False)
 
 
 def table_of_claims(found: list[Test], link: bool = True) -> str:

@@ -26,7 +26,7 @@ import errors  # noqa: F401  it says in one line which package is missing
 from tqdm import tqdm
 
 from experiments import EXPERIMENTS, Experiment
-from run import TOP, Failed, Machine, Run, together
+from run import CORES, TOP, Failed, Machine, Run, together
 
 STOPPED = "stopped; the same command goes on where it was"
 
@@ -47,9 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="run only these methods, such as CE 'LS 0.1'; none: all")
     parser.add_argument("--seeds", type=int, help="seeds per method; none: the experiment's number")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel, which share the cores (%(default)s)"
-    )
+    parser.add_argument("--jobs", type=int, default=CORES, help="runs in parallel, which share the cores (%(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; start no run that would not fit")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")
     parser.add_argument("--nice", type=int, default=0, metavar="N", help="lower the priority of all runs by N, 0 to 19")
@@ -65,7 +63,7 @@ def main() -> None:
         parser.error("name an experiment, or give --list, --power or --render")
     os.nice(args.nice)
     paths = dict(words.split("=", 1) for words in args.data_path)
-    machine = Machine(args.device, max(1, (os.cpu_count() or 1) // args.jobs), {name: Path(path) for name, path in paths.items()})
+    machine = Machine(args.device, max(1, CORES // args.jobs), {name: Path(path) for name, path in paths.items()})
     deadline = time.time() + 60 * args.minutes if args.minutes else None
     for name in args.experiments:
         if name in EXPERIMENTS:
@@ -203,3 +201,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+    except BrokenPipeError:  # whoever read the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes

@@ -27,6 +27,8 @@ WORK = TOP / "output/results"
 # What trainers know and logits do not show: accuracy by the classes' numbers of training images, overlap of whole segments.
 FROM_TRAINER = ("many", "medium", "low", "miou")
 NEEDS = re.compile(r"\{(.+?)\}")
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Failed(Exception):
@@ -169,7 +171,7 @@ def hardware(machine: Machine) -> dict:
         "instructions": instructions,
         "gpu": gpu,
         "threads": machine.threads,
-        "cores": os.cpu_count(),
+        "cores": CORES,
     }
 
 

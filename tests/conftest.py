@@ -1,6 +1,7 @@
 """Every subproject is a folder of plain scripts; tests import from them by path, and run commands as a user would."""
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from archives import deep_png, jpeg, write_zip
 from subprojects import ROOT
+from warm import Warm
 
 PREPARE = ROOT / "data/imagenet/prepare.py"
 # Two cores, small tensors: more threads only wait for one another. Set before torch is imported anywhere.
@@ -22,7 +24,14 @@ def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.
     words = [str(word) for word in command]
     if words[0].endswith(".py"):
         words.insert(0, sys.executable)
+    if words[0] == sys.executable and words[1] != "-c":
+        return warm().run(words[1:], cwd, timeout)
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+@functools.cache
+def warm() -> Warm:
+    return Warm()
 
 
 def prepare(root, *words, **more):

@@ -223,3 +223,71 @@ def test_the_order_is_image_folders(read, tmp_path):
 
 def test_the_rules_are_one_file():
     assert len({(ROOT / folder / "archives.py").read_bytes() for folder in COPIES}) == 1
+
+
+def field(content, signature, number, offset, new):
+    """The archive with new bytes at an offset in the number-th header of a kind."""
+    place = -1
+    for _ in range(number):
+        place = content.index(signature, place + 1)
+    return content[: place + offset] + new + content[place + offset + len(new) :]
+
+
+LOCAL, CENTRAL, END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
+
+
+def test_directory_and_entries_must_agree(read, tmp_path):
+    """Two images of one size whose names are exchanged in the directory, and sizes or methods that differ: nothing is read."""
+    make(tmp_path, "train", TWO)
+    whole = (tmp_path / "train.zip").read_bytes()
+    swapped = field(field(whole, CENTRAL, 1, 46, b"train/b/2.png"), CENTRAL, 2, 46, b"train/a/1.png")
+    for content in (
+        swapped,
+        field(whole, LOCAL, 1, 22, b"\1"),
+        field(whole, LOCAL, 2, 14, b"\1"),
+        field(whole, LOCAL, 1, 8, b"\x08"),
+    ):
+        (tmp_path / "train.zip").write_bytes(content)
+        with pytest.raises(ValueError, match="not the name, size and checksum that the directory states"):
+            read(tmp_path, "train")
+
+
+def test_a_directory_that_is_short_or_foreign_is_refused(read, tmp_path):
+    make(tmp_path, "train", TWO)
+    whole = (tmp_path / "train.zip").read_bytes()
+    size = 46 + len(TWO[0])  # of an entry of the directory
+    start, end = whole.index(CENTRAL), whole.index(END)
+    half = (end - start - size).to_bytes(4, "little")
+    cut = field(whole[:start] + whole[start + size :], END, 1, 12, half)  # without its first entry, which the end record counts
+    refusals = {
+        "2 entries are stated, 1 are there": cut,
+        "3 entries are stated": field(whole, END, 1, 10, b"\3"),
+        "zip file version 25.5": field(whole, CENTRAL, 1, 6, b"\xff"),
+        "can't decode byte 0xe9": field(field(whole, CENTRAL, 1, 9, b"\x08"), CENTRAL, 1, 46 + 8, b"\xe9"),
+    }
+    for reason, content in refusals.items():
+        (tmp_path / "train.zip").write_bytes(content)
+        refused(read, tmp_path, reason)
+
+
+MAPS = {
+    "another encoding": ("a/1.png\t0\nb/é.png\t1\n".encode("latin-1"), "is not in UTF-8"),
+    "two bytes per character": ("a/1.png\t0\nb/2.png\t1\n".encode("utf-16"), "is not in UTF-8"),
+    "a digit that is no number": ("a/1.png\t0\nb/2.png\t²\n".encode(), "line 2: the label '²' is not an integer"),
+    "5,000 digits": (b"a/1.png\t0\nb/2.png\t" + b"1" * 5000, "the label 11111111111111111111 is out of range"),
+    "a negative label": (b"a/1.png\t0\nb/2.png\t-1\n", "line 2: the label '-1'"),
+    "a folder": (None, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_maps_that_every_reader_refuses(read, tmp_path, case):
+    content, reason = MAPS[case]
+    make(tmp_path, "train", TWO)
+    (tmp_path / "train_map.txt").mkdir() if content is None else (tmp_path / "train_map.txt").write_bytes(content)
+    refused(read, tmp_path, reason)
+
+
+def test_images_outside_the_split_are_counted_and_named(read, tmp_path):
+    make(tmp_path, "train", [*TWO, "other/a/3.png", "other/a/4.png"])
+    refused(read, tmp_path, "others do not: 2, such as other/a/3.png")

@@ -18,13 +18,15 @@ from subprojects import Subproject
 
 SUBPROJECT = viz = Subproject("viz")
 calibration, suppression = viz.load("calibration"), viz.load("suppression")
+calibrate, rankings_at = viz.load("metrics.calibration").calibrate, viz.load("metrics.calibration").rankings_at
+gradients = viz.load("drawing.suppression")
 splits = viz.load("metrics.resampling").splits
 BINS = viz.load("metrics.calibration_error").BINS
 temperatures = viz.load("metrics.temperature")
 COLDEST, HOTTEST, fit_temperature = temperatures.COLDEST, temperatures.HOTTEST, temperatures.fit_temperature
 InputError = viz.load("common.errors").InputError
 normalised_scores = viz.load("metrics.scores").normalised_scores
-even_logits, gradient = suppression.even_logits, suppression.gradient
+even_logits, gradient = gradients.even_logits, gradients.gradient
 losses = Subproject("Deit").load("maxsup_loss")
 LabelSmoothingLoss, LogitPenaltyLoss, MaxSupLoss = losses.LabelSmoothingLoss, losses.LogitPenaltyLoss, losses.MaxSupLoss
 
@@ -32,7 +34,7 @@ LabelSmoothingLoss, LogitPenaltyLoss, MaxSupLoss = losses.LabelSmoothingLoss, lo
 def measure(logits, labels, index, temperature, score):
     """Figures, and AURC by each ranking, of some rows at a temperature; and the bins of the reliability diagram."""
     found, bins = temperatures.at_temperature(logits, labels, index, temperature)
-    return found | calibration.rankings_at(logits, labels, index, temperature, score), bins
+    return found | rankings_at(logits, labels, index, temperature, score), bins
 
 
 def sample(n=2000, classes=6, temperature=1.0, seed=0):
@@ -106,7 +108,7 @@ def test_figures_against_other_libraries(temperature):
 
 def test_the_temperature_is_scored_on_what_did_not_choose_it():
     logits, labels = sample(600, temperature=2.0)
-    result = calibration.calibrate(logits, labels, 0.25, 3, seed=1, name="a")
+    result = calibrate(logits, labels, 0.25, 3, seed=1, name="a")
     held_out = torch.from_numpy(splits(600, 0.25, 3, 1))
     before, after = [], []
     for held, temperature in zip(held_out.T, result["temperatures"], strict=True):
@@ -122,7 +124,7 @@ def test_the_temperature_is_scored_on_what_did_not_choose_it():
 def test_what_a_temperature_does_to_the_ranking():
     """Nothing to max logit and normalised logits; MSP's order is another at another temperature."""
     logits, labels = sample(3000, temperature=4.0)
-    result = calibration.calibrate(logits, labels, 0.2, 2, seed=0, name="a")
+    result = calibrate(logits, labels, 0.2, 2, seed=0, name="a")
     assert min(result["temperatures"]) > 3.5
     for score in ("max_logit", "normalised"):
         assert result["after"][f"aurc_{score}"] == pytest.approx(result["before"][f"aurc_{score}"], abs=1e-14)
@@ -176,7 +178,7 @@ def test_calibration_says_what_is_wrong(tmp_path, monkeypatch):
 
     refused("none.pt: no such logits file", "--input", tmp_path / "none.pt")
     refused(r"not \(N, K\) floating point", "--input", tmp_path / "maps.pt")
-    refused("--val-fraction 0.0: above 0", "--input", tmp_path / "a.pt", "--val-fraction", 0)
+    refused("--val-fraction 0: a number from", "--input", tmp_path / "a.pt", "--val-fraction", 0)
     refused("a: --val-fraction 0.001 of 100 images", "--input", tmp_path / "a.pt", "--val-fraction", 0.001)
     (tmp_path / "out").write_text("")
     refused("cannot be written", "--input", tmp_path / "a.pt", "--repeats", 1)
@@ -187,7 +189,7 @@ def test_calibration_says_what_is_wrong(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("classes", [3, 10, 1000])
 @pytest.mark.parametrize("right", [True, False])
-@pytest.mark.parametrize("loss", suppression.LOSSES)
+@pytest.mark.parametrize("loss", gradients.LOSSES)
 def test_the_maps_against_the_gradient_of_the_losses(loss, right, classes):
     """The gradient of maxsup_loss.py's loss less that of the cross-entropy, at logits of the stated form."""
     alpha, beta = 0.15, 3e-3
@@ -225,7 +227,7 @@ def test_the_suppression_command(tmp_path, monkeypatch):
     command("--classes", "10", "100", "--alpha", "0.2")
     assert matplotlib.image.imread(tmp_path / "suppression.png").std() > 0.1
     assert (tmp_path / "suppression.pdf").read_bytes().startswith(b"%PDF")
-    for words, match in {("--alpha", "nan"): "--alpha nan: a number above 0", ("--beta", "0"): "--beta 0.0"}.items():
+    for words, match in {("--alpha", "nan"): "--alpha nan: a number from", ("--beta", "0"): "--beta 0: "}.items():
         with pytest.raises(InputError, match=match):
             command(*words)
-    complains(run(ROOT / "viz/suppression.py", "--output", tmp_path, "--classes", 2), "--classes 2: from 3 on")
+    complains(run(ROOT / "viz/suppression.py", "--output", tmp_path, "--classes", 2), "--classes 2: a number from 3")

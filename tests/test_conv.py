@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
-from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PLAIN, assert_same, kill_all, load, log, torchrun
+from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PLAIN, assert_same, kill_after, load, log, torchrun
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 GROUPINGS = conv.load("data.superclasses").GROUPINGS
@@ -87,17 +87,7 @@ def test_killed_and_resumed_ends_bit_identical(processes, loss, tmp_path):
     result = run(*command, "--output_dir", whole)
     assert result.returncode == 0, result.stderr
     for epoch in (2, 6):
-        child = subprocess.Popen(
-            [str(word) for word in [*command, "--output_dir", broken, "--resume", "auto"]],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.time() + 120
-        while not (broken / "log.jsonl").exists() or len(log(broken)) < epoch:
-            assert child.poll() is None and time.time() < deadline
-            time.sleep(0.01)
-        kill_all(broken)
-        child.wait()
+        kill_after(epoch, broken, *command, "--output_dir", broken, "--resume", "auto")
         assert load(broken)["epoch"] + 1 < 12, "the run ended before it could be killed"
     result = run(*command, "--output_dir", broken, "--resume", "auto")
     assert result.returncode == 0 and "resuming" in result.stdout, result.stderr
@@ -235,12 +225,12 @@ def test_a_long_tail_and_coarse_labels(tmp_path):
 
 ATTEMPTS = """
 import json, sys
-from evaluate import InputError, main as evaluate
+from evaluate import InputError, get_parser as evaluate_parser, main as evaluate
 from train import get_parser, main as train
 def attempt(script, words):
     try:
         sys.argv = [script, *words]
-        train(get_parser().parse_args()) if script == "train.py" else evaluate()
+        train(get_parser().parse_args()) if script == "train.py" else evaluate(evaluate_parser().parse_args())
     except InputError as error:
         return str(error)
 print("MESSAGES" + json.dumps([attempt(*one) for one in json.load(sys.stdin)]))
@@ -317,7 +307,7 @@ def test_options_that_mean_nothing(tmp_path, digits_run):
         refused(f"--checkpoint {tmp_path / f'odd_{name}.pth'}", f"odd_{name}.pth", script="evaluate.py")
     ruined = {key: value * float("nan") if value.is_floating_point() else value for key, value in state["model"].items()}
     torch.save(state | {"model": ruined}, tmp_path / "ruined.pth")
-    refused(f"--checkpoint {tmp_path / 'ruined.pth'}", "ruined.pth: the loss is nan", script="evaluate.py")
+    refused(f"--checkpoint {tmp_path / 'ruined.pth'}", "numbers that are not finite", script="evaluate.py")
     refused(own + f"--output {tmp_path / 'nowhere/r.json'}", "--output", "a folder that exists", script="evaluate.py")
 
     attempts = json.dumps([(script, words) for script, words, _ in wanted])

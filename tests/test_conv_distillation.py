@@ -9,7 +9,7 @@ from training import assert_same, log
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 InputError = conv.load("errors").InputError
-checkpoint, options, train, teacher = (conv.load(name) for name in ("checkpoint", "options", "train", "teacher"))
+states, options, train, teacher = (conv.load(name) for name in ("states", "options", "train", "teacher"))
 QUICK = "--model resnet8 --width 8 --stem-stride 2 --device cpu --batch-size 200 --warmup-epochs 0".split()
 
 
@@ -17,7 +17,7 @@ def trained(folder, *words):
     """The checkpoint of a quick run on the digits, of one epoch."""
     words = [*QUICK, "--epochs", "1", "--output-dir", str(folder), *(str(word) for word in words)]
     train.main(options.get_parser().parse_args(words))
-    return checkpoint.load(folder / "checkpoint.pth")
+    return states.read(folder / "checkpoint.pth")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_killed_students_run_goes_on_to_the_same_weights(loss, kind, source, m
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "broken", *words, "--epochs", 2)
     monkeypatch.undo()
-    assert checkpoint.load(tmp_path / "broken/checkpoint.pth")["epoch"] == 0
+    assert states.read(tmp_path / "broken/checkpoint.pth")["epoch"] == 0
     broken = trained(tmp_path / "broken", *words, "--epochs", 2, "--resume", "auto")
     for key in ("model", "optimizer", "lr_scheduler", "loss"):
         assert_same(whole[key], broken[key])
@@ -97,7 +97,7 @@ def test_a_killed_students_run_goes_on_to_the_same_weights(loss, kind, source, m
 
 def test_classes_are_matched_by_name_and_inputs_by_their_statistics(taught, tmp_path):
     """A teacher with its outputs reversed, and one trained on other mean and deviation, give the student the same logits."""
-    state = checkpoint.load(taught / "checkpoint.pth")
+    state = states.read(taught / "checkpoint.pth")
     order = list(range(9, -1, -1))
     weights = state["model"] | {key: state["model"][key][order] for key in ("linear.weight", "linear.bias")}
     torch.save(state | {"model": weights, "classes": [state["classes"][row] for row in order]}, tmp_path / "reversed.pth")
@@ -118,7 +118,7 @@ def test_classes_are_matched_by_name_and_inputs_by_their_statistics(taught, tmp_
 
 
 def test_bare_weights_teach_once_their_model_is_named(taught, tmp_path):
-    weights = checkpoint.load(taught / "checkpoint.pth")["model"]
+    weights = states.read(taught / "checkpoint.pth")["model"]
     torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "bare.pth")
     stats = ([0.305] * 3, [0.376] * 3)
     with pytest.raises(InputError, match="--teacher-model names the model"):
@@ -128,7 +128,7 @@ def test_bare_weights_teach_once_their_model_is_named(taught, tmp_path):
 
 
 def test_bad_teachers(taught, tmp_path):
-    state = checkpoint.load(taught / "checkpoint.pth")
+    state = states.read(taught / "checkpoint.pth")
     stored = torch.load(taught / "logits.pt", weights_only=True)
     (tmp_path / "torn.pth").write_bytes((taught / "checkpoint.pth").read_bytes()[:-500])
     torch.save(state | {"classes": [f"class {number}" for number in range(10)]}, tmp_path / "others.pth")

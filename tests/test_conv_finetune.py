@@ -1,7 +1,10 @@
 """Conv/common_resnet on folders of your own, from weights of any form; its DenseNet-BC, which viz recognises."""
 
 import argparse
+import functools
+import http.server
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -16,8 +19,8 @@ from training import assert_same, log
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 viz = Subproject("viz")
 InputError = conv.load("errors").InputError
-checkpoint, options, train, models, initial, optimizer, evaluate = (
-    conv.load(name) for name in ("checkpoint", "options", "train", "models", "initial", "optimizer", "evaluate")
+states, options, train, models, initial, optimizer, evaluate = (
+    conv.load(name) for name in ("states", "options", "train", "models", "initial", "optimizer", "evaluate")
 )
 QUICK = "--model resnet8 --width 8 --stem-stride 2 --device cpu --num-workers 0 --warmup-epochs 0 --epochs 1".split()
 
@@ -25,7 +28,7 @@ QUICK = "--model resnet8 --width 8 --stem-stride 2 --device cpu --num-workers 0 
 def trained(folder, *words):
     """The checkpoint of a quick run of one epoch."""
     train.main(options.get_parser().parse_args([str(word) for word in (*QUICK, "--output-dir", folder, *words)]))
-    return checkpoint.load(folder / "checkpoint.pth")
+    return states.read(folder / "checkpoint.pth")
 
 
 def pictures(folder, sizes, classes=("ant", "bee", "cat")):
@@ -55,7 +58,8 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path):
     np.testing.assert_allclose(args["std"], pixels.std((0, 1, 2)), atol=5.1e-5)
     assert (args["input_size"], args["crop_ratio"], args["data"], args["padding"]) == (40, 1.0, None, 5)
     assert args["data_path"] == str(folder) and state["classes"] == ["ant", "bee", "cat"] and args["in_memory"]
-    evaluate.main(["--checkpoint", str(tmp_path / "run/checkpoint.pth"), "--output", str(tmp_path / "r.json")])
+    words = ["--checkpoint", str(tmp_path / "run/checkpoint.pth"), "--output", str(tmp_path / "r.json")]
+    evaluate.main(evaluate.get_parser().parse_args(words))
     train.main(
         options.get_parser().parse_args(["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--device", "cpu"])
     )
@@ -137,7 +141,7 @@ def forms(weights):
 
 
 def test_a_run_starts_from_weights_in_any_form(digits, tmp_path, capsys):
-    weights = checkpoint.load(digits)["model"]
+    weights = states.read(digits)["model"]
     files = forms(weights)
     for name, content in files.items():
         torch.save(content, tmp_path / name)
@@ -153,7 +157,7 @@ def test_a_run_starts_from_weights_in_any_form(digits, tmp_path, capsys):
 
 def test_a_classifier_for_other_classes_is_replaced_and_that_is_said(digits, capsys):
     """Other number, other names; the same names in another order are put into it."""
-    state, description = checkpoint.load(digits), models.model_facts("resnet8", 8, 8, 2)
+    state, description = states.read(digits), models.model_facts("resnet8", 8, 8, 2)
     for classes, reason in ((list("abc"), "for 10 classes, these are 3"), (list("abcdefghij"), "for other classes, 0, 1, 2")):
         model = models.create_model(description, len(classes))
         fresh = model.linear.weight.clone()
@@ -182,8 +186,22 @@ def test_weights_that_do_not_fit_or_do_not_come(digits, tmp_path):
         assert all(piece in str(error.value) for piece in pieces), (words, error.value)
 
 
+def test_a_run_goes_on_from_an_address(digits, tmp_path, monkeypatch):
+    """--resume URL downloads into torch.hub's cache, and goes on to the bit as from the file itself."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(digits.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/checkpoint.pth"
+        more = ("--batch-size", 200, "--epochs", 2, "--resume")
+        fetched, local = trained(tmp_path / "url", *more, url), trained(tmp_path / "file", *more, digits)
+        server.shutdown()
+    assert fetched["epoch"] == 1 and len(list((tmp_path / "cache/hub/checkpoints").iterdir())) == 1
+    assert_same(fetched["model"], local["model"])
+
+
 def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path):
-    before = checkpoint.load(digits)["model"]
+    before = states.read(digits)["model"]
     state = trained(tmp_path, "--init", digits, "--freeze-backbone", "--lr", 0.01, "--batch-size", 200)
     after = state["model"]
     assert all(torch.equal(after[key], value) == (not key.startswith("linear.")) for key, value in before.items())

@@ -9,7 +9,7 @@ from subprojects import Subproject
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 InputError = conv.load("errors").InputError
-checkpoint, options, train, noise = (conv.load(name) for name in ("checkpoint", "options", "train", "data.label_noise"))
+states, options, train, noise = (conv.load(name) for name in ("states", "options", "train", "data.label_noise"))
 DIGITS = torch.from_numpy(load_digits().target).long()
 TRAINING, VALIDATION = DIGITS[:1400], DIGITS[1400:]
 
@@ -18,7 +18,7 @@ def trained(folder, *words):
     """The checkpoint of one quick epoch on the digits."""
     quick = ["--model", "resnet8", "--device", "cpu", "--epochs", "1", "--output_dir", str(folder)]
     train.main(options.get_parser().parse_args([*quick, *(str(word) for word in words)]))
-    return checkpoint.load(folder / "checkpoint.pth")
+    return states.read(folder / "checkpoint.pth")
 
 
 @pytest.mark.parametrize(("share", "classes"), [(0, 10), (0.2, 10), (0.4, 2), (0.3333, 3), (1, 10)])

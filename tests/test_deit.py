@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from conftest import ROOT, complains, run
-from training import DEIT, MAIN, PLAIN, SMALL, assert_same, kill_all, load, log, options, torchrun, weights
+from training import DEIT, MAIN, PLAIN, SMALL, assert_same, kill_after, load, log, options, torchrun, weights
 
 SUBPROJECT = DEIT
 InputError, main = DEIT.load("errors").InputError, DEIT.load("main").main
@@ -85,18 +84,7 @@ def test_killed_and_resumed_ends_bit_identical(few, tmp_path, processes, loss):
     result = run(*command, *words, "--output_dir", whole)
     assert result.returncode == 0, result.stderr
     for epoch in (2, 5):
-        with open(tmp_path / "printed", "w") as printed:
-            child = subprocess.Popen(
-                [str(word) for word in [*command, *words, "--output_dir", broken]],
-                stdout=printed,
-                stderr=printed,
-            )
-            deadline = time.time() + 120
-            while not (broken / "log.jsonl").exists() or len(log(broken)) < epoch:
-                assert child.poll() is None and time.time() < deadline, (tmp_path / "printed").read_text()
-                time.sleep(0.01)
-            kill_all(broken)
-            child.wait()
+        kill_after(epoch, broken, *command, *words, "--output_dir", broken)
         assert len(log(broken)) < 10, "too late: the run had finished"
     result = run(*command, *words, "--output_dir", broken)
     assert result.returncode == 0, result.stderr

@@ -1,8 +1,9 @@
 """data/digits and the main job: the images are scikit-learn's, and the job can be killed and goes on."""
 
 import json
+import os
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from conftest import ROOT, complains, run
+from conftest import ROOT, complains, run, warm
 
 PREPARE = ROOT / "data/digits/prepare.py"
 
@@ -40,15 +41,16 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
     """2 seeds of 3 epochs. After SIGKILL its trainers end by themselves, and the same command trains none of them twice; all is
     written. A third call measures anew, to the same numbers, and makes a run that is gone again."""
     job = [sys.executable, str(ROOT / "results/quick.py"), "--seeds", "2", "--epochs", "3", "--jobs", "2", "--output", tmp_path]
-    process = subprocess.Popen(job, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(os.devnull, "w") as nowhere:
+        number = warm().start([str(word) for word in job[1:]], ROOT, nowhere, nowhere)
     deadline = time.time() + 600
     while not list(tmp_path.glob("ten/*/log.jsonl")):
-        assert process.poll() is None and time.time() < deadline
+        assert Path(f"/proc/{number}").exists() and time.time() < deadline
         time.sleep(0.1)
-    started = [Path("/proc", pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    started = [Path("/proc", pid) for pid in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
     assert len(started) > 1
-    process.kill()
-    process.wait()
+    os.kill(number, signal.SIGKILL)
+    assert warm().wait() == -signal.SIGKILL
     result = run(*job, timeout=900)
     assert result.returncode == 0, result.stderr
     assert not any(trainer.exists() for trainer in started)

@@ -1,11 +1,13 @@
 """Conv/ffcv: real .ffcv files of digits, written and loaded; nothing of FFCV is replaced."""
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +100,15 @@ def test_a_broken_image_is_named_and_leaves_no_file(few, tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("kilobytes", [1, 4000])
+def test_a_full_disk_leaves_nothing(few, tmp_path, kilobytes):
+    """Full at the header, and within the page of 8 MiB, of which FFCV then writes a part without an error."""
+    words = [sys.executable, WRITE, "--data", few / "val", "--output", tmp_path / "x.ffcv", "--num-workers", 2]
+    result = run("bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *words)
+    complains(result, "--output", "cannot be written")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_write_leaves_nothing_under_the_final_name(few, tmp_path, kind):
     (tmp_path / "data/a").mkdir(parents=True)
@@ -117,13 +128,26 @@ def test_an_interrupted_write_leaves_nothing_under_the_final_name(few, tmp_path,
     if kind == signal.SIGTERM:
         # Python may say above it that it ignored the exception where it forked; it is then raised once more.
         assert said.splitlines()[-1].startswith("interrupted") and not list((tmp_path / "out").iterdir()), said
+    deadline = time.time() + 20
+    while alive(tmp_path / "out/x.ffcv"):
+        assert time.time() < deadline, "a process that writes has outlived the one that started it"
+        time.sleep(0.1)
+
+
+def alive(output):
+    """The processes whose command line names the output."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # of one that has just ended
+            found += [file.parent.name] * (bytes(output) in file.read_bytes())
+    return found
 
 
 def test_bad_options_of_writing(few, ffcv_files, tmp_path, monkeypatch):
     def refused(match, *words):
         monkeypatch.setattr(sys, "argv", ["write_imagenet.py", *[str(word) for word in words]])
         with pytest.raises(errors.InputError, match=match) as error:
-            write_imagenet.main()
+            write_imagenet.main(write_imagenet.parse())
         assert "\n" not in str(error.value)
 
     good = ["--data", few / "val", "--output", tmp_path / "x.ffcv"]

@@ -35,7 +35,7 @@ from ffcv_helpers import (
     train,
     train_imagenet,
 )
-from training import assert_same, kill_all, log, torchrun
+from training import assert_same, kill_after, kill_all, log, torchrun
 
 SUBPROJECT = ffcv
 
@@ -100,7 +100,14 @@ def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
 def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
     """SIGKILL in the middle of the paper's row, then the same command: what it leaves equals a run that nothing disturbed."""
     words = [*SMALL, *files(ffcv_files), "--training.epochs=4", "--model.blurpool=0"]
-    train("--config", FOLDER / "configs/rn18_ols.yaml", *words, "--data.num_workers=2", f"--logging.folder={tmp_path}/whole")
+    train(
+        "--config",
+        FOLDER / "configs/rn18.yaml",
+        "--loss=ols",
+        *words,
+        "--data.num_workers=2",
+        f"--logging.folder={tmp_path}/whole",
+    )
     environment = {**os.environ, "LOSSES": "ols", "OUTPUT": str(tmp_path), "PYTHON": sys.executable, "ARCH": "rn18", "GPUS": "1"}
     command, broken = ["bash", str(FOLDER / "train.sh"), *words], tmp_path / "rn18_ols"
     with open(tmp_path / "printed", "w") as printed:
@@ -109,7 +116,7 @@ def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
         while not (broken / "log.jsonl").exists() or len(log(broken)) < 2:
             assert child.poll() is None and time.time() < deadline, (tmp_path / "printed").read_text()
             time.sleep(0.01)
-        kill_all(broken)
+        kill_all(child.pid)
         child.wait()
     assert len(log(broken)) < 4, "too late: the run had finished"
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -123,20 +130,13 @@ def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
 
 
 def test_two_processes_killed_and_run_again_end_bit_identical(ffcv_files, tmp_path):
-    """SIGKILL to torchrun and both of its processes after the first epoch; the same command goes on."""
+    """SIGKILL to torchrun and both of its processes in the middle of training; the same command goes on."""
     words = [*SMALL, *files(ffcv_files), "--training.epochs=4", "--training.batch_size=16", "--resume=auto"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     result = torchrun(2, *words, f"--logging.folder={whole}", script=TRAIN)
     assert result.returncode == 0, result.stderr
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN, *words]
-    with open(tmp_path / "printed", "w") as printed:
-        child = subprocess.Popen([*map(str, command), f"--logging.folder={broken}"], stdout=printed, stderr=printed)
-        deadline = time.time() + 120
-        while not (broken / "checkpoint.pth").exists():
-            assert child.poll() is None and time.time() < deadline, (tmp_path / "printed").read_text()
-            time.sleep(0.01)
-        kill_all(broken)
-        child.wait()
+    kill_after(2, broken, *command, f"--logging.folder={broken}")
     assert len(log(broken)) < 4, "too late: the run had finished"
     result = torchrun(2, *words, f"--logging.folder={broken}", script=TRAIN)
     assert result.returncode == 0 and "resuming" in result.stdout, result.stderr

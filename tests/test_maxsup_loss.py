@@ -18,6 +18,7 @@ FocalLoss, LabelSmoothingLoss, LogitPenaltyLoss = (
 MaxSupLoss, OnlineLabelSmoothingLoss = maxsup_loss.MaxSupLoss, maxsup_loss.OnlineLabelSmoothingLoss
 ZipfLabelSmoothingLoss, label_smoothing_terms = maxsup_loss.ZipfLabelSmoothingLoss, maxsup_loss.label_smoothing_terms
 
+TRAINERS = ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/segmentation", "Tasks/tabular", "Tasks/text")
 SHAPES = {"vector": (7,), "batch": (5, 7), "two classes": (6, 2), "image": (2, 4, 3, 5)}
 
 
@@ -505,12 +506,16 @@ def test_unknown_losses_and_schedules_are_refused():
 @pytest.mark.parametrize(
     "name, folders",
     {
-        "maxsup_loss.py": ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/segmentation", "Tasks/tabular", "Tasks/text"),
+        "maxsup_loss.py": TRAINERS,
         "archives.py": ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet"),
         "foreign.py": ("Deit", "Conv/common_resnet", "Conv/ffcv"),
-        **dict.fromkeys(
-            ("checkpoint.py", "distillation.py", "distributed.py", "errors.py", "run_folder.py"), ("Deit", "Conv/common_resnet")
-        ),
+        "image_mode.py": ("Deit/data", "Conv/common_resnet/data", "Conv/ffcv", "Tasks/segmentation", "viz/images"),
+        "checksums.py": (*TRAINERS, "viz/checkpoints"),
+        **dict.fromkeys(("errors.py", "run_folder.py", "states.py"), TRAINERS),
+        **dict.fromkeys(("checkpoint.py", "distributed.py"), TRAINERS[:4]),
+        **dict.fromkeys(("initial.py", "mixing.py"), ("Conv/common_resnet", "Conv/ffcv")),
+        "distillation.py": ("Deit", "Conv/common_resnet"),
+        "metrics.py": ("Tasks/tabular", "Tasks/text"),
     }.items(),
 )
 def test_copies_are_identical(name, folders):

@@ -328,3 +328,14 @@ def test_digits_that_are_there_already(ten):
     assert result.returncode == 0 and f"the digits are in {ten}/ already" in result.stdout
     complains(run(ROOT / "data/digits/prepare.py", "--output", ten, "--labels", "parity"), "holds something else")
     assert sorted(path.stat().st_mtime_ns for path in ten.rglob("*")) == before
+
+
+@pytest.mark.parametrize("script", sorted(path.parent.name for path in (ROOT / "data").glob("*/prepare.py")))
+def test_a_missing_package_ends_a_preparation_with_one_line(script):
+    """-S hides what is installed; scripts that need the standard library alone show their help."""
+    done = subprocess.run([sys.executable, "-S", ROOT / f"data/{script}/prepare.py", "--help"], capture_output=True, text=True)
+    if done.returncode:
+        assert re.fullmatch(r"error: the package '\w+' is not installed for \S+; .+\n", done.stderr)
+    else:
+        assert script in ("bank", "imdb", "shoppers")
+    assert (ROOT / "data/errors.py").read_bytes() == (ROOT / "results/errors.py").read_bytes()

@@ -312,7 +312,7 @@ def test_bad_input(pair, page_of_logits, tmp_path, monkeypatch):
     out = ["--output", tmp_path / "out"]
     for words, match in {
         ("--input", a, fewer): "a.pt and .*fewer.pt were shown different images: 500 and 400",
-        ("--input", a, others): "a.pt and .*others.pt were shown different images: their labels differ",
+        ("--input", a, others): "a.pt and .*others.pt were shown different images, whose labels differ",
         ("--input", a, moved): "were shown different images: '\"><img src=x>0' where the other has '0'",
         ("--input", a, classes): "a.pt and .*classes.pt have different classes: 6 and 5",
         ("--input", a, named): "have different classes: '<script>.*' where the other has 'a'",

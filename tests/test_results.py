@@ -6,16 +6,18 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, norm, ttest_1samp
 
 from browser import CHROMIUM, Browser
-from conftest import ROOT, complains, run
+from conftest import ROOT, complains, run, warm
 from subprojects import Subproject
 
 SUBPROJECT = results = Subproject("results")
@@ -211,13 +213,14 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     checkout(tmp_path)
     command = [sys.executable, str(tmp_path / "results/reproduce.py"), "tiny", "--jobs", "2"]
     runs, work = tmp_path / "results/runs/tiny", tmp_path / "output/results/tiny"
-    process = subprocess.Popen(command)
+    with open(os.devnull, "w") as nowhere:
+        number = warm().start(command[1:], ROOT, nowhere, nowhere)
     deadline = time.time() + 600
     while not list(work.glob("*/log.jsonl")):
-        assert process.poll() is None and time.time() < deadline
+        assert Path(f"/proc/{number}").exists() and time.time() < deadline
         time.sleep(0.1)
-    process.kill()
-    process.wait()
+    os.kill(number, signal.SIGKILL)
+    assert warm().wait() == -signal.SIGKILL
     stopped = run(*command, "--minutes", "0.0001")
     assert stopped.returncode == 0 and "are left; the same command goes on" in stopped.stdout, stopped.stderr
     result = run(*command, timeout=900)
@@ -301,8 +304,9 @@ def test_a_page_of_made_up_runs():
     counts = [int(number) for number in re.findall(r"(?<= )\d+", render.summary(judged).partition("Finished")[0])]
     assert len(counts) == 4 and counts[0] == sum(counts[1:]) > 0
     papers = results.load("papers").markdown(render.metrics_of(found))
-    assert "cifar10-resnet20, 5 seeds; trained for 30 epochs, where the paper trains for 75" in papers
-    assert "| focal | top-1 % | 76.8 | not run |" in papers
+    assert "Our runs: cifar10-resnet20, trained for 30 epochs, where the paper trains for 75." in papers
+    assert "| method | our seeds | error %, ours | AURC, ours |" in papers and "| CE | 5 | " in papers
+    assert "imbalance 50 (MaxSup paper).** Not run yet.\n\n| method | top-1 %, paper |\n|---|---:|\n| focal | 76.8 |" in papers
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from test_selective import (
 
 SUBPROJECT = viz
 segmentation = viz.load("metrics.segmentation")
+logits_file = viz.load("common.logits_file")
 
 
 def maps(images=12, classes=5, size=8, seed=0):
@@ -35,7 +36,7 @@ def maps(images=12, classes=5, size=8, seed=0):
 
 def test_pixels_are_samples_and_images_are_units(tmp_path):
     logits, labels = maps()
-    model = segmentation.rank_pixels(segmentation.load(save(tmp_path / "a.pt", logits, labels)), "a")
+    model = segmentation.rank_pixels(logits_file.load(save(tmp_path / "a.pt", logits, labels), 255), "a")
     kept = labels.flatten() != 255
     flat, targets = logits.permute(0, 2, 3, 1).reshape(-1, 5)[kept], labels.flatten()[kept].long()
     assert (model.units, model.samples) == (12, len(targets))
@@ -53,7 +54,7 @@ def test_pixels_are_samples_and_images_are_units(tmp_path):
 
 def test_one_pixel_an_image_is_classification(tmp_path):
     logits, labels = sample()
-    content = segmentation.load(save(tmp_path / "a.pt", logits[:, :, None, None], labels[:, None, None]))
+    content = logits_file.load(save(tmp_path / "a.pt", logits[:, :, None, None], labels[:, None, None]), 255)
     dense = selection.analyse({"a": segmentation.rank_file(content, "a")}, repeats=2, bootstrap=30)
     plain = selection.analyse({"a": rank_images(logits, labels, "a")}, repeats=2, bootstrap=30)
     assert dense == plain
@@ -67,11 +68,11 @@ def test_many_pixels_are_ranked_by_bins(tmp_path, monkeypatch):
     tolerance = dict.fromkeys(FIGURES, 1e-4) | {"risk_at_20%_coverage": 1e-3}
     tolerance |= {figure: 2e-3 for figure in FIGURES if "coverage_at" in figure}
     logits, labels = maps(images=16, size=56)
-    content = segmentation.load(save(tmp_path / "a.pt", logits, labels))
+    content = logits_file.load(save(tmp_path / "a.pt", logits, labels), 255)
     exact = segmentation.rank_pixels(content, "a")
     monkeypatch.setattr(segmentation, "EXACT", 2**14)
     binned = segmentation.rank_pixels(content, "a")
-    backwards = segmentation.load(save(tmp_path / "b.pt", logits.flip(0), labels.flip(0)))
+    backwards = logits_file.load(save(tmp_path / "b.pt", logits.flip(0), labels.flip(0)), 255)
     backwards = segmentation.rank_pixels(backwards, "b")
     weights = resamples(16, 8, seed=0)[0]()
     for name, ranking in binned.rankings.items():
@@ -91,13 +92,13 @@ def test_bad_maps(tmp_path):
     high[4, 4, 4] = 7
     files = {
         r"'labels' is \(12, 8, 7\) torch.uint8, not \(12, 8, 8\) class indices": (logits, labels[:, :, 1:]),
-        r"torch.int64, not \(N, K, H, W\) floating point": (logits.long(), labels),
-        "labels from 0 to 7 in image 4, but the classes are 0 to 4; --ignore-index 255": (logits, high),
+        r"torch.int64, not \(N, K\) or \(N, K, H, W\) floating point": (logits.long(), labels),
+        "image 4: labels from 0 to 7, but the classes are 0 to 4; --ignore-index 255": (logits, high),
         "every label is 255": (logits, labels * 0 + 255),
-        "12 images of 8 x 8 pixels and 1 classes": (logits[:, :1], labels),
+        r"\(12, 1, 8, 8\); at least 1 sample and 2 classes": (logits[:, :1], labels),
         "image 3 has logits that are NaN": (nan, labels),
-        r"not \(N, K\) floating point": (logits[0], labels),
+        r"not \(N, K\) or \(N, K, H, W\) floating point": (logits[0], labels),
     }
     for match, parts in files.items():
         with pytest.raises(InputError, match=match):
-            segmentation.rank_pixels(segmentation.load(save(tmp_path / "bad.pt", *parts)), "bad")
+            segmentation.rank_pixels(logits_file.load(save(tmp_path / "bad.pt", *parts), 255), "bad")

@@ -21,7 +21,7 @@ from subprojects import Subproject
 
 SUBPROJECT = seg = Subproject("Tasks/segmentation")
 main, options, data, engine = (seg.load(name) for name in ("main", "options", "data", "engine"))
-layouts, models, metrics, checkpoint = (seg.load(name) for name in ("layouts", "models", "metrics", "checkpoint"))
+layouts, models, metrics, states = (seg.load(name) for name in ("layouts", "models", "metrics", "states"))
 uncertainty_maps = seg.load("uncertainty_maps")
 InputError = seg.load("errors").InputError
 make_loss = seg.load("maxsup_loss").make_loss
@@ -143,7 +143,7 @@ def test_logits_are_those_of_the_checkpoint(scenes, trained):
     model.load_state_dict(torch.load(trained / "checkpoint.pth", weights_only=True)["model"])
     for index in (0, 4):
         pixels = np.asarray(Image.open(scenes / f"test/{index}.jpg"), np.float32) / 255
-        pixels = (pixels - np.float32(data.IMAGENET_MEAN)) / np.float32(data.IMAGENET_STD)
+        pixels = (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
         with torch.no_grad():
             logits = model.eval()(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         # The same weights and pixels; only the order of float32 sums differs, in inputs of size 2 and logits of size 10.
@@ -547,7 +547,7 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     figure = tmp_path / "maps.png"
     own = trained / "checkpoint.pth"
     words = ["--checkpoint", own, own, "--names", "A", "B", "--data-path", scenes, "--image", "3.jpg", "--output", figure]
-    args = uncertainty_maps.get_parser().parse_args([str(word) for word in words])
+    args = uncertainty_maps.get_maps_parser().parse_args([str(word) for word in words])
     uncertainty_maps.main(args)
     with Image.open(figure) as image:
         assert image.width > 900 and len(image.convert("RGB").getcolors(10**6)) > 100
@@ -556,7 +556,7 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     args.overwrite, args.image = True, "9"
     with pytest.raises(InputError, match="the test images have the numbers 0 to 4"):
         uncertainty_maps.main(args)
-    maps = uncertainty_maps.maps_of(checkpoint.load(own), own, args.__class__(**vars(args) | {"image": "0"}))
+    maps = uncertainty_maps.maps_of(states.read(own), own, args.__class__(**vars(args) | {"image": "0"}))
     truth = np.asarray(Image.open(scenes / "testannot/0.png"))
     assert np.array_equal(maps["truth"], np.where(truth == 11, 255, truth))
     assert np.array_equal(maps["errors"], (maps["prediction"] != truth) & (truth != 11))

@@ -325,20 +325,20 @@ def test_a_run_is_not_lost_and_not_mixed_up(table, tmp_path):
     words = ["--epochs", 1, "--output_dir", tmp_path / "r"]
     train(*words)
     assert "--overwrite replaces it" in refused(*words)
-    assert "only one of them" in refused(*words, "--overwrite", "--resume", "auto")
+    assert "give one of them" in refused(*words, "--overwrite", "--resume", "auto")
     assert "a run with --loss maxsup, not ce" in refused(*words, "--resume", "auto", "--loss", "ce")
     assert "a run with --seed 0, not 1" in refused(*words, "--resume", "auto", "--seed", 1)
     assert "trained on other rows" in refused(*words, "--resume", "auto", "--train-share", 0.5)
     own = tmp_path / "r/checkpoint.pth"
     words[-1] = tmp_path / "other"
-    assert "belongs to another" in refused(*words, "--resume", damaged(own, tmp_path, lambda s: s["model"].popitem()))
-    assert "no valid epoch" in refused(*words, "--resume", damaged(own, tmp_path, lambda s: s.pop("epoch")))
+    assert "weights are another model's" in refused(*words, "--resume", damaged(own, tmp_path, lambda s: s["model"].popitem()))
+    assert "it has no epoch" in refused(*words, "--resume", damaged(own, tmp_path, lambda s: s.pop("epoch")))
     (tmp_path / "half.pth").write_bytes(own.read_bytes()[:3000])
-    assert "refused; it is damaged" in refused(*words, "--resume", tmp_path / "half.pth")
+    assert "half.pth: damaged" in refused(*words, "--resume", tmp_path / "half.pth")
     torch.save({"model": print}, tmp_path / "code.pth")
     assert "more than tensors" in refused(*words, "--resume", tmp_path / "code.pth")
     (tmp_path / "log/log.jsonl").mkdir(parents=True)
-    assert "log.jsonl: cannot be read or written" in refused("--epochs", 1, "--output_dir", tmp_path / "log")
+    assert "log.jsonl: cannot be read or replaced" in refused("--epochs", 1, "--output_dir", tmp_path / "log")
     words[-1] = tmp_path / "r"
     train(*words, "--overwrite", "--loss", "ce")
     assert load(own)["args"]["loss"] == "ce"

@@ -23,7 +23,6 @@ main, data, engine, models, errors = (text.load(name) for name in ("main", "data
 maxsup_loss = text.load("maxsup_loss")
 MAIN = ROOT / "Tasks/text/main.py"
 SMALL = ["--embedding-size", 16, "--hidden-size", 16, "--device", "cpu"]
-FILES = ("errors.py", "maxsup_loss.py", "metrics.py", "run_folder.py")
 
 
 def train(*words):
@@ -295,12 +294,6 @@ def test_embeddings_are_read(reviews, tmp_path, capsys):
         tmp_path,
     )
     assert "2 of " in capsys.readouterr().out
-
-
-def test_what_the_two_trainers_share_is_the_same():
-    """Each can be copied out by itself, so each has its own copy of these files."""
-    for name in FILES:
-        assert (ROOT / "Tasks/text" / name).read_bytes() == (ROOT / "Tasks/tabular" / name).read_bytes(), name
 
 
 # ------------------------------------------------------------------------------------------------- bad input

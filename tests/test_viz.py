@@ -227,11 +227,11 @@ def test_bad_logits_files(sample, tmp_path):
     files = {
         "a dict with the tensors": [1, 2],
         r"\(300,\) torch.float32, not \(N, K\)": {"logits": logits[:, 0], "labels": labels},
-        "not 300 class indices": {"logits": logits, "labels": labels[:-1]},
+        r"not \(300,\) class indices": {"logits": logits, "labels": labels[:-1]},
         "1 samples have logits that are NaN": {"logits": nan, "labels": labels},
         "labels from 0 to 6, but the classes are 0 to 4": {"logits": logits[:, :5], "labels": labels},
-        "0 samples of 7": {"logits": logits[:0], "labels": labels[:0]},
-        "300 samples of 1 classes": {"logits": logits[:, :1], "labels": labels * 0},
+        r"\(0, 7\); at least 1 sample": {"logits": logits[:0], "labels": labels[:0]},
+        r"\(300, 1\); at least 1 sample and 2 classes": {"logits": logits[:, :1], "labels": labels * 0},
     }
     for match, content in files.items():
         torch.save(content, tmp_path / "bad.pt")
@@ -277,3 +277,11 @@ def test_logits_says_what_is_wrong(checkpoint, parity, tmp_path, refused):
     (tmp_path / "there.pt").write_text("mine")
     refused("logits", "there.pt is there already", "--checkpoint", checkpoint, "--output", tmp_path / "there.pt")
     refused("logits", "no such folder to write to", "--checkpoint", checkpoint, "--output", tmp_path / "no/out.pt")
+
+
+def test_commands_say_what_they_do_without_heavy_packages():
+    """--help needs the options alone, which come before all that takes seconds to import."""
+    names = ", ".join(sorted(path.stem for path in (ROOT / "viz").glob("*.py")))
+    heavy = "{'torch', 'numpy', 'matplotlib', 'timm', 'scipy', 'sklearn', 'PIL', 'huggingface_hub'}"
+    code = f"import sys; sys.path.insert(0, 'viz'); import {names}; print({heavy} & sys.modules.keys())"
+    assert run(sys.executable, "-c", code).stdout == "set()\n"

@@ -266,14 +266,14 @@ def test_a_trainers_facts_are_checked(small, tmp_path):
     args = dict(model="resnet18", library="torchvision", num_classes=5, input_size=64, crop_ratio=1.0, interpolation="bilinear")
     args |= dict(mean=[0.5] * 3, std=[0.5] * 3, data_path=None)
     for match, change in {
-        "its model 'resnet19' is not one of torchvision": {"model": "resnet19"},
-        "its model 7 is not": {"model": 7},
-        "interpolation is nearest": {"interpolation": "nearest"},
-        "mean is nan": {"mean": "nan"},
+        "its model is 'resnet19', not one of torchvision": {"model": "resnet19"},
+        "its model is 7, not one": {"model": 7},
+        "interpolation is 'nearest'": {"interpolation": "nearest"},
+        "mean is 'nan'": {"mean": "nan"},
         "crop_ratio is 2": {"crop_ratio": 2},
         "its weights do not fit resnet18: fc.weight is": {"num_classes": 6},
         "none of its weights has the 9,999,999 rows of its num_classes": {"num_classes": 9_999_999},
-        "superclasses are": {"superclasses": "animals"},
+        "superclasses is .animals., not class": {"superclasses": "animals"},
         "width is -1": {"library": "cifar", "model": "resnet20", "width": -1},
     }.items():
         with pytest.raises(InputError, match=match):

@@ -1,5 +1,6 @@
 """viz/download.py against a stand-in for the Hugging Face hub and for GitHub on this machine: what they answer, in small."""
 
+import hashlib
 import http.server
 import json
 import threading
@@ -32,12 +33,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, headers, content = 200, {}, b"{}"
         if path.startswith(f"/api/models/{HUB}"):
             names = ["README.md", "maxsup/last.ckpt", "ls.pth"]
-            content = json.dumps({"id": HUB, "sha": "a" * 40, "siblings": [{"rfilename": name} for name in names]}).encode()
+            lfs = {"size": len(BODY), "sha256": self.server.digest, "pointerSize": 1}
+            rows = [{"rfilename": name, "size": len(BODY), "lfs": lfs} for name in names]
+            content = json.dumps({"id": HUB, "sha": "a" * 40, "siblings": rows}).encode()
         elif path == f"/repos/{GIT}/releases/tags/checkpoint_deit":
-            rows = [
-                {"name": name, "size": len(BODY), "browser_download_url": f"{here}/files/{name}"} for name in self.server.names
-            ]
-            content = json.dumps({"assets": rows}).encode()
+            row = {"size": self.server.size, "digest": f"sha256:{self.server.digest}"}
+            rows = [row | {"name": name, "browser_download_url": f"{here}/files/{name}"} for name in self.server.names]
+            content = self.server.release or json.dumps({"assets": rows}).encode()
+        elif path.startswith("/files/") and self.server.elsewhere:
+            status, headers = 302, {"Location": self.server.elsewhere.format(here=here)}
         elif path.startswith((f"/{HUB}/resolve/", "/files/")):
             content = BODY
             headers = {"X-Repo-Commit": "a" * 40, "ETag": '"b"', "Accept-Ranges": "bytes"}
@@ -62,6 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.asked, server.names, server.cut = [], ["deit_maxsup.pth", "train_map.txt"], None
+        server.size, server.digest, server.release, server.elsewhere = len(BODY), hashlib.sha256(BODY).hexdigest(), None, None
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("GITHUB_API_URL", f"http://127.0.0.1:{server.server_port}")
@@ -125,3 +130,32 @@ def test_the_list_needs_no_network(monkeypatch, capsys):
     call(monkeypatch, "--list")
     said = capsys.readouterr().out
     assert all(release.repository in said for release in download.RELEASES.values()) and "74.58" in said
+
+
+def test_a_host_that_lies_is_told_in_one_line_and_leaves_no_file(server, tmp_path, monkeypatch):
+    """Lengths, checksums, redirects, names and lists that are wrong."""
+
+    def refused(match, name="deit-small", **lies):
+        true = {key: getattr(server, key) for key in lies}
+        for key, lie in lies.items():
+            setattr(server, key, lie)
+        with pytest.raises(InputError, match=match) as told:
+            call(monkeypatch, name, "--output", tmp_path)
+        for key, value in true.items():
+            setattr(server, key, value)
+        assert "\n" not in str(told.value)
+        assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pth", ".ckpt")]
+
+    refused("more than the 1,000 bytes came that its host states", size=1000)
+    refused("not fetched .*102,400 of 200,000 bytes", size=200_000)
+    (tmp_path / "deit-small/deit_maxsup.pth.part").unlink()
+    refused("came with the SHA-256 .* its host states 000", digest="0" * 64)
+    refused("came with the SHA-256 .* its host states 000", "resnet50", digest="0" * 64)
+    refused("not fetched .*redirect", elsewhere="{here}/files/again")  # to itself
+    refused("not fetched .*file:", elsewhere="file:///etc/hostname")
+    for name in ("../x.pth", "a/../../x.pth", "/x.pth", "a\\x.pth", "x\ny.pth", "./x.pth"):
+        refused("is no file name", names=[name])
+    for answer in (b"[" * 10**5, b"[]", b"null", b"\xff", b'{"assets": [{"name": 1}]}', b'{"assets": 7}'):
+        refused("answers with something else than a release", release=answer)
+    call(monkeypatch, "deit-small", "--output", tmp_path)
+    assert (tmp_path / "deit-small/deit_maxsup.pth").read_bytes() == BODY

@@ -260,10 +260,16 @@ def test_what_is_wrong_with_the_images_is_one_line(folder, tmp_path):
     with pytest.raises(InputError, match="v.beton: "):
         extract(path, tmp_path / "v.beton")
     state = torch.load(path, weights_only=True)
-    state["model"]["linear.bias"][0] = torch.nan
-    torch.save(state, path)
-    with pytest.raises(InputError, match="logits are NaN or infinite"):
-        extract(path, folder)
+    for key, value, match in (
+        ("linear.weight", 3e38, "logits are NaN or infinite"),
+        ("linear.bias", torch.nan, "linear.bias holds numbers that are NaN or infinite; the weights are damaged"),
+        ("bn1.running_var", torch.inf, "bn1.running_var holds numbers that are NaN or infinite"),
+    ):
+        state["model"][key][:] = value
+        torch.save(state, path)
+        with pytest.raises(InputError, match=match):
+            extract(path, folder)
+        state["model"][key][:] = 1
 
 
 def test_ffcv_files_give_the_folders_logits(few, tmp_path):

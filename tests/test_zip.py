@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from archives import jpeg, write_zip
@@ -37,9 +38,17 @@ def refused(match, root, split="train"):
 # --------------------------------------------------------------------------------------- the same as the image folder
 
 
+def load(path):
+    """As torchvision loads it, but for the one picture of 16 bits, which is scaled to 8 and not clipped."""
+    image = Image.open(path)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return image.convert("RGB")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_same_images_labels_and_order_as_torchvision(odd, odd_zips, split):
-    theirs, ours = ImageFolder(odd / split), ZipImages(odd_zips, split)
+    theirs, ours = ImageFolder(odd / split, loader=load), ZipImages(odd_zips, split)
     assert ours.classes == theirs.classes and ours.labels.tolist() == theirs.targets and ours.labels.dtype == np.int64
     assert [f"{odd}/{ours.name(i)}" for i in range(len(ours))] == [path for path, _ in theirs.samples]
     tensors = ZipImages(odd_zips, split, tensors=True)
@@ -55,7 +64,7 @@ def test_archives_made_by_others(odd, tmp_path, method):
         str(path.relative_to(odd)): path.read_bytes() for path in reversed(sorted((odd / "train").rglob("*.*"))) if path.is_file()
     }
     junk = {"__MACOSX/train/n2/._a.JPEG": b"x", "train/.DS_Store": b"x", "train/n2/._a.JPEG": b"x"}
-    theirs = ImageFolder(odd / "train")
+    theirs = ImageFolder(odd / "train", loader=load)
     for number, strip in enumerate(("", "train/")):
         root = tmp_path / str(number)
         root.mkdir()
@@ -240,7 +249,7 @@ def test_entries_that_are_refused(small_zips, tmp_path):
     write_zip(small_zips / "train.zip", {"train/a/1.jpg": image, "train/b/": b""})
     refused(r"no image in the class folder b", small_zips)
     write_zip(small_zips / "train.zip", {"train/a/1.jpg": image, "b/2.jpg": image})
-    refused(r"some paths begin with train/ and others do not, such as those in b", small_zips)
+    refused(r"some paths begin with train/ and others do not: 1, such as b/2.jpg", small_zips)
     write_zip(small_zips / "train.zip", {"train/a/" + "x" * 300 + ".jpg": image})
     refused(r"a path of 312 characters", small_zips)
     write_zip(small_zips / "train.zip", {"train/a/1.jpg": image})
@@ -403,16 +412,16 @@ assert data[len(data) - 1][0].size == (1, 1)
 """
 
 
-def test_opening_a_million_entries(tmp_path):
-    """ImageNet's 1,281,167 entries with a map: 30 s of one core and 1 GB the first time, 1 s and 200 MB after that."""
-    count, tiny = 1_281_167, jpeg(0, "L", (1, 1), "PNG")
+def test_opening_many_entries(tmp_path):
+    """A tenth of ImageNet's entries with a map: 3 s of one core and 100 MB the first time, 0.1 s and 20 MB after that."""
+    count, tiny = 128_117, jpeg(0, "L", (1, 1), "PNG")
     names = [f"n{k * 7919 % 10**8:08d}" for k in range(1000)]
     paths = [f"{names[i % 1000]}/{names[i % 1000]}_{i}.JPEG" for i in range(count)]
     raw_zip(tmp_path / "train.zip", count, lambda i: "train/" + paths[i], tiny)
     labels = {name: label for label, name in enumerate(sorted(names))}
     (tmp_path / "train_map.txt").write_text("".join(f"{path}\t{labels[path[:9]]}\n" for path in paths))
     command = [sys.executable, "-c", OPEN.format(deit=str(ROOT / "Deit"), root=str(tmp_path))]
-    for seconds, megabytes in ((30, 1000), (1, 200)):
+    for seconds, megabytes in ((3, 100), (0.1, 20)):
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         found, label, took, grew = result.stdout.split()

@@ -5,11 +5,12 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
 
-from conftest import ROOT, run
+from conftest import ROOT, run, warm
 from subprojects import Subproject
 
 DEIT = Subproject("Deit")
@@ -29,12 +30,28 @@ def torchrun(processes, *words, script=MAIN, **more):
     return run(*command, script, *words, **more)
 
 
-def kill_all(folder):
-    """SIGKILL the launcher and every process that it started: all that name the folder on their command line."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(folder).encode() in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
+def kill_all(number):
+    """SIGKILL a process and every process that it started."""
+    found = [number]
+    for parent in found:
+        for task in Path(f"/proc/{parent}").glob("task/*/children"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found += [int(child) for child in task.read_text().split()]
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def kill_after(epochs, folder, *command):
+    """Start a trainer and kill all of it when the log in its folder has so many epochs."""
+    with open(folder.with_name("printed"), "w") as printed:
+        number = warm().start([str(word) for word in command if word != sys.executable], ROOT, printed, printed)
+        deadline = time.time() + 120
+        while not (folder / "log.jsonl").exists() or len(log(folder)) < epochs:
+            assert Path(f"/proc/{number}").exists() and time.time() < deadline, Path(printed.name).read_text()
+            time.sleep(0.01)
+        kill_all(number)
+        assert warm().wait() == -signal.SIGKILL
 
 
 def options(*words):

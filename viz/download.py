@@ -8,31 +8,30 @@ What a release holds is asked of its host; a file that is there in full is not f
 other hosts (mirrors).
 """
 
-import argparse
 import fnmatch
+import hashlib
 import json
 import os
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from common import errors
-from common.errors import InputError, reason
+from common import errors, options
+from common.errors import InputError, printable, reason
 
-from huggingface_hub import HfApi, hf_hub_download, logging
 from tqdm import tqdm
 
 WEIGHTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors", "*.bin", "*.th", "*.tar", "*params.json")
 TIMEOUT = 30  # seconds without an answer
 PIECE = 1 << 20  # bytes written at a time
+LONGEST_ANSWER = 1 << 24  # bytes of a list of files
 
 
 class Release(NamedTuple):
-    host: str  # "hub": the Hugging Face hub, "github": a release of a GitHub repository
     repository: str
-    tag: str | None
     what: str
     expected: str  # figures of the papers
+    tag: str | None = None  # of a release on GitHub; None: a repository of the Hugging Face hub
 
 
 TABLES = """MaxSup paper, Tables 1 and 2 (ResNet-50, ImageNet-1K): intra-class variation train / val, inter-class separability
@@ -45,23 +44,16 @@ train / val, linear transfer to CIFAR-10 in %:
 
 RELEASES = {
     "resnet50": Release(
-        "hub",
-        "zhouyuxuanyx/MaxSup-Regularized-ResNet50",
-        None,
-        "ResNet-50 on ImageNet-1K, MaxSup paper (arXiv:2502.15798)",
-        TABLES,
+        "zhouyuxuanyx/MaxSup-Regularized-ResNet50", "ResNet-50 on ImageNet-1K, MaxSup paper (arXiv:2502.15798)", TABLES
     ),
     "deit-small": Release(
-        "github",
         "ZhouYuxuanYX/Maximum-Suppression-Regularization",
-        "checkpoint_deit",
         "DeiT-Small on ImageNet-1K, MaxSup paper (arXiv:2502.15798)",
         "no figures for this model are recorded here; see the paper",
+        tag="checkpoint_deit",
     ),
     "selective": Release(
-        "hub",
         "ENSTA-U2IS/Label-smoothing-Selective-classification",
-        None,
         "models at several strengths of label smoothing, Lightning checkpoints (Xia et al., ICLR 2025, arXiv:2403.14715)",
         "the paper's figures are curves: more label smoothing, worse AURC; logit normalisation mends it (viz/selective.py)",
     ),
@@ -69,9 +61,7 @@ RELEASES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Fetch the papers' released checkpoints.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = options.parser("Fetch the papers' released checkpoints.")
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"release to fetch: {', '.join(RELEASES)}")
     parser.add_argument(
         "--list", action="store_true", help="list the releases and the figures that the papers report; needs no network"
@@ -83,16 +73,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.list or args.name is None:
         for name, release in RELEASES.items():
-            print(f"{name}: {release.what}\n{release.host} {release.repository} -> {args.output / name}/\n{release.expected}\n")
+            place = f"{'github' if release.tag else 'hub'} {release.repository}"
+            print(f"{name}: {release.what}\n{place} -> {printable(args.output / name)}/\n{release.expected}\n")
         return
     if args.name not in RELEASES:
         raise InputError(f"{args.name}: no such release; there are {', '.join(RELEASES)}")
     release, folder = RELEASES[args.name], args.output / args.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fetch = fetch_from_hub if release.host == "hub" else fetch_from_github
+        fetch = fetch_from_github if release.tag else fetch_from_hub
         for path in fetch(release, args.files, folder):
-            print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB", flush=True)
+            errors.say(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
     except InputError:
         raise
     except Exception as error:  # the hub's client has had several HTTP libraries below it, each with errors of its own
@@ -108,16 +99,23 @@ def chosen(names: list[str], pattern: str, release: Release) -> list[str]:
     if not matching:
         listed = ", ".join((found or names)[:6]) or "nothing"
         raise InputError(f"{release.repository}: no weights match --files {pattern!r}; it holds {listed}")
+    for name in matching:
+        if name != os.path.normpath(name) or name.startswith(("/", "..")) or "\\" in name or not name.isprintable():
+            raise InputError(f"{release.repository}: {name!r} is no file name")
     return matching
 
 
 def fetch_from_hub(release: Release, pattern: str, folder: Path):
     """Yield the path of each file once it is there; huggingface_hub resumes and shows the progress."""
+    from huggingface_hub import HfApi, hf_hub_download, logging
+
     endpoint = os.environ.get("HF_ENDPOINT")
     logging.set_verbosity_error()  # it announces each new try
-    names = [file.rfilename for file in HfApi(endpoint=endpoint).model_info(release.repository, timeout=TIMEOUT).siblings or []]
-    for name in chosen(names, pattern, release):
-        yield Path(hf_hub_download(release.repository, name, local_dir=folder, endpoint=endpoint))
+    found = HfApi(endpoint=endpoint).model_info(release.repository, timeout=TIMEOUT, files_metadata=True).siblings or []
+    digests = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in found}
+    for name in chosen(list(digests), pattern, release):
+        path = Path(hf_hub_download(release.repository, name, local_dir=folder, endpoint=endpoint))
+        yield verified(path, digests[name])
 
 
 def fetch_from_github(release: Release, pattern: str, folder: Path):
@@ -125,13 +123,24 @@ def fetch_from_github(release: Release, pattern: str, folder: Path):
     api = os.environ.get("GITHUB_API_URL", "https://api.github.com")
     with open_url(f"{api}/repos/{release.repository}/releases/tags/{release.tag}") as answer:
         try:
-            assets = {row["name"]: (row["browser_download_url"], int(row["size"])) for row in json.load(answer)["assets"]}
-        except (ValueError, KeyError, TypeError):
+            assets = {row["name"]: row for row in json.loads(answer.read(LONGEST_ANSWER))["assets"]}
+            facts = {name: (row["browser_download_url"], int(row["size"])) for name, row in assets.items()}
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{release.repository}: {api} answers with something else than a release")
     for name in chosen(list(assets), pattern, release):
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise InputError(f"{release.repository}: {name!r} is no file name")
-        yield download(*assets[name], folder / name)
+        digest = str(assets[name].get("digest") or "")  # older files have none
+        yield verified(download(*facts[name], folder / Path(name).name), digest.removeprefix("sha256:"))
+
+
+def verified(path: Path, digest: str | None) -> Path:
+    """The file, if its SHA-256 is the one that its host states or none is stated. Raises InputError and removes it if not."""
+    if digest:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            path.unlink()
+            raise InputError(f"{path}: came with the SHA-256 {found[:12]}..., its host states {digest[:12]}...; it is removed")
+    return path
 
 
 def download(url: str, size: int, path: Path) -> Path:
@@ -140,19 +149,20 @@ def download(url: str, size: int, path: Path) -> Path:
         return path
     part = path.with_name(f"{path.name}.part")
     start = part.stat().st_size if part.exists() else 0
-    if start > size:
+    with open_url(url, {"Range": f"bytes={start}-"} if 0 < start < size else {}) as answer:
+        if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            start = 0  # a host that cannot resume sends the whole
+        bar = tqdm(total=size, initial=start, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
+        with open(part, "ab" if start else "wb") as file, bar:
+            while file.tell() <= size and (piece := answer.read(PIECE)):
+                file.write(piece)
+                bar.update(len(piece))
+    came = part.stat().st_size
+    if came > size:
         part.unlink()
-        start = 0
-    if start < size:
-        with open_url(url, {"Range": f"bytes={start}-"} if start else {}) as answer:
-            start = start if answer.status == 206 else 0  # a host that cannot resume sends the whole
-            bar = tqdm(total=size, initial=start, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
-            with open(part, "ab" if start else "wb") as file, bar:
-                while piece := answer.read(PIECE):
-                    file.write(piece)
-                    bar.update(len(piece))
-    if part.stat().st_size != size:
-        raise ConnectionError(f"{path.name}: {part.stat().st_size:,} of {size:,} bytes came")
+        raise InputError(f"{path.name}: more than the {size:,} bytes came that its host states")
+    if came < size:
+        raise ConnectionError(f"{path.name}: {came:,} of {size:,} bytes came")
     os.replace(part, path)
     return path
 

@@ -4,179 +4,53 @@
     python viz/gradcam.py ... --target 207                 # the map of this class, a name or a label, instead of the predicted
 
 A row per image: the image itself, then a column per model. Each panel shows the model's own crop, and under it its prediction
-and its probability. The map is that of the last layer whose output is still a map of the image: the last feature map of a
-ConvNet, the tokens before the last block of a transformer.
+and its probability.
 """
 
 from pathlib import Path
 
-from common import errors, options
+from common import errors, options, outputs
 from common.errors import InputError, reason
-from common.logits_file import check_output
-
-import cv2
-import numpy as np
-import torch
-from PIL import Image
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.image import show_cam_on_image
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor, nn
-from tqdm import tqdm
-
-from checkpoints import inference, models
-from checkpoints.read import Checkpoint, build_model
-from drawing import style
-from images.transforms import normalise, transform
-
-SHARPEST = 32  # px: images this small are shown pixel by pixel
 
 
 def main() -> None:
     parser = options.parser("Figure 2 of the MaxSup paper: Grad-CAM of images, by each model.")
-    options.add_checkpoints(parser)
+    options.add_models(parser, "checkpoint")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="image files, one row of the figure each")
     parser.add_argument("--target", help="class to explain, a name or a label; none: what each model predicts")
     parser.add_argument("--output", type=Path, required=True, help="figure to write, .png or .pdf")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
     options.add_images(parser)
-    args = parser.parse_args()
-    options.check_images(args)
+    args = options.parse(parser)
     if args.output.suffix not in (".png", ".pdf"):
         raise InputError(f"--output {args.output}: a figure's name ends with .png or .pdf")
-    check_output(args.output, args.checkpoint[0], args.overwrite)
-    names = options.names_of(args.checkpoint, args.names, "--checkpoint")
-    pictures = [read_picture(path) for path in args.images]
-    columns = {}
-    for name, path in zip(names, args.checkpoint, strict=True):
+    outputs.check_file(args.output, args.overwrite, *args.checkpoint, *args.images)
+    models = options.models_of(args)
+
+    from checkpoints import inference
+    from drawing import grad_cam, style
+
+    pictures, columns = [read_picture(path) for path in args.images], {}
+    for name, path in models.items():
         checkpoint = inference.load(path, args)
-        columns[name] = explain_all(checkpoint, pictures, args.target, args.device, name)
-    style.save_one(draw(columns, args.images, pictures), args.output)
-    print(f"{len(pictures)} images by {len(columns)} models: {args.output}")
+        columns[name] = grad_cam.explain_all(checkpoint, pictures, args.target, args.device, name)
+    style.save_one(grad_cam.draw(columns, args.images, pictures), args.output)
+    errors.say(f"{len(pictures)} images by {len(columns)} models: {args.output}")
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path):
+    """The picture in a file, in RGB. Raises InputError."""
+    from PIL import Image
+
+    from images.image_mode import to_rgb
+
     if not path.is_file():
         raise InputError(f"--images {path}: no such file")
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except Exception as error:  # a damaged picture can fail in any way
         raise InputError(f"--images {path}: does not decode as an image ({reason(error)})")
-
-
-def explain_all(checkpoint: Checkpoint, pictures: list[Image.Image], target: str | None, device: str, name: str) -> list[dict]:
-    """For each picture: the crop (H, W, 3) that the model sees, 0 to 1, the map (H, W), 0 to 1, and the words under the panel."""
-    facts = checkpoint.facts
-    index = target_index(checkpoint, target)
-    model = build_model(checkpoint).to(device)
-    layer, to_map = layer_of_maps(model, facts["input_size"], device)
-    found = []
-    with GradCAM(model=model, target_layers=[layer], reshape_transform=to_map) as cam:
-        for picture in tqdm(pictures, desc=f"Grad-CAM of {name}", unit="image", delay=5, leave=False, disable=None):
-            pixels = transform(facts)(picture).unsqueeze(0)
-            shown = normalise(pixels, facts).to(device)
-            heat = cam(shown, None if index is None else [ClassifierOutputTarget(index)])[0]
-            probabilities = cam.outputs[0].detach().float().softmax(0).cpu()
-            top = int(probabilities.argmax())
-            words = f"{class_name(checkpoint, top)}: {100 * probabilities[top]:.1f} %"
-            if index is not None and index != top:
-                words += f"\nmap of {class_name(checkpoint, index)}: {100 * probabilities[index]:.1f} %"
-            crop = pixels[0].permute(1, 2, 0).numpy().astype(np.float32) / 255
-            found.append({"crop": crop, "heat": np.nan_to_num(heat), "words": words, "top": top})
-    return found
-
-
-def overlay_of(panel: dict) -> np.ndarray:
-    """The crop under its map, (H, W, 3) uint8. The colours grow lighter with the map, also for colour-blind readers."""
-    return show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True, colormap=cv2.COLORMAP_INFERNO)
-
-
-def target_index(checkpoint: Checkpoint, target: str | None) -> int | None:
-    if target is None:
-        return None
-    classes = checkpoint.classes or []
-    if target in classes:
-        return classes.index(target)
-    if target.isdecimal() and int(target) < checkpoint.facts["num_classes"]:
-        return int(target)
-    known = f"{', '.join(classes[:5])}, ... or " if classes else ""
-    raise InputError(
-        f"--target {target}: no class of {checkpoint.path}; {known}a label, 0 to {checkpoint.facts['num_classes'] - 1}"
-    )
-
-
-def class_name(checkpoint: Checkpoint, index: int) -> str:
-    classes = checkpoint.classes or []
-    name = classes[index] if index < len(classes) else f"class {index}"
-    return style.short(name, 28)
-
-
-def layer_of_maps(model: nn.Module, size: int, device: str) -> tuple[nn.Module, object]:
-    """The layer that Grad-CAM looks at, and what turns its output into maps (B, C, H, W), found by running the model once.
-
-    Transformers: the norm before the last attention, whose tokens all still go into the decision. Others: the last layer with a
-    map of more than one pixel. Raises InputError for a model with neither.
-    """
-    shapes: list[tuple[str, nn.Module, torch.Size]] = []
-    hooks = [
-        layer.register_forward_hook(lambda layer, _, out, name=name: shapes.append((name, layer, getattr(out, "shape", ()))))
-        for name, layer in model.named_modules()
-        if name
-    ]
-    with torch.inference_mode():
-        model(torch.zeros(1, 3, size, size, device=device))
-    for hook in hooks:
-        hook.remove()
-    head = models.classifier(model)
-    norms = [row for row in shapes if row[0].rpartition(".")[2] in ("norm1", "ln_1") and isinstance(row[1], nn.LayerNorm)]
-    maps = [row for row in shapes if len(row[2]) == 4 and row[1] is not head and min(row[2][2:]) > 1]
-    if norms and len(norms[-1][2]) in (3, 4):
-        _, layer, shape = norms[-1]
-        return layer, _channels_first if len(shape) == 4 else _Tokens(shape[1])
-    if not maps:
-        raise InputError(f"no layer has a map of more than one pixel at {size} px: Grad-CAM has nothing to show")
-    _, layer, shape = maps[-1]
-    return layer, _channels_first if isinstance(layer, nn.LayerNorm) else None
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
-
-
-class _Tokens:
-    """Tokens (B, N, C) as maps (B, C, side, side): the last side x side of them, those before stand for no part of the image."""
-
-    def __init__(self, count: int):
-        self.side = int(count**0.5)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x[:, -(self.side**2) :].transpose(1, 2).unflatten(2, (self.side, self.side))
-
-
-def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image.Image]):
-    """The grid: pictures, then a column per model."""
-    count = 1 + len(columns)
-    figure, axes = style.grid(len(paths), count, width=2.2, height=2.5)
-    for axis in axes:
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    for row, path in enumerate(paths):
-        original = axes[row * count]
-        side = max(pictures[row].size)
-        original.imshow(pictures[row], interpolation="nearest" if side <= SHARPEST else "antialiased")
-        original.set_xlabel(style.short(path.stem, 24), fontsize=9)
-        for axis, (name, panels) in zip(axes[row * count + 1 : (row + 1) * count], columns.items(), strict=True):
-            panel = panels[row]
-            overlay = overlay_of(panel)
-            axis.imshow(overlay, interpolation="nearest" if overlay.shape[0] <= SHARPEST else "antialiased")
-            axis.set_xlabel(panel["words"], fontsize=9)
-            if row == 0:
-                axis.set_title(name)
-    axes[0].set_title("image")
-    return figure
 
 
 if __name__ == "__main__":

@@ -9,13 +9,7 @@ The file is a dict: logits float32 (N, K), labels int64 (N,), classes, paths, mo
 
 from pathlib import Path
 
-from common import distributed, errors, options
-from common.logits_file import check_output, save
-
-from checkpoints import inference
-from checkpoints.read import build_model, load_checkpoint
-from images.find import find_images
-from metrics.classification import classification
+from common import errors, options, outputs
 
 
 def main() -> None:
@@ -26,22 +20,25 @@ def main() -> None:
     parser.add_argument("--features", action="store_true", help="also store the penultimate features")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
     options.add_images(parser)
-    args = parser.parse_args()
-    options.check_images(args)
-    check_output(args.output, args.checkpoint, args.overwrite)
+    args = options.parse(parser)
+    outputs.check_file(args.output, args.overwrite, args.checkpoint)
+
+    from common import distributed, logits_file
+
+    from metrics.classification import classification
+
     with distributed.together():
         settings = {"features": args.features, "data": args.data, "verbose": True}
         settings |= options.overrides(args) | options.loading(args)
         content = extract(args.checkpoint, args.data_path, args.split, **settings)
         if distributed.rank() > 0:
             return
-        save(content, args.output)
+        logits_file.save(content, args.output)
     found = classification(content["logits"], content["labels"])
     count, classes = content["logits"].shape
-    print(
-        f"{content['model']} on {count:,} images of {classes} classes: top-1 {found['top1']:.2f} %  top-5 {found['top5']:.2f} %"
-    )
-    print(f"logits and labels: {args.output}")
+    scores = f"top-1 {found['top1']:.2f} %  top-5 {found['top5']:.2f} %"
+    errors.say(f"{content['model']} on {count:,} images of {classes} classes: {scores}")
+    errors.say(f"logits and labels: {args.output}")
 
 
 def extract(
@@ -64,14 +61,20 @@ def extract(
     torchrun the processes share the work, and the first returns the whole, the others {}. Raises InputError for input that
     cannot be used.
     """
+    from common import distributed
+
+    from checkpoints import inference
+    from checkpoints.read import build_model, load_checkpoint
+    from images.find import find_images
+
     loaded = load_checkpoint(checkpoint, ema, **overrides)
     images = find_images(loaded, data_path, split, data)
     for note in [*loaded.notes, *images.notes] if verbose and distributed.rank() == 0 else []:
-        print(note, flush=True)
+        errors.say(note)
     wanted = ("logits", "labels", *["features"] * features)
     loading = {"batch_size": batch_size, "num_workers": num_workers, "device": device, "amp": amp}
     share = inference.outputs(build_model(loaded), images, loaded.facts, f"logits of {checkpoint}", wanted, **loading)
-    whole = {name: distributed.gather(rows, len(images)) for name, rows in share.items()}
+    whole = {name: distributed.gather(rows) for name, rows in share.items()}
     if distributed.rank() > 0:
         return {}
     paths = [images.name(index) for index in range(len(images))]

@@ -21,11 +21,9 @@ from common import errors, options, outputs
 from common.errors import InputError
 from common.terminal import number, table
 
-from metrics import segmentation
-from metrics.outputs import Outputs
-
 if TYPE_CHECKING:
     from images.image_set import Images
+    from metrics.outputs import Outputs
 
 # What the terminal shows, and its decimals; the file has every metric.
 SHOWN = {"top1": 2, "train_top1": 2, "nll": 4, "ece": 4, "aurc": 5, "d_within_val": 4, "r2_val": 4, "transfer": 2}
@@ -33,32 +31,26 @@ SHOWN = {"top1": 2, "train_top1": 2, "nll": 4, "ece": 4, "aurc": 5, "d_within_va
 
 def main() -> None:
     parser = options.parser("Every metric of trained models on their own training and validation images.")
-    models = parser.add_mutually_exclusive_group(required=True)
-    models.add_argument("--checkpoint", type=Path, nargs="+", help="checkpoints from anywhere, as logits.py reads them")
-    models.add_argument("--input", type=Path, nargs="+", help="logits files instead: only metrics that need nothing else")
-    parser.add_argument("--names", nargs="+", help="a name for each model; none: file or folder names")
+    options.add_models(parser, "checkpoint", "input")
     parser.add_argument(
         "--output", type=Path, required=True, help="JSON file to write; an earlier one of this command is replaced"
     )
     parser.add_argument("--transfer", action="store_true", help="also measure linear transfer to --transfer-labels")
     help_ = "classes: the data set's own, even if training used superclasses; prefix: file names up to the first _"
     parser.add_argument("--transfer-labels", choices=("classes", "prefix"), default="classes", help=help_)
-    parser.add_argument("--ignore-index", type=int, default=255, help="segmentation: label of pixels that are not counted")
+    options.add_ignore_index(parser)
     options.add_images(parser)
-    args = parser.parse_args()
-    options.check_images(args)
-    paths, kind = (args.checkpoint, "checkpoint") if args.checkpoint else (args.input, "input")
-    names = options.names_of(paths, args.names, f"--{kind}")
+    args = options.parse(parser)
+    kind, found = "checkpoint" if args.checkpoint else "input", {}
     check_output(args.output)
-    found = {}
-    for name, path in zip(names, paths, strict=True):
+    for name, path in options.models_of(args).items():
         metrics = of_checkpoint(path, name, args) if args.checkpoint else of_logits(path, name, args.ignore_index)
         found[name] = {kind: str(path), "metrics": metrics}
         outputs.write_text(args.output, json.dumps({"models": found}, indent=1, allow_nan=False) + "\n")
     head = [key for key in SHOWN if any(row["metrics"].get(key) is not None for row in found.values())]
     rows = [[name, *(number(row["metrics"].get(key), SHOWN[key]) for key in head)] for name, row in found.items()]
     print(table(["model", *head], rows))
-    print(f"{len(found)} models measured: {args.output}")
+    errors.say(f"{len(found)} models measured: {args.output}")
 
 
 def check_output(path: Path) -> None:
@@ -67,27 +59,32 @@ def check_output(path: Path) -> None:
         raise InputError(f"--output {path}: the name of a JSON file ends with .json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and set(json.loads(path.read_text())) != {"models"}:
-            raise ValueError
+        earlier = json.loads(path.read_bytes()) if path.exists() else {"models": {}}
     except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror})")
-    except (ValueError, TypeError):
+        raise InputError(f"--output {path}: cannot be written ({errors.reason(error)})")
+    except (ValueError, RecursionError):
+        earlier = None
+    if not isinstance(earlier, dict) or set(earlier) != {"models"}:
         raise InputError(f"--output {path}: is not a file of viz/measure.py; choose another --output")
 
 
 def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float | None]:
     """The metrics that follow from a logits file of images (N, K) or of pixels (N, K, H, W)."""
-    return all_metrics(Outputs(segmentation.load(path, ignore_index), name), None)
+    from common import logits_file
+
+    from metrics.outputs import Outputs
+
+    return all_metrics(Outputs(logits_file.load(path, ignore_index), name), None)
 
 
 def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, float | None]:
     """The metrics of a checkpoint on the images that it was trained on and on the validation images."""
-    # Imported here because timm and torchvision take seconds, which the many calls with --input would wait for.
     from checkpoints import inference
     from checkpoints.read import build_model
     from images.find import find_images, find_training_images
     from images.image_set import check_different
     from metrics.linear_transfer import transfer_accuracy
+    from metrics.outputs import Outputs
 
     checkpoint = inference.load(path, args)
     train_images, own_labels = find_training_images(checkpoint, args.data_path, args.data)
@@ -96,7 +93,7 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
     model, found = build_model(checkpoint), {}
     for split, part in images.items():
         for note in part.notes:
-            print(note)
+            errors.say(note)
         title, wanted = f"{split} images of {name}", ("logits", "labels", "features")
         content = inference.outputs(model, part, checkpoint.facts, title, wanted, **options.loading(args))
         found[split] = Outputs(content, name)
@@ -109,7 +106,7 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
     return metrics
 
 
-def all_metrics(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
+def all_metrics(test: "Outputs", train: "Outputs | None") -> dict[str, float | None]:
     """What measure(test, train) of each module of metrics/ returns; None for numbers that are not finite."""
     found = {"transfer": None}
     for path in sorted((Path(__file__).parent / "metrics").glob("*.py")):

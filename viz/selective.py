@@ -14,50 +14,50 @@ import json
 from pathlib import Path
 
 from common import errors, options, outputs
-from common.errors import InputError
-
-from drawing import max_logit, risk_coverage
-from drawing.selective_table import markdown, terminal_tables
-from metrics import segmentation
-from metrics.rankings import Model
-from metrics.resampling import check_split, splits
-from metrics.selection import analyse
 
 
 def main() -> None:
     parser = options.parser("Risk-coverage figures of one or more logits files, with and without normalised logits.")
-    options.add_inputs(parser)
+    options.add_models(parser, "input")
+    parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
     options.add_splits(parser)
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples of the images for the intervals; 0: no intervals")
-    parser.add_argument("--ignore-index", type=int, default=255, help="segmentation: label of pixels that are not counted")
+    options.add_ignore_index(parser)
     parser.add_argument("--log-risk", action="store_true", help="draw the risk on a logarithmic scale")
-    args = parser.parse_args()
-    options.check_splits(args)
-    if args.bootstrap < 0:
-        raise InputError(f"--bootstrap {args.bootstrap}: from 0 on")
-    files = options.load_all(args, lambda path: segmentation.load(path, args.ignore_index))
+    args = options.parse(parser)
+
+    from drawing.selective_table import terminal_tables
+    from metrics import segmentation
+    from metrics.resampling import check_split
+    from metrics.selection import analyse
+
+    files = options.load_all(args)
     for name, content in files.items():
         check_split(len(content["labels"]), args.val_fraction, name)
-    with outputs.folder(args.output, "selective"):
-        models = {name: segmentation.rank_file(content, name) for name, content in files.items()}
-        summary = analyse(models, args.val_fraction, args.repeats, args.bootstrap, args.seed)
-        write(summary, models, args.log_risk, args.output)
+    outputs.folder(args.output, "selective")
+    models = {name: segmentation.rank_file(content, name) for name, content in files.items()}
+    summary = analyse(models, args.val_fraction, args.repeats, args.bootstrap, args.seed)
+    write(summary, models, args.log_risk, args.output)
     print(terminal_tables(summary))
-    print(f"figures and tables of {len(models)} inputs: {args.output}/")
+    errors.say(f"figures and tables of {len(models)} inputs: {args.output}/")
 
 
-def write(summary: dict, models: dict[str, Model], log_risk: bool, output: Path) -> None:
-    """Write the tables and figures into a folder."""
+def write(summary: dict, models: dict, log_risk: bool, output: Path) -> None:
+    """Write the tables and figures of metrics.rankings.Model by name into a folder."""
+    from drawing import max_logit, risk_coverage
+    from drawing.selective_table import page
+    from metrics.resampling import splits
+
     for note in summary["notes"]:
-        options.warn(note)
+        errors.warn(note)
     outputs.write_text(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    outputs.write_text(output / "summary.md", markdown(summary))
+    outputs.write_text(output / "summary.md", page(summary))
     curves = {}
     for name, model in models.items():
         scored = ~splits(model.units, summary["held_out_fraction"], summary["repeats"], summary["seed"])
         curves[name] = risk_coverage.curves(model, summary["models"][name]["chosen"], scored)
     risk_coverage.draw(curves, log_risk, output / "risk_coverage")
-    max_logit.draw({name: model.given_odds for name, model in models.items()}, output / "max_logit")
+    max_logit.panels({name: model.given_odds for name, model in models.items()}).save(output / "max_logit")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, written whole or not at all, and read without running anything that is in them.
+"""Checkpoints: what they hold, and what others need to know of a model. states.py writes and reads them.
 
 A checkpoint is a dict of tensors and plain types:
 
@@ -12,17 +12,11 @@ A checkpoint is a dict of tensors and plain types:
     training_labels     optional: int64, the labels of those rows, where they are not the data set's own
 """
 
-import argparse
-import os
-import pickle
-import re
 from pathlib import Path
 
-from errors import InputError
+from torch import nn
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+import states
 
 NAME = "checkpoint.pth"
 
@@ -32,7 +26,7 @@ def facts(
     model: str,
     library: str,
     num_classes: int,
-    input_size: int,
+    input_size: int | list[int],
     mean: list[float],
     std: list[float],
     interpolation: str,
@@ -49,7 +43,7 @@ def facts(
 
     model, library      the model's name, and whose it is: "timm", "torchvision", or "cifar" for the ResNets of 32-pixel images
     num_classes         outputs of the classifier
-    input_size          side of the square input, pixels
+    input_size          side of the square input, pixels; of segmentation, height and width of the training crops
     mean, std           of the input's channels, for values in [0, 1]
     interpolation       "bilinear", "bicubic", ... of the resizing of images that are evaluated
     crop_ratio          the shorter side is resized to input_size / crop_ratio before the centre crop
@@ -59,12 +53,8 @@ def facts(
     small_stem          a torchvision model whose first layers keep the resolution of small images
     blurpool            a torchvision model with BlurPool
     """
-    said = {"model": model, "library": library, "num_classes": num_classes, "input_size": input_size, "mean": list(mean)}
-    said |= {"std": list(std), "interpolation": interpolation, "crop_ratio": crop_ratio, "data": data}
-    said |= {"data_path": str(data_path.resolve()) if data_path else None}
-    optional = {"superclasses": superclasses, "width": width, "stem_stride": stem_stride}
-    optional |= {"small_stem": small_stem, "blurpool": blurpool}
-    return said | {name: value for name, value in optional.items() if value is not None}
+    said = locals() | {"mean": list(mean), "std": list(std), "data_path": str(data_path.resolve()) if data_path else None}
+    return {name: value for name, value in said.items() if value is not None or name in ("data", "data_path")}
 
 
 def save(
@@ -78,80 +68,11 @@ def save(
     args: dict,
     **more: object,
 ) -> None:
-    """Write the checkpoint of a finished epoch, counted from 0, atomically: a killed process leaves the old file in its stead.
+    """Write the checkpoint of a finished epoch, counted from 0. Raises InputError if it cannot be written.
 
-    `parts` have a state dict each; `args` are options and facts; `more` are further entries. Raises InputError if it cannot be
-    written.
+    `parts` have a state dict each; `args` are options and facts; `more` are further entries.
     """
     state = {"model": model.state_dict(), "model_ema": ema.state_dict() if ema else None, "scaler": {}}
     state |= {name: part.state_dict() for name, part in parts.items()}
     plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in args.items()}
-    state |= {"epoch": epoch, "rng": {"seed": seed}, "args": plain, "classes": classes, **more}
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: the checkpoint cannot be written ({error.strerror}); the one before it is kept")
-
-
-def load_any(path: Path) -> dict:
-    """Read a dict with weights_only=True alone, or a safetensors file, onto the CPU.
-
-    Raises InputError for a file that is missing, truncated, not a dict, or that would run code.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # DeiT's checkpoints hold the options of their command line as this one type, which only carries attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
-        reason = found.group(1) if found else "no pickle of tensors"
-        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
-    except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})")
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: a checkpoint is a dict that holds weights; this one is a {type(state).__name__}")
-    return state
-
-
-def load(path: Path) -> dict:
-    """Read a checkpoint of this project's form. Raises InputError for what load_any refuses, and for another form."""
-    return check(load_any(path), path)
-
-
-def check(state: dict, path: Path) -> dict:
-    """The content of a checkpoint, if it has this project's form. Raises InputError if it has not."""
-    if not isinstance(state.get("model"), dict):
-        raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
-    kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
-    wrong = [key for key, kind in kinds.items() if key in state and not isinstance(state[key], kind)]
-    wrong += ["epoch"] * (state.get("epoch", 0) < 0 if "epoch" not in wrong else 0)
-    if wrong or not all(isinstance(value, Tensor) for value in state["model"].values()):
-        raise InputError(f"{path}: not a checkpoint of this project's form: {', '.join(wrong) or 'model'} holds something else")
-    return state
-
-
-def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
-    """Load a state dict that must fit exactly. Raises InputError naming the keys and shapes that differ."""
-    expected = model.state_dict()
-    differences = [f"{key} is missing" for key in expected if key not in weights]
-    differences += [f"{key} is foreign" for key in weights if key not in expected]
-    for key, value in expected.items():
-        found = weights.get(key, value)
-        if found.shape != value.shape:
-            differences.append(f"{key} is {tuple(found.shape)}, not {tuple(value.shape)}")
-        elif found.layout != torch.strided or found.is_floating_point() != value.is_floating_point():
-            differences.append(f"{key} is {found.dtype}, {found.layout}")
-    if differences:
-        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise InputError(f"{path}: the weights are another model's: {'; '.join(differences[:3])}{more}")
-    model.load_state_dict(weights)
+    states.write(state | {"epoch": epoch, "rng": {"seed": seed}, "args": plain, "classes": classes, **more}, path)

@@ -3,8 +3,6 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DEPTHS = (8, 14, 20, 32, 44, 56, 110)
-
 
 class CifarResNet(nn.Module):
     """images (N, 3, H, W) -> logits (N, num_classes); H and W of 8 and more, 32 in the paper.

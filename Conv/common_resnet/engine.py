@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 
-from errors import InputError
+from errors import InputError, is_first
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,7 @@ def train_one_epoch(
             images, targets = mixing(images, targets, epoch, step)
         if stored:
             stored.at(order[step])
+        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
         with autocast(data.device, amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
@@ -75,7 +76,6 @@ def train_one_epoch(
         losses.append(loss.detach())
         if not mixing:
             right += (logits.detach().argmax(1) == targets).sum()
-        optimizer.zero_grad()
         loss.backward()
         if clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
@@ -136,7 +136,7 @@ def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp:
             logits = model(images)
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
-        right = top5[:, 0].double()
+        right = (logits.argmax(1) == targets).double()  # topk may order ties in another way
         sums += torch.stack([top5.sum(), F.cross_entropy(logits, targets, reduction="sum")])
         counts[0].index_add_(0, targets, right)
         counts[1].index_add_(0, targets, torch.ones_like(right))
@@ -173,5 +173,5 @@ def progress(batches: Iterable, title: str, steps: int, images_per_step: int) ->
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )

@@ -8,35 +8,36 @@ python evaluate.py --checkpoint C --corruptions CIFAR-10-C/
 import argparse
 import json
 import math
-import os
 from pathlib import Path
 
-import errors
-from errors import InputError
+from errors import InputError, is_first, say
+
+from evaluate_options import check_options, get_parser, within
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    ARGS = get_parser().parse_args()
 
 import torch
 
-import checkpoint
 import corruptions
 import distributed
 import foreign
-from command_line import Parser, add_option
-from data import IMAGENET, SMALL, SOURCES, Images, Inputs, need_path, open_split
+import states
+from catalogue import SMALL, SOURCES, need_path
+from data import Images, Inputs, open_split
 from data.folders import common_size
 from data.longtail import by_shots
 from data.small_images import SmallImages
 from data.superclasses import group
-from distributed import say
 from engine import evaluate
-from models import NAMES, create_model, model_facts
+from models import create_model, model_facts
 from options import RANGES
 
 MODEL_FACTS = ("model", "library", "width", "stem_stride", "small_stem")
 FACTS = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", "std", "data", "superclasses")
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
+def main(args: argparse.Namespace) -> None:
     if args.checkpoint is None:
         raise InputError("--checkpoint is missing: the file to evaluate")
     check_options(args)
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         in_memory = size == (SOURCES[args.data].size if args.data in SMALL else side)
         crop_ratio = 1.0 if in_memory else args.crop_ratio
         description = model_facts(args.model, size, args.width, args.stem_stride)
-        num_classes, weights = read_foreign(found.weights, args.checkpoint, description)
+        num_classes, weights = read_foreign(found.weights, args.checkpoint)
         say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
         facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": args.mean, "std": args.std}
         facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, None
@@ -82,46 +83,15 @@ def main(argv: list[str] | None = None) -> None:
     say(f"{facts['model']} on {metrics['images']:,} images of {data}: {line(metrics)}")
     if args.corruptions is not None:
         result |= corrupted(model, images, facts, args.corruptions, args.batch_size)
-    if args.output and distributed.is_main():
-        write(result, args.output)
+    if args.output and is_first():
+        text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+        states.write_whole(args.output, lambda file: file.write(text.encode()))
     distributed.stop()
-
-
-def get_parser() -> Parser:
-    parser = Parser(
-        description="Evaluate a checkpoint of train.py, or the weights of a model that --model names.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-
-    def add(name: str, *others: str, **options) -> None:
-        add_option(parser, group, name, *others, **options)
-
-    group = parser
-    add("--checkpoint", "--resume", metavar="PATH|URL", help="checkpoint.pth, or weights from elsewhere")
-    add("--ema", switch=True, help="use the moving average of the weights")
-    add("--data", choices=SOURCES, help="data set; none: the checkpoint's")
-    add("--data-path", type=Path, help="folder or ZIP form; none: the checkpoint's, built in, or downloaded")
-    add("--split", choices=("val", "train"), default="val", help="images to evaluate on")
-    corrupted = "15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images"
-    add("--corruptions", nargs="?", const="", metavar="FOLDER", help=corrupted)
-    add("--output", type=Path, help="also write the figures to this JSON file")
-    add("--batch-size", "-b", type=int, default=256, help="images per step")
-    cores = min(8, os.cpu_count() or 1)
-    add("--num-workers", "--workers", "-j", type=int, default=cores, help="loading processes, for large images")
-    group = parser.add_argument_group("for weights from elsewhere")
-    add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
-    add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
-    add("--stem-stride", type=int, default=1, help="stride of their first layer")
-    add("--input-size", type=int, help="side of the input, pixels; none: that of small images, else 224")
-    add("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
-    add("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
-    add("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")
-    return parser
 
 
 def read_own(state: dict, path: Path, ema: bool) -> tuple[dict, list[str], dict]:
     """The facts of a checkpoint of train.py, the class names in label order, and the weights."""
-    was = state["args"]
+    was = states.check(state, path)["args"]
     missing = [key for key in FACTS if key not in was]
     if missing or not (was["data"] is None or (isinstance(was["data"], str) and was["data"] in SOURCES)):
         raise InputError(f"{path}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}")
@@ -132,14 +102,12 @@ def read_own(state: dict, path: Path, ema: bool) -> tuple[dict, list[str], dict]
     return was, state["classes"], weights
 
 
-def read_foreign(weights: dict, path: str, description: dict) -> tuple[int, dict]:
-    """The number of classes and the weights of a file from elsewhere, with the names that the described model has."""
+def read_foreign(weights: dict, path: str) -> tuple[int, dict]:
+    """The number of classes and the weights of a file from elsewhere."""
     heads = [weights[key] for key in ("linear.weight", "fc.weight", "classifier.weight", "classifier.1.weight") if key in weights]
     if not heads or heads[0].ndim != 2:
         raise InputError(f"{path}: among its keys is no weight of a classifier")
-    own = create_model(description, len(heads[0])).state_dict()
-    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files have none
-    return len(heads[0]), counters | weights
+    return len(heads[0]), weights
 
 
 def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
@@ -148,7 +116,7 @@ def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
         model = create_model(facts, facts["num_classes"])
     except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{path}: describes no model that can be built ({str(error).splitlines()[0][:120]})")
-    checkpoint.load_weights(model, weights, path)
+    states.load_weights(model, weights, path)
     return model
 
 
@@ -164,13 +132,6 @@ def match_classes(images: Images, facts: dict, classes: list[str] | None, source
         images.relabel([classes.index(name) for name in images.classes], classes)
     if len(images.classes) != facts["num_classes"]:  # known by their number alone
         raise InputError(f"{source}: {len(images.classes)} classes, the model has {facts['num_classes']}")
-
-
-def within(value: object, low: float, high: float) -> bool:
-    """Whether a number, or each of three in a list, lies between low and high."""
-    numbers = value if isinstance(value, list) else [value]
-    plain = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
-    return plain and len(numbers) in (1, 3) and all(low <= one <= high for one in numbers)
 
 
 def check_facts(was: dict, path: Path) -> None:
@@ -194,18 +155,6 @@ def check_facts(was: dict, path: Path) -> None:
         raise InputError(f"{path}: its superclasses are not class names by name")
     if not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
         raise InputError(f"{path}: its training_images are not numbers")
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Raise InputError, before any work, for options that mean nothing, and for paths that are not there or cannot be written."""
-    for name in ("batch_size", "num_workers", "width", "stem_stride", "crop_ratio", "mean", "std"):
-        (low, high), value = RANGES[name], getattr(args, name)
-        if not within(value, low, high):
-            raise InputError(f"--{name.replace('_', '-')} {value}: goes from {low:g} to {high:g}")
-    if args.output and (args.output.is_dir() or not args.output.parent.is_dir()):
-        raise InputError(f"--output {args.output}: a file in a folder that exists")
-    if args.corruptions and not Path(args.corruptions).is_dir():
-        raise InputError(f"--corruptions {args.corruptions}: no such folder; CIFAR-10-C is one of .npy files")
 
 
 def corrupted(model: torch.nn.Module, clean: SmallImages, facts: dict, source: str, batch_size: int) -> dict:
@@ -232,15 +181,6 @@ def corrupted(model: torch.nn.Module, clean: SmallImages, facts: dict, source: s
     return {"corruptions": found, "corrupted": overall, "corruptions_from": source}
 
 
-def write(result: dict, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror})")
-
-
 def mean(metrics: list[dict]) -> dict:
     return {key: sum(one[key] for one in metrics) / len(metrics) for key in metrics[0]}
 
@@ -254,9 +194,4 @@ def line(metrics: dict) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted")
+    main(ARGS)

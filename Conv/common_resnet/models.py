@@ -9,13 +9,10 @@ import torchvision
 from torch import Tensor, nn
 
 import distributed
+from catalogue import CIFAR, DENSENETS, NAMES
 from cifar_densenet import cifar_densenet
-from cifar_resnet import DEPTHS, CifarResNet
+from cifar_resnet import CifarResNet
 
-CIFAR = {f"resnet{depth}": depth for depth in DEPTHS}
-DENSENETS = ("densenet_bc100",)
-TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
-NAMES = (*TORCHVISION, *CIFAR, *DENSENETS)
 SMALL = 64  # images up to this many pixels would be two pixels wide after the ImageNet stem and five stages
 
 
@@ -125,14 +122,18 @@ def sync_batch_norm(model: nn.Module, device: str) -> nn.Module:
     return model
 
 
-def wrap(model: nn.Module, dense: bool, compiled: bool, device: str) -> nn.Module:
-    """The model as it is trained: with dense logits, in several processes, compiled. bare_model takes it out again."""
+def wrap(model: nn.Module, dense: bool, compiled: bool, device: str, small: bool = False) -> nn.Module:
+    """The model as it is trained: with dense logits, in several processes, compiled. bare_model takes it out again.
+
+    On small images a GPU would wait for the launches of its kernels: there a compiled model runs as CUDA graphs.
+    """
     if dense:
         model = WithDenseLogits(model)
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None
         model = nn.parallel.DistributedDataParallel(model, device_ids=devices)
-    return torch.compile(model) if compiled else model
+    captured = small and device == "cuda" and not dense and distributed.world_size() == 1
+    return torch.compile(model, mode="reduce-overhead" if captured else None) if compiled else model
 
 
 def bare_model(model: nn.Module) -> nn.Module:

@@ -7,21 +7,20 @@ from pathlib import Path
 
 from errors import InputError
 
-import torch
-
 import torchvision_flags
+from catalogue import LARGEST_IN_MEMORY, LOSSES, NAMES, SMALL, SOURCES, Source, need_path
 from command_line import Parser, add_option
-from data import SMALL, SOURCES, Source, need_path
-from data.folders import LARGEST_IN_MEMORY, common_size
-from maxsup_loss import LOSS_NAMES
-from models import NAMES
 
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CPU_INFO = Path("/proc/cpuinfo")
 # What a data set's own recipe fills in where the command line is silent.
 OF_DATA = "epochs batch_size lr weight_decay sched decay_epochs warmup_epochs mean std flip padding".split()
 # Smallest and largest values that mean something.
 RANGES = {
-    **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**9)),
-    **dict.fromkeys(("seed", "warmup_epochs", "num_workers"), (0, 2**32 - 1)),
+    **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**6)),
+    **dict.fromkeys(("seed", "warmup_epochs"), (0, 2**32 - 1)),
+    "num_workers": (0, 1024),
     **dict.fromkeys(("padding", "cutout"), (0, 4096)),
     "width": (2, 4096),
     **dict.fromkeys(("momentum", "random_erase", "label_noise", "distillation_alpha"), (0, 1)),
@@ -54,7 +53,7 @@ def get_parser() -> Parser:
         add_option(parser, group, name, *others, **options)
 
     group = parser.add_argument_group("loss and model")
-    add("--loss", choices=LOSS_NAMES, help="what is minimised; none: maxsup")
+    add("--loss", choices=LOSSES, help="what is minimised; none: maxsup")
     add("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
     add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha is constant")
     add("--prior", default="uniform", choices=("uniform", "frequency"), help="target of ls: 1/K, or the labels' frequencies")
@@ -89,8 +88,7 @@ def get_parser() -> Parser:
     add("--crop-ratio", type=float, help="crop's share of the side in evaluation of large images; none: 0.875")
     add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; none: by the data set")
     add("--std", type=float, nargs=3, help="their standard deviation; none: by the data set")
-    cores = min(8, os.cpu_count() or 1)
-    add("--num-workers", "--workers", "-j", type=int, default=cores, help="loading processes, for large images")
+    add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
 
     group = parser.add_argument_group("distillation")
     add("--distillation-type", default="none", choices=("none", "soft", "hard"), help="what the student learns of a teacher")
@@ -124,7 +122,7 @@ def get_parser() -> Parser:
     add("--device", choices=("cuda", "cpu"), help="none: cuda where there is one")
     mixed = "mixed precision; none: bf16 on a GPU, off on a CPU"
     add("--amp", nargs="?", const="bf16", choices=("bf16", "off"), help=mixed)
-    add("--compile", switch=True, help="compile the model with torch.compile")
+    add("--compile", switch=True, help="compile the model; of small images on a GPU, as CUDA graphs")
     add("--sync-bn", switch=True, help="batch norm over the images of all processes")
     slower = "slower GPU kernels whose results never vary"
     add("--deterministic", "--use-deterministic-algorithms", switch=True, help=slower)
@@ -134,6 +132,8 @@ def get_parser() -> Parser:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
+    import torch
+
     flags = torchvision_flags.translate(args)
     args.loss = args.loss or "maxsup"
     need_path(args.data, args.data_path)
@@ -196,10 +196,16 @@ def fill_in(args: argparse.Namespace) -> None:
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
     name = args.data_path.name if args.data == "folder" else args.data
     args.output_dir = args.output_dir or Path("output") / f"{name}-{args.model}-{args.loss}"
+    torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def check_ranges(args: argparse.Namespace) -> None:
@@ -244,6 +250,8 @@ def find_source(args: argparse.Namespace) -> Source:
     if args.data_path is not None:
         args.data_path = args.data_path.resolve()
     if args.data == "folder":
+        from data.folders import common_size
+
         side = common_size(args.data_path)
         args.in_memory = side is not None and args.input_size in (None, side)
         source = replace(source, size=side, padding=side // 8) if args.in_memory else source

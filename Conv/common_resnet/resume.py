@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, say
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-import checkpoint
-from distributed import say
+import states
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
@@ -46,27 +45,24 @@ def restore(
         now = str(options[name].resolve()) if isinstance(options[name], Path) else options[name]  # as checkpoints hold it
         if name in was and was[name] != now:
             say(f"warning: {name} was {was[name]} in {path}, now it is {options[name]}")
-    checkpoint.load_weights(model, state["model"], path)
+    states.load_weights(model, state["model"], path)
     if ema is not None:
         if not state.get("model_ema"):
             raise InputError(f"{path}: holds no moving average; omit --ema-decay")
-        checkpoint.load_weights(ema.module, state["model_ema"], path)
+        states.load_weights(ema.module, state["model_ema"], path)
     epoch = state["epoch"] + 1
     if epoch > options["epochs"]:
         raise InputError(f"{path}: has {epoch} epochs already, more than --epochs {options['epochs']}")
+    states.load_parts(parts, state, path)
+    if ema is not None:
+        updates = state.get("ema_updates", 1)
+        ema.n_averaged.fill_(updates if type(updates) is int and 0 < updates < 2**53 else 1)
     optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]
-    base_lrs = scheduler.base_lrs
-    try:
-        parts["loss"].load_state_dict(state["loss"])
-        # The command line has the last word on rates and decay; of the optimiser, its memory is taken over.
-        optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": optimizer.state_dict()["param_groups"]})
-        scheduler.load_state_dict(state["lr_scheduler"])
-        ema is None or ema.n_averaged.fill_(state.get("ema_updates", 1))
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: its optimiser, rates or loss do not fit ({(str(error) or repr(error)).splitlines()[0]})")
     scheduler.last_epoch = epoch * steps  # in steps, as this run counts them: the batch size may be another one
-    scheduler.base_lrs = base_lrs
-    scheduler._last_lr = [lr * share(scheduler.last_epoch) for lr, share in zip(base_lrs, scheduler.lr_lambdas, strict=True)]
+    scheduler._step_count = scheduler.last_epoch + 1
+    scheduler._last_lr = [
+        lr * share(scheduler.last_epoch) for lr, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
     for group, lr in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = lr
     say(f"resuming {path} after epoch {epoch} of {options['epochs']}")

@@ -1,87 +1,133 @@
-"""The folder of a run: claimed before anything is computed, with checkpoint.pth and log.jsonl in it."""
+"""The folder of a run: locked and claimed before anything is computed, with checkpoint.pth and log.jsonl in it."""
 
 import contextlib
 import json
 import os
+import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
-from errors import InputError
+from errors import InputError, is_first, say
+
+import torch.distributed as dist
 
 import checkpoint
-import distributed
+import states
+
+LOCK = "run.lock"
 
 
-def claim(output: Path, resume: str | None, overwrite: bool) -> bool:
-    """Make --output_dir; returns whether --resume continues the run in it, if there is one.
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Make the folder, keep a second run out of it, and remove what a killed one has left half written.
 
-    Raises InputError where the folder cannot be written and where a run in it would be lost.
+    Raises InputError where the folder cannot be written, and one that names the other run's process.
     """
+    file = None
+    if is_first():
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            file = _lock(output)
+            for name in os.listdir(output):
+                if re.fullmatch(r"(checkpoint\.pth|(log|params|test|summary)\.jsonl?)\.tmp-\d+", name):
+                    (output / name).unlink()
+        except OSError as error:
+            raise InputError(f"--output_dir {output}: cannot be written ({error.strerror})")
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"--output_dir {output}: cannot be written ({error.strerror})")
+        yield
+    finally:
+        if file:
+            (output / LOCK).unlink(missing_ok=True)
+            file.close()
+
+
+def _lock(output: Path) -> TextIO | None:
+    """The open lock file. The system unlocks it when this process ends, however it ends; loading processes do not inherit it."""
+    path = output / LOCK
+    while True:
+        file = open(path, "a+", encoding="utf-8")
+        try:
+            import fcntl  # not on every platform
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            other = file.read(200) or "another process"
+            raise InputError(f"--output_dir {output}: {other} is training there; wait for its end, or name another folder")
+        except (ImportError, OSError) as error:
+            say(f"note: {output} cannot be locked ({error}); see to it that no second run uses it")
+            file.close()
+            path.unlink(missing_ok=True)
+            return None
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            break
+        file.close()  # that of a run which has just ended and removed it
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:
+    """The checkpoint that --resume means, which is output / checkpoint.NAME for the folder's own run; None for a fresh run.
+
+    Raises InputError where a run in the folder would be lost.
+    """
     own = output / checkpoint.NAME
+    found = own.exists()
     continues = resume == "auto" or (resume is not None and Path(resume).resolve() == own.resolve())
     if continues and overwrite:
         raise InputError(f"--resume continues the run in {output}, --overwrite replaces it: give one of them")
-    if own.exists() and not continues and not overwrite:
+    if found and not continues and not overwrite:
         raise InputError(
             f"--output_dir {output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
             "another --output_dir leaves it alone"
         )
-    distributed.barrier()  # every process has looked before one of them writes
-    return continues
-
-
-def find_checkpoint(output: Path, resume: str | None) -> Path | None:
-    """The checkpoint that --resume means: the path given, or with "auto" the folder's own where there is one."""
-    if resume != "auto":
-        return Path(resume) if resume else None
-    path = output / checkpoint.NAME
-    if path.exists():
-        return path
-    distributed.say(f"--resume auto: no checkpoint in {output}, starting fresh")
-    return None
-
-
-def remove_checkpoint(output: Path) -> None:
-    """Delete the checkpoint of a run that is replaced: --resume auto must not find it before the new run's first."""
-    if distributed.is_main():
-        (output / checkpoint.NAME).unlink(missing_ok=True)
+    if dist.is_initialized():
+        dist.barrier()  # every process has looked before one of them writes
+    if resume == "auto" and not found:
+        say(f"--resume auto: no checkpoint in {output}, starting fresh")
+        return None
+    return own if continues else Path(resume) if resume else None
 
 
 class Log:
-    """log.jsonl, one JSON object per line and epoch, cut back to the epochs that a resumed run keeps; `seconds` they took."""
+    """log.jsonl, one JSON object per line and epoch, cut back to the epochs that a resumed run keeps; `seconds` they took.
+
+    A run that keeps none removes the files of the one before: --resume auto must not find them before the new ones.
+    """
 
     def __init__(self, output: Path, kept_epochs: int):
         self.path, self.seconds = output / "log.jsonl", 0.0
-        if not distributed.is_main():
+        if not is_first():
             return
         try:
             kept = kept_lines(self.path, kept_epochs)
-            self.seconds = float(json.loads(kept[-1]).get("seconds", 0)) if kept else 0.0
-            temporary = self.path.with_name("log.jsonl.tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, self.path)
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{self.path}: not a log of this trainer, or cannot be written ({error}); move it away")
+            for name in (checkpoint.NAME, "test.json", "summary.json") if not kept_epochs else ():
+                (output / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read or replaced ({error.strerror}); move it away")
+        states.write_whole(self.path, lambda file: file.writelines(kept))
+        seconds = json.loads(kept[-1]).get("seconds") if kept else 0
+        if isinstance(seconds, int | float) and abs(seconds) < 1e12:
+            self.seconds = float(seconds)
 
     def write(self, line: dict) -> None:
         try:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); the last checkpoint is good")
 
 
-def kept_lines(path: Path, epochs: int) -> list[str]:
+def kept_lines(path: Path, epochs: int) -> list[bytes]:
     """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
     kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            epoch = json.loads(line)["epoch"]
+            if line.endswith(b"\n") and type(epoch) is int and 1 <= epoch <= epochs:
                 kept.append(line)
     return kept

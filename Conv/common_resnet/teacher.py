@@ -3,16 +3,15 @@
 import argparse
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, say
 
 import torch
 from torch import Tensor, nn
 
-import checkpoint
 import foreign
+import states
 from data import Images
 from distillation import Distillation, Teacher, match_columns
-from distributed import say
 from models import create_model, model_facts
 
 
@@ -67,7 +66,7 @@ def build_teacher(
         if isinstance(error, InputError):
             raise
         raise InputError(f"{source}: describes no model that can be built here ({str(error).splitlines()[0][:120]})")
-    foreign.load_weights(model, found.weights, source)
+    states.load_weights(model, found.weights, source)
     columns = match_columns(found.classes, outputs, classes, source)
     theirs = (facts["mean"], facts["std"]) if found.ours else None
     return Teacher(model.to(memory_format=torch.channels_last), columns, stats, theirs)
@@ -96,7 +95,7 @@ def stored_teacher(path: Path, train_data: Images, label_noise: float) -> Stored
 
     Raises InputError where the file is none, or where its rows, classes or labels are not those of the training images.
     """
-    state = checkpoint.load_any(path)
+    state = states.read_any(path)
     logits, labels, names = state.get("logits"), state.get("labels"), state.get("classes")
     right = isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point() and isinstance(labels, Tensor)
     if not right or labels.shape != logits.shape[:1] or labels.is_floating_point() or not logits.isfinite().all():

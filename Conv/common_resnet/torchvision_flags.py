@@ -8,10 +8,9 @@ import argparse
 import math
 from typing import Any
 
-from errors import InputError
+from errors import InputError, say
 
 from command_line import Parser, add_option, show
-from distributed import say
 
 # Accepted, with this line.
 WITHOUT_EFFECT = {

@@ -11,7 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import errors
-from errors import InputError
+from errors import InputError, is_first, say
+
+from options import cpu_has_bf16, fill_in, get_parser
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    ARGS = get_parser().parse_args()
 
 import torch
 from torch import nn
@@ -20,12 +25,13 @@ from torchvision import transforms
 
 import checkpoint
 import distributed
+import evaluate_options
 import foreign
 import run_folder
+import states
 from data import Images, Inputs, open_data
 from data.longtail import by_shots
 from data.order import mix
-from distributed import say
 from engine import check_weights, evaluate, train_one_epoch
 from evaluate import main as evaluate_checkpoint
 from initial import start_from
@@ -33,36 +39,34 @@ from maxsup_loss import make_loss
 from mixing import Mixing
 from models import bare_model, classifier, create_model, model_facts, sync_batch_norm, wrap
 from optimizer import build_optimizer, freeze_backbone, rate
-from options import fill_in, get_parser
 from resume import restore
 from teacher import build_distillation
 
 
 def main(args: argparse.Namespace) -> None:
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     if args.test_only:
         return test(args)
-    description = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     distributed.start(args.device)
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        say("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
+    with run_folder.locked(args.output_dir):
+        train(args)
+    distributed.stop()
+
+
+def train(args: argparse.Namespace) -> None:
+    description = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
-    continued = run_folder.claim(args.output_dir, args.resume, args.overwrite)
-    resume = run_folder.find_checkpoint(args.output_dir, args.resume)
-    if resume and foreign.is_url(args.resume):
-        resume = foreign.download(args.resume)
-    state = checkpoint.load(resume) if resume else None
+    if foreign.is_url(args.resume or ""):
+        args.resume = str(foreign.download(args.resume))
+    resume = run_folder.claim(args.output_dir, args.resume, args.overwrite)
+    state = states.read(resume) if resume else None
 
-    inputs = Inputs(
-        args.data,
-        args.data_path,
-        args.input_size,
-        args.crop_ratio,
-        args.mean,
-        args.std,
-        args.device,
-        args.num_workers,
-        args.in_memory,
-    )
+    shape = (args.input_size, args.crop_ratio, args.mean, args.std)
+    inputs = Inputs(args.data, args.data_path, *shape, args.device, args.num_workers, args.in_memory)
     train_data, val_data, args.superclasses = open_data(
         inputs, args.holdout, args.superclasses, args.imbalance_ratio, args.label_noise, args.seed
     )
@@ -117,10 +121,8 @@ def main(args: argparse.Namespace) -> None:
     say_setup(model, train_data, val_data, start_epoch, args)
     mixing = Mixing(args.mixup_alpha, args.cutmix_alpha, len(classes), args.seed)
     distillation = build_distillation(args, train_data)
-    wrapped = wrap(model, args.loss == "zipf", args.compile, args.device)
-    if not continued:
-        run_folder.remove_checkpoint(args.output_dir)
-    log = run_folder.Log(args.output_dir, start_epoch if continued else 0)
+    wrapped = wrap(model, args.loss == "zipf", args.compile, args.device, args.in_memory)
+    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
 
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
@@ -140,7 +142,7 @@ def main(args: argparse.Namespace) -> None:
                 metrics, *_ = evaluate(ema.module, val_data, len(classes), args.batch_size, args.amp)
                 line |= {f"ema_{key}": value for key, value in metrics.items()}
         check_weights(model, line.get("val_loss", 0.0), epoch)
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
@@ -148,7 +150,6 @@ def main(args: argparse.Namespace) -> None:
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args.epochs)
     distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
     say(f"checkpoint and log: {args.output_dir}/")
-    distributed.stop()
 
 
 def auto_augment(args: argparse.Namespace) -> Callable | None:
@@ -168,7 +169,7 @@ def test(args: argparse.Namespace) -> None:
     words = ["--checkpoint", args.resume, "--batch-size", args.batch_size, "--num-workers", args.num_workers]
     if args.data_path is not None:
         words += ["--data", args.data, "--data-path", args.data_path]
-    evaluate_checkpoint([str(word) for word in words])
+    evaluate_checkpoint(evaluate_options.get_parser().parse_args([str(word) for word in words]))
 
 
 def build_criterion(
@@ -231,9 +232,4 @@ def say_epoch(line: dict, seconds_left: float, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(get_parser().parse_args())
-    except InputError as error:
-        errors.stop(error)
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume auto goes on after the last finished epoch")
+    main(ARGS)

@@ -122,7 +122,15 @@ class Images:
                     torch.set_num_threads(threads)  # the loading thread has set its own number by now
                 if step % CHECK_EVERY == 0:
                     self.check_decoded(images)
-                yield (batch.float().sub_(self.mean).div_(self.std) if self.on_device else batch), labels.flatten()
+                if not self.on_device:
+                    yield batch, labels.flatten()
+                    continue
+                normalised, copied = batch.float().sub_(self.mean).div_(self.std), torch.cuda.Event()
+                copied.record()
+                yield normalised, labels.flatten()
+                # FFCV decodes into this batch's pinned memory as soon as the next batch is taken, and its own events hold up
+                # the GPU alone. So this waits for the copy; the GPU has the step that follows it to do meanwhile.
+                copied.synchronize()
             if failures:
                 raise failures[0]
             self.check_decoded(images)

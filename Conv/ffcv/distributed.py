@@ -42,17 +42,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_main() -> bool:
-    """Whether this is the process that prints and writes."""
-    return rank() == 0
-
-
-def say(text: str) -> None:
-    """Print in the main process, at once."""
-    if is_main():
-        print(text, flush=True)
-
-
 def is_local_main() -> bool:
     """Whether this is the first process of its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0" or not dist.is_initialized()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from types import SimpleNamespace
 
-from errors import InputError
+from errors import InputError, is_first
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ def train_one_epoch(
             group["lr"] = rate * rate_factor(epoch, step / steps, lr, training.epochs)
         if mixing:
             images, targets = mixing(images, targets, epoch, step)
+        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
         with autocast(batches.device, training.amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
@@ -64,7 +65,6 @@ def train_one_epoch(
         losses.append(loss.detach())
         if not mixing:
             right += (logits.argmax(1) == targets).sum()
-        optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -102,7 +102,7 @@ def evaluate(model: nn.Module, batches, validation: SimpleNamespace, amp: str, d
                 logits = (logits + model(images.flip(3))) / 2
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
-        right = top5[:, 0].double()
+        right = (logits.argmax(1) == targets).double()  # topk may order ties in another way
         cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.stack([torch.full_like(cross_entropy, len(targets)), right.sum(), top5.sum(), cross_entropy])
         confidence = logits.softmax(1).amax(1).double()
@@ -173,5 +173,5 @@ def progress(batches: Iterable, steps: int, title: str, images_per_step: int) ->
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )

@@ -97,12 +97,11 @@ def describe(path: Path, labels: np.ndarray, option: str) -> tuple[list[str], bo
     if not description.exists():
         return [str(label) for label in range(labels.max() + 1)], False, None
     try:
-        found = json.loads(description.read_text())
+        found = json.loads(description.read_text(encoding="utf-8"))
         classes, source = found["classes"], found["source"]
-        sound = (
-            all(isinstance(name, str) for name in classes) and isinstance(source, str | None) and found["images"] == len(labels)
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        sound = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        sound = sound and isinstance(source, str | None) and found["images"] == len(labels)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{option} {path}: its description {description.name} is unreadable; remove it, or write the file again")
     if not sound or labels.max() >= len(classes):
         raise InputError(

@@ -1,6 +1,6 @@
 """The weights that a run starts from: torchvision's for ImageNet, or those of any checkpoint."""
 
-from errors import InputError
+from errors import InputError, say
 
 import torch
 import torchvision
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import distributed
 import foreign
-from distributed import say
+import states
 
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "IMAGENET1K_V1": "IMAGENET1K_V1", "IMAGENET1K_V2": "IMAGENET1K_V2", "DEFAULT": "DEFAULT"}
 
@@ -41,7 +41,7 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
     elif their_classes not in (None, classes):
         order = torch.tensor([their_classes.index(name) for name in classes])
         weights = weights | {key: weights[key][order] for key in heads}
-    foreign.load_weights(model, weights, init)
+    states.load_weights(model, weights, init)
     say(f"starting from {init}" + (f", with a fresh classifier: {reason}" if reason else ""))
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 
-from errors import InputError
+from errors import InputError, say
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ def wrap(model: nn.Module, dense: bool, compiled: bool, device: torch.device) ->
     if dense and isinstance(model, torchvision.models.ResNet):
         model = WithDenseLogits(model)
     elif dense:
-        distributed.say("zipf: the ranks come from the logits; only of ResNets the feature map can vote")
+        say("zipf: the ranks come from the logits; only of ResNets the feature map can vote")
     if distributed.world_size() > 1:
         model = nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     return torch.compile(model) if compiled else model

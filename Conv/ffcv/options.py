@@ -14,7 +14,10 @@ from errors import InputError
 import yaml
 
 import original_keys
-from maxsup_loss import LOSS_NAMES
+
+LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ OPTIONS = {
     "model.num_classes": Option(int, None, "size of the classifier; none: as many as the training file has labels", 1, 1e9),
     "data.train_dataset": Option(str, None, "the .ffcv file to train on"),
     "data.val_dataset": Option(str, None, "the .ffcv file to validate on"),
-    "data.num_workers": Option(int, None, "loading threads per process; none: the cores, shared among the processes", 1, 4096),
+    "data.num_workers": Option(int, None, "loading threads per process; none: the cores, shared among the processes", 1, 1024),
     "data.in_memory": Option(bool, True, "1: shuffle in full, files held in memory by the system; 0: fewer, longer reads"),
     "resolution.min_res": Option(int, 224, "side of the training images at first, pixels", 1, 1e5),
     "resolution.max_res": Option(int, 224, "side of the training images at last, pixels", 1, 1e5),
@@ -57,7 +60,7 @@ OPTIONS = {
     "lr.step_ratio": Option(float, 0.1, "factor at each step", 1e-9, 1),
     "lr.step_length": Option(int, 30, "epochs between steps", 1, 1e9),
     "lr.peak_epoch": Option(int, 2, "epoch in which the cyclic rate is highest", 0, 1e9),
-    "loss.name": Option(str, "maxsup", ", ".join(LOSS_NAMES)),
+    "loss.name": Option(str, "maxsup", ", ".join(LOSSES)),
     "loss.alpha": Option(float, None, "strength in the first epoch; none: the loss's published strength and schedule", -100, 100),
     "loss.alpha_end": Option(float, None, "strength in the last epoch, reached linearly; none: loss.alpha is constant", -100, 1),
     "loss.prior": Option(
@@ -76,7 +79,7 @@ OPTIONS = {
     "validation.resolution": Option(int, 256, "side of the validation images, pixels", 1, 1e5),
     "validation.crop_ratio": Option(float, 0.875, "central crop's share of an image's shorter side", 1e-6, 1),
     "validation.lr_tta": Option(bool, False, "average the logits of each image and its mirror image"),
-    "logging.folder": Option(str, "output/ffcv", "folder for checkpoint, params.json and log.jsonl"),
+    "logging.folder": Option(str, None, "folder for checkpoint, params.json and log.jsonl; none: output/<config>_<loss>"),
 }
 
 
@@ -98,6 +101,8 @@ def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Names
     for where, given in sources:
         command.eval |= str(given.pop("training.eval_only", 0)).lower() in ("1", "true")
         flat |= {key: parse(key, value, where) for key, value in original_keys.translate(given, where).items()}
+    if flat["logging.folder"] is None:
+        flat["logging.folder"] = f"output/{command.config.stem if command.config else flat['model.arch']}_{flat['loss.name']}"
     check_together(flat)
     return nested(flat), command
 
@@ -116,7 +121,7 @@ def get_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", "--config-file", type=Path, metavar="FILE", help="YAML or TOML file, such as configs/rn50_maxsup.yaml"
+        "--config", "--config-file", type=Path, metavar="FILE", help="YAML or TOML file, such as configs/rn50.yaml"
     )
     parser.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in logging.folder")
     parser.add_argument("--eval", action="store_true", help="evaluate --resume on data.val_dataset and stop")
@@ -136,13 +141,13 @@ def get_parser() -> argparse.ArgumentParser:
 def read_config(path: Path) -> dict[str, Any]:
     """A YAML or TOML file of sections as {"section.key": value}. Raises InputError for what is not one."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})")
     except UnicodeDecodeError:
         raise InputError(f"--config {path}: not a text file")
-    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise InputError(f"--config {path}: not {kind} ({' '.join(str(error).split())[:160]})")
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
@@ -151,6 +156,9 @@ def read_config(path: Path) -> dict[str, Any]:
     for key in flat:
         if key not in OPTIONS and key not in original_keys.KEYS:
             raise InputError(f"--config {path}: {no_such_key(key)}")
+        value = flat[key]
+        if not isinstance(value, str | int | float | None) or (isinstance(value, int) and abs(value) > 10**18):
+            raise InputError(f"--config {path}: {key}: one text or number of at most 18 digits is expected")
     return flat
 
 
@@ -214,3 +222,8 @@ def nested(flat: dict[str, Any]) -> SimpleNamespace:
 def plain(config: SimpleNamespace) -> dict[str, dict[str, Any]]:
     """The configuration as nested dicts of plain values, for params.json and checkpoints."""
     return {section: dict(vars(keys)) for section, keys in vars(config).items()}
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())

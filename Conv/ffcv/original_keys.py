@@ -3,9 +3,7 @@
 import argparse
 from typing import Any
 
-from errors import InputError
-
-from distributed import say
+from errors import InputError, say
 
 RENAMED = {
     "loss.loss_type": "loss.name",

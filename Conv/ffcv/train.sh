@@ -4,7 +4,7 @@
 #
 #   bash train.sh --data.train_dataset=FILE --data.val_dataset=FILE [any option of train_imagenet.py, overriding the configs]
 #
-# By variables: ARCH    configs/ARCH_LOSS.yaml: rn50 (the default), rn18, rn50_16, rn18_16
+# By variables: ARCH    configs/ARCH.yaml: rn50 (the default), rn18, rn50_16, rn18_16
 #               LOSSES  which and in what order ("ce ls ols zipf logit-penalty maxsup")
 #               OUTPUT  folder that gets a folder a run (output)
 #               GPUS    processes (all GPUs, or 1 without)        PYTHON  the interpreter (python3)
@@ -25,6 +25,6 @@ if [ "$gpus" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone --npro
 case " $* " in *" --overwrite "*) going_on=() ;; *) going_on=(--resume auto) ;; esac
 for loss in ${LOSSES:-ce ls ols zipf logit-penalty maxsup}; do
     echo "== ${arch}_$loss"
-    "${launch[@]}" "$folder/train_imagenet.py" --config "$folder/configs/${arch}_$loss.yaml" \
+    "${launch[@]}" "$folder/train_imagenet.py" --config "$folder/configs/$arch.yaml" --loss="$loss" \
         --logging.folder="$output/${arch}_$loss" "${going_on[@]}" "$@"
 done

@@ -1,18 +1,23 @@
 """Train and evaluate torchvision's ConvNets with MaxSup on .ffcv files, in the manner of ffcv-imagenet.
 
-python train_imagenet.py --config configs/rn50_maxsup.yaml --data.train_dataset=... --data.val_dataset=...
-torchrun --nproc_per_node=8 train_imagenet.py --config configs/rn50_maxsup.yaml ...
+python train_imagenet.py --config configs/rn50.yaml --loss=maxsup --data.train_dataset=... --data.val_dataset=...
+torchrun --nproc_per_node=8 train_imagenet.py --config configs/rn50.yaml --loss=maxsup ...
 python train_imagenet.py --eval --resume run/checkpoint.pth --data.val_dataset=...
 """
 
+import json
 import os
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import errors
-from errors import InputError
+from errors import InputError, is_first, say
+
+import options
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    options.get_parser().parse_known_args()
 
 import numpy as np
 import torch
@@ -20,31 +25,37 @@ from torch import nn
 
 import checkpoint
 import distributed
-import options
+import foreign
 import run_folder
-from distributed import say
+import states
 from engine import check_weights, evaluate, resolution, train_one_epoch
 from initial import start_from
 from maxsup_loss import make_loss
 from mixing import Mixing
-from models import create_model, wrap
+from models import bare_model, create_model, wrap
+from resume import restore
+from write_options import no_ffcv
 
 try:
     import data
     import ffcv_file
 except ImportError as error:
-    options.get_parser().parse_known_args()  # --help is answered all the same
-    errors.no_ffcv(error)
+    raise no_ffcv(error)
 
 
 def main(argv: list[str] | None = None) -> None:
     config, command = options.read(argv)
     device = settle(config.training)
     distributed.start(device.type)
+    section = "validation" if command.eval else "training"
+    errors.batch = f"{section}.batch_size={getattr(config, section).batch_size}"
+    if config.training.amp == "bf16" and device.type == "cpu" and not options.cpu_has_bf16():
+        say("training.amp=bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, off, is faster here")
     if command.eval:
         evaluate_checkpoint(config, command.resume, device)
     else:
-        train(config, command, device)
+        with run_folder.locked(Path(config.logging.folder)):
+            train(config, command, device)
     distributed.stop()
 
 
@@ -64,9 +75,8 @@ def settle(training: SimpleNamespace) -> torch.device:
 
 def train(config: SimpleNamespace, command, device: torch.device) -> None:
     output = Path(config.logging.folder)
-    continued = run_folder.claim(output, command.resume, command.overwrite)
-    resume = run_folder.find_checkpoint(output, command.resume)
-    state = checkpoint.load(resume) if resume else None
+    resume = run_folder.claim(output, command.resume, command.overwrite)
+    state = states.read(resume) if resume else None
 
     model_options, training = config.model, config.training
     train_file, val_file = open_file(config.data.train_dataset, "train"), open_file(config.data.val_dataset, "val")
@@ -78,11 +88,11 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     global_batch = training.batch_size * distributed.world_size()
     rate = config.lr.lr * (global_batch / config.lr.for_batch if config.lr.for_batch else 1)
 
+    described = {"model": model_options.arch, "small_stem": model_options.small_stem, "blurpool": model_options.blurpool}
     torch.manual_seed(training.seed)
     model = create_model(model_options.arch, num_classes, model_options.blurpool, model_options.small_stem)
     if model_options.init and not state:
-        description = {"model": model_options.arch, "small_stem": model_options.small_stem, "blurpool": model_options.blurpool}
-        start_from(model_options.init, model, description, classes)
+        start_from(model_options.init, model, described, classes)
     model = model.to(device, memory_format=torch.channels_last)
     try_sizes(
         model, model_options.arch, {config.resolution.min_res, config.resolution.max_res, config.validation.resolution}, device
@@ -91,9 +101,14 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     optimizer = build_optimizer(model, rate, training.momentum, training.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=training.amp == "fp16")
     parts = {"optimizer": optimizer, "scaler": scaler, "loss": criterion}
-    start_epoch = run_folder.restore(state, resume, model, parts, global_batch, config) if state else 0
+    start_epoch = restore(state, resume, model, parts, global_batch, config) if state else 0
     del state
-    facts = checkpoint.facts(model_options, config.validation, data.MEAN, data.STD, val_file.source)
+    folder = Path(val_file.source or ".")
+    # "area" is OpenCV's INTER_AREA, of the central square, which is cut first.
+    inputs = {"mean": data.MEAN, "std": data.STD, "interpolation": "area", "crop_ratio": config.validation.crop_ratio}
+    source = {"data": None, "data_path": folder.parent if folder.name == "val" else None}
+    inputs |= {"input_size": config.validation.resolution, "num_classes": num_classes}
+    facts = checkpoint.facts(library="torchvision", **described, **inputs, **source)
     facts |= {"train_dataset": str(train_file.path.resolve()), "val_dataset": str(val_file.path.resolve())}
     facts |= {"loss": config.loss.name, "global_batch": global_batch, "rate": rate, "config": options.plain(config)}
 
@@ -101,12 +116,12 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     batches = data.train_images(train_file, training, config.augmentation, threads, config.data.in_memory, device)
     val_batches = data.val_images(val_file, config.validation, threads, device)
     say_setup(model, batches, train_file, val_file, start_epoch, global_batch, rate, config)
-    run_folder.write_params(output, config)
+    if is_first():
+        text = json.dumps(options.plain(config), indent=1) + "\n"
+        states.write_whole(output / "params.json", lambda file: file.write(text.encode()))
     mixing = Mixing(config.augmentation.mixup_alpha, config.augmentation.cutmix_alpha, num_classes, training.seed)
     wrapped = wrap(model, config.loss.name == "zipf", training.compile, device)
-    if not continued:
-        run_folder.remove_checkpoint(output)
-    log = run_folder.Log(output, start_epoch if continued else 0)
+    log = run_folder.Log(output, start_epoch if resume == output / checkpoint.NAME else 0)
 
     started, epochs = time.time(), training.epochs
     for epoch in range(start_epoch, epochs):
@@ -118,11 +133,13 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
         metrics = evaluate(model, val_batches, config.validation, training.amp, device)
         line |= {f"val_{key}": value for key, value in metrics.items()}
         check_weights(model, line["val_loss"], epoch)
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
-            run_folder.save(output, model, parts, classes, epoch, training.seed, facts)
+            schedule = {"epoch": epoch + 1}  # rate, order and crops are functions of (seed, epoch)
+            save = (output / checkpoint.NAME, bare_model(model), None, parts, classes, epoch, training.seed, facts)
+            checkpoint.save(*save, lr_scheduler=schedule)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (epochs - epoch - 1), epochs)
     distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
     say(f"checkpoint, params.json and log.jsonl: {output}/")
@@ -131,34 +148,41 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
 def evaluate_checkpoint(config, resume: str | None, device: torch.device) -> None:
     """--eval --resume X: print top-1, top-5, loss and ECE of the validation images; size and crop are the checkpoint's own.
 
-    Weights without args (see checkpoint.load) take model.arch and validation.* from the configuration.
+    Weights from elsewhere take model.arch and validation.* from the configuration.
     """
     if resume in (None, "auto"):
         raise InputError("--eval needs --resume PATH, the checkpoint to evaluate")
-    path = Path(resume)
-    state = checkpoint.load(path)
-    weights, args = state["model"], state.get("args", {})
-    num_classes = args.get("num_classes") or checkpoint.classes_of(weights, path)
+    found = foreign.read(resume)
+    weights, args = found.weights, found.facts if found.ours else {}
+    num_classes = args.get("num_classes") or classes_of(weights, resume)
     config.validation.resolution = args.get("input_size", config.validation.resolution)
     config.validation.crop_ratio = args.get("crop_ratio", config.validation.crop_ratio)
     blurpool = any(key.endswith("blur_filter") for key in weights)
     small_stem = args.get("small_stem", config.model.small_stem)
     arch = args.get("model", config.model.arch)
     model = create_model(arch, num_classes, blurpool, small_stem)
-    checkpoint.load_weights(model, weights, path)
+    states.load_weights(model, weights, resume)
     model = model.to(device, memory_format=torch.channels_last)
     try_sizes(model, arch, {config.validation.resolution}, device)
 
     file = open_file(config.data.val_dataset, "val")
     check_labels(file, num_classes)
-    if file.named and "classes" in state and file.classes != state["classes"]:
-        raise InputError(f"{path}: its classes, or their order, are not those of {file.path}; write that file from its images")
+    if file.named and found.classes not in (None, file.classes):
+        raise InputError(f"{resume}: its classes, or their order, are not those of {file.path}; write that file from its images")
     batches = data.val_images(file, config.validation, config.data.num_workers, device)
     result = evaluate(model, batches, config.validation, config.training.amp, device)
     say(
-        f"the weights of {path} on {result['images']:,} images: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
+        f"the weights of {resume} on {result['images']:,} images: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
         f"loss {result['loss']:.4f}  ECE {result['ece']:.4f}"
     )
+
+
+def classes_of(weights: dict[str, torch.Tensor], source: str) -> int:
+    """How many outputs the model of bare weights has: the length of their last bias."""
+    biases = [value for key, value in weights.items() if key.endswith("bias") and value.ndim == 1]
+    if not biases:
+        raise InputError(f"{source}: holds no weights of a classifier")
+    return len(biases[-1])
 
 
 def open_file(path: str | None, split: str) -> ffcv_file.File:
@@ -262,9 +286,4 @@ def say_epoch(line: dict, seconds_left: float, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        errors.stop(error)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; --resume auto goes on after the last finished epoch")
+    main()

@@ -7,6 +7,8 @@ stored as JPEG. A run that ends early leaves nothing under the final name.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
@@ -19,13 +21,20 @@ from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import errors
 from errors import InputError
+
+from write_options import no_ffcv, parse
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    ARGS = parse()
 
 import numpy as np
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
+
+import states
+from image_mode import to_rgb
 
 if __name__ == "__main__":  # nothing here needs compiled code, which importing FFCV makes for seconds
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
@@ -33,12 +42,14 @@ try:
     import cv2
     import ffcv.writer
     from ffcv.fields import IntField, RGBImageField
+    from ffcv.memory_allocator import MemoryAllocator
 
-    from ffcv_file import description_path
+    import ffcv_file
 except ImportError as error:
-    errors.no_ffcv(error)
+    raise no_ffcv(error)
 
 SMALLEST_PAGE = 2**23
+END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 LARGEST_PAGE = 2**31
 
 
@@ -54,8 +65,7 @@ class Terminated(Exception):
     """This process was asked to end: from outside, or because one of those that write has ended."""
 
 
-def main() -> None:
-    args = parse()
+def main(args: argparse.Namespace) -> None:
     folder = open_folder(args.data)
     if args.output.exists() and not args.overwrite:
         raise InputError(f"--output {args.output} is there already; --overwrite replaces it")
@@ -64,7 +74,8 @@ def main() -> None:
     temporary = args.output.with_name(f"{args.output.name}.tmp-{os.getpid()}")
     try:
         write(folder, temporary, args)
-        description_path(args.output).unlink(missing_ok=True)
+        ffcv_file.read(temporary, "--output")  # a disk that filled up while FFCV wrote can leave a page cut short
+        ffcv_file.description_path(args.output).unlink(missing_ok=True)
         os.replace(temporary, args.output)
         write_description(folder, args)
     except OSError as error:
@@ -73,38 +84,6 @@ def main() -> None:
         temporary.unlink(missing_ok=True)
     size = args.output.stat().st_size
     print(f"{len(folder):,} images of {len(folder.classes):,} classes, {size / 1e6:,.0f} MB: {args.output}")
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Write a split of an image folder as a .ffcv file.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="FOLDER", help="one split of an image folder: <class>/<image>")
-    add("--output", type=Path, required=True, metavar="FILE", help="file to write, .ffcv")
-    add("--max-resolution", type=int, default=500, metavar="PX", help="longest side; longer ones are scaled down; 0: keep all")
-    add(
-        "--compress-probability",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="share of images stored as JPEG, 0: all raw, 1: none raw",
-    )
-    add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
-    add("--seed", type=int, default=0, help="seed of the choice which ones those are")
-    add("--num-workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
-    add("--overwrite", action="store_true", help="replace --output where it exists")
-    args = parser.parse_args()
-    for name, low, high in (
-        ("max_resolution", 0, 65535),
-        ("compress_probability", 0, 1),
-        ("jpeg_quality", 1, 100),
-        ("seed", 0, 2**32 - 1),
-        ("num_workers", 1, 4096),
-    ):
-        if not low <= getattr(args, name) <= high:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: goes from {low} to {high}")
-    return args
 
 
 def open_folder(path: Path) -> ImageFolder:
@@ -129,14 +108,16 @@ class Pictures:
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+        with contextlib.suppress(AttributeError):  # Linux alone has it
+            ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != self.parent:
-            os._exit(1)  # it was killed
+            os._exit(1)  # it was killed before
         path, label = self.samples[index]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of odd EXIF blocks, in the middle of the bar
                 with Image.open(path) as image:
-                    return Picture(np.asarray(image.convert("RGB")), bool(self.as_jpeg[index]), path), label
+                    return Picture(np.asarray(to_rgb(image)), bool(self.as_jpeg[index]), path), label
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             give_up(self.complaints, f"{path}: does not decode as an image ({error}); replace or remove the file")
 
@@ -157,6 +138,16 @@ def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
     ffcv.writer.tqdm = partial(tqdm, desc=args.output.name, unit=" images", dynamic_ncols=True, disable=None)
     complaints, asked, ended = multiprocessing.SimpleQueue(), threading.Event(), threading.Event()
 
+    flush_page = MemoryAllocator.flush_page
+
+    def flush_or_give_up(allocator: MemoryAllocator) -> None:
+        try:
+            flush_page(allocator)
+        except OSError as error:
+            give_up(complaints, f"--output {args.output}: cannot be written ({error.strerror}); nothing of it is left")
+
+    MemoryAllocator.flush_page = flush_or_give_up
+
     def terminate(*_) -> NoReturn:
         asked.set()
         raise Terminated
@@ -176,6 +167,7 @@ def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
         raise
     finally:
         ended.set()
+        MemoryAllocator.flush_page = flush_page
         for process in multiprocessing.active_children():
             process.kill()
         if sys.exc_info()[0] is not None and isinstance(getattr(writer, "metadata_sm", None), SharedMemory):
@@ -227,19 +219,20 @@ def largest_image(folder: ImageFolder) -> int:
 
 
 def write_description(folder: ImageFolder, args: argparse.Namespace) -> None:
-    path = description_path(args.output)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    path = ffcv_file.description_path(args.output)
     content = {"classes": folder.classes, "images": len(folder), "source": str(Path(folder.root).resolve())}
     content |= {name: getattr(args, name) for name in ("max_resolution", "compress_probability", "jpeg_quality", "seed")}
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    states.write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
 
 
 if __name__ == "__main__":
+    status = 0
     try:
-        main()
+        main(ARGS)
     except (InputError, KeyboardInterrupt, Terminated) as error:
-        known = isinstance(error, InputError)
+        status, known = 1, isinstance(error, InputError)
         sys.stderr.write(f"error: {error}\n" if known else "interrupted; nothing is left under the final name\n")
-        sys.stderr.flush()
-        os._exit(1)  # Python's own way out would wait until the work that FFCV has queued is taken
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python's own way out would wait for the work that FFCV has queued, and with some versions of TBB for ever, after a fork.
+    os._exit(status)

@@ -11,6 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
+from data.image_mode import to_rgb
+
 LAYOUT = "an image folder holds train/<class>/<image> and val/<class>/<image>"
 
 
@@ -39,7 +41,7 @@ class FolderImages(Dataset):
         path = self.root / os.fsdecode(self.paths[index])
         try:
             with Image.open(path) as image:
-                image = image.convert("RGB")
+                image = to_rgb(image)
         except Exception as error:  # a damaged image can fail in many ways
             raise InputError(f"{path}: does not decode as an image ({error}); replace or remove the file")
         return self.transform(image) if self.transform else image, int(self.labels[index])

@@ -11,8 +11,6 @@ import numpy as np
 
 from data.folder import FolderImages
 
-CATEGORIES = ("name", "kingdom", "phylum", "class", "order", "supercategory", "family", "genus")
-
 
 class INatImages(FolderImages):
     """The images that {train,val}{year}.json list, labelled by a category of categories.json.
@@ -39,6 +37,11 @@ class INatImages(FolderImages):
         # 2018's files lie in <first>/<supercategory>/<id>, 2019's in <first>/<id>: DeiT omits the folder between.
         between = (root / files[0]).exists()
         paths = [file if between else Path(file.parts[0], *file.parts[2:]) for file in files]
+        there = {
+            folder: set(os.listdir(root / folder)) if (root / folder).is_dir() else () for folder in {p.parent for p in paths}
+        }
+        if missing := [path for path in paths if path.name not in there[path.parent]]:
+            raise InputError(f"{listing}: lists {len(missing):,} images that are not in {root}, such as {missing[0]}")
         self.root, self.transform, self.notes, self.classes = root, transform, [], classes
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels = np.array(labels, dtype=np.int64)
@@ -47,8 +50,8 @@ class INatImages(FolderImages):
 def read(path: Path) -> dict | list:
     """A JSON file. Raises InputError."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); iNaturalist's annotations and categories.json go there")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error})")

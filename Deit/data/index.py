@@ -15,7 +15,7 @@ import numpy as np
 
 from data.archives import PREPARE, RECORD, ArchiveError, read_archive
 
-VERSION = 2
+VERSION = 3
 CHUNK = 4 << 20  # bytes read at a time
 
 
@@ -32,7 +32,7 @@ def open_index(archive: Path, split: str) -> tuple[dict, np.ndarray]:
         files = {"archive": file_stat(archive), "maps": [file_stat(path) if path.exists() else None for path in maps]}
         index = index_path(archive)
         header = _read_header(index)
-        if header and files.items() <= header.items() and _checksum(index) == header["crc"]:
+        if header and files.items() <= header.items() and _checksum(header, index) == header["crc"]:
             return header, map_records(index, header)
         names, records, classes, notes = read_archive(archive, split)
     except ArchiveError as error:
@@ -46,7 +46,8 @@ def open_index(archive: Path, split: str) -> tuple[dict, np.ndarray]:
             f"(<class>/<file>, label) would give; {PREPARE.format(root=archive.parent)} --maps-only writes it"
         )
     header = {"version": VERSION, **files, "classes": classes, "notes": notes, "entries": len(records)}
-    header |= {"crc": zlib.crc32(records), "saved": True}
+    header["saved"] = True
+    header["crc"] = zlib.crc32(records, _crc(header))
     try:
         _write_index(index, header, records)
     except OSError:  # a folder that cannot be written: this process keeps the records to itself
@@ -97,15 +98,19 @@ def _read_header(path: Path) -> dict | None:
             right = header["version"] == VERSION
             whole = os.fstat(file.fileno()).st_size == file.tell() + header["entries"] * RECORD.itemsize
         return header if right and whole and {"archive", "maps", "classes", "notes", "crc", "saved"} <= header.keys() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _checksum(path: Path) -> int:
-    """The CRC-32 of the records. They are read, not mapped: pages that nobody needs yet stay out of this process."""
+def _crc(header: dict) -> int:
+    return zlib.crc32(json.dumps({key: value for key, value in header.items() if key != "crc"}).encode())
+
+
+def _checksum(header: dict, path: Path) -> int:
+    """The CRC-32 of header and records. These are read, not mapped: pages that nobody needs yet stay out of this process."""
     with open(path, "rb") as file:
         file.readline()
-        crc = 0
+        crc = _crc(header)
         while chunk := file.read(CHUNK):
             crc = zlib.crc32(chunk, crc)
     return crc

@@ -15,7 +15,6 @@ from data.zip_images import ZipImages
 
 CIFARS = {"CIFAR": CIFAR100, "CIFAR10": CIFAR10}
 YEARS = {"INAT": 2018, "INAT19": 2019}
-DATA_SETS = ("image_folder", "IMNET", *CIFARS, *YEARS)
 Images = FolderImages | ZipImages | CifarImages
 
 
@@ -27,7 +26,7 @@ def open_images(
     kind: str = "image_folder",
     inat_category: str = "name",
 ) -> Images:
-    """A split, train or val, of one of DATA_SETS in the folder `root`.
+    """A split, train or val, of one of --data-set's in the folder `root`.
 
     An image folder is root/split, or root/split.zip with `archive` or where there is no such folder.
     """

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.archives import read_image
+from data.image_mode import to_rgb
 from data.index import CHUNK, file_stat, index_path, map_records, open_index
 
 try:
@@ -107,10 +108,7 @@ class ZipImages(Dataset):
 def _decode(data: memoryview | bytes) -> Image.Image:
     """As torchvision's pil_loader, without copying an image that is RGB already."""
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode != "RGB":
-            return image.convert("RGB")
-        image.load()
-        return image
+        return to_rgb(image)
 
 
 def _decode_tensor(data: memoryview | bytes) -> torch.Tensor:

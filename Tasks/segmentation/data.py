@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import distributed
+from image_mode import to_rgb
 from layouts import IGNORE, LAYOUTS, class_names, find_pairs
-
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def mix(*parts: int) -> int:
@@ -56,7 +55,10 @@ class Images(Dataset):
     def read(self, index: int) -> tuple[Image.Image, Image.Image]:
         """The image in RGB and its labels ("L": classes, or IGNORE), both as large as they are on disk."""
         image_path, annotation_path = self.pairs[index]
-        image, annotation = _open(image_path).convert("RGB"), _open(annotation_path)
+        try:
+            image, annotation = to_rgb(_open(image_path)), _open(annotation_path)
+        except ValueError as error:
+            raise error if isinstance(error, InputError) else InputError(f"{image_path}: {error}")
         if annotation.mode not in ("L", "P"):
             raise InputError(
                 f"{annotation_path}: a picture in mode {annotation.mode}; an annotation holds one class index per pixel, 8 bits"
@@ -64,6 +66,8 @@ class Images(Dataset):
         if annotation.size != image.size:
             sizes = [f"{width} x {height}" for width, height in (annotation.size, image.size)]
             raise InputError(f"{annotation_path}: {sizes[0]} pixels, but its image {image_path} has {sizes[1]}")
+        if max(image.size) > 100 * min(image.size):
+            raise InputError(f"{image_path}: {image.width} x {image.height} pixels; no side is longer than 100 times the other")
         values = np.asarray(annotation)
         labels = self.table[values]
         if labels.min() < 0:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 
 def start(device_type: str) -> None:
-    """Join the process group if torchrun (or SLURM through run_with_submitit.py) started this process."""
+    """Join the process group if torchrun, or another launcher that sets its variables, started this process."""
     if "RANK" not in os.environ:
         return
     if device_type == "cuda":
@@ -25,7 +25,7 @@ def start(device_type: str) -> None:
                 f"process {local + 1} of this machine finds {devices} GPU(s): start as many processes as it has GPUs"
             )
         torch.cuda.set_device(local)
-    # The others wait while one process of a node reads the archives into memory, which takes long from a slow disk.
+    # The others wait while one process per machine reads or downloads the data, which takes long from a slow disk.
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
 
 
@@ -40,11 +40,6 @@ def rank() -> int:
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_main() -> bool:
-    """Whether this is the process that prints and writes."""
-    return rank() == 0
 
 
 def is_local_main() -> bool:
@@ -98,12 +93,3 @@ def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(x)
     return x
-
-
-def gather(x: torch.Tensor) -> list[torch.Tensor]:
-    """One tensor of the same shape from each process, in the main process; an empty list in the others."""
-    if not dist.is_initialized():
-        return [x]
-    parts = [torch.empty_like(x) for _ in range(world_size())] if is_main() else None
-    dist.gather(x, parts)
-    return parts or []

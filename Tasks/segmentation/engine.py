@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterable
 
-from errors import InputError
+from errors import InputError, is_first
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -134,7 +135,7 @@ class LogitsGrid:
     def __init__(self, images: int, classes: int, size: tuple[int, int], stride: int, device: str):
         self.stride, self.device = stride, device
         self.shape = (classes, *(len(range(stride // 2, side, stride)) for side in size))
-        if distributed.is_main():
+        if is_first():
             self.logits = torch.zeros(images, *self.shape)
             self.labels = torch.full((images, *self.shape[1:]), IGNORE, dtype=torch.int64)
 
@@ -148,10 +149,19 @@ class LogitsGrid:
             grid[:, : part.shape[1], : part.shape[2]] = part
             targets[: part.shape[1], : part.shape[2]] = labels[half::step, half::step]
         number = torch.tensor(-1 if index is None else index, device=self.device)
-        gathered = zip(*(distributed.gather(x) for x in (number, grid, targets)), strict=True)
-        for row, one, other in gathered if distributed.is_main() else ():
+        gathered = zip(*(gather(x) for x in (number, grid, targets)), strict=True)
+        for row, one, other in gathered if is_first() else ():
             if row >= 0:
                 self.logits[row], self.labels[row] = one.cpu(), other.cpu()
+
+
+def gather(x: Tensor) -> list[Tensor]:
+    """One tensor of the same shape from each process, in the main process; an empty list in the others."""
+    if not dist.is_initialized():
+        return [x]
+    parts = [torch.empty_like(x) for _ in range(distributed.world_size())] if is_first() else None
+    dist.gather(x, parts)
+    return parts or []
 
 
 def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> tqdm:
@@ -165,5 +175,5 @@ def progress(batches: Iterable, title: str, steps: int, images_per_step: int) ->
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if distributed.is_main() else True,
+        disable=None if is_first() else True,
     )

@@ -107,7 +107,7 @@ def class_names(data: str, root: Path) -> list[str]:
     table = root / "objectInfo150.txt"
     if data == "ade20k" and table.is_file():
         # Columns that tabs separate: Idx, Ratio, Train, Val, Stuff, Name; the name is a list of synonyms.
-        rows = [line.split("\t") for line in table.read_text(errors="replace").splitlines()]
+        rows = [line.split("\t") for line in table.read_text(encoding="utf-8", errors="replace").splitlines()]
         for row in rows:
             if row[0].strip().isdigit() and 1 <= int(row[0]) <= len(names):
                 names[int(row[0]) - 1] = row[-1].split(",")[0].strip()

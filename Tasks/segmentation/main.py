@@ -10,7 +10,12 @@ import time
 from pathlib import Path
 
 import errors
-from errors import InputError
+from errors import InputError, is_first, say
+
+from options import cpu_has_bf16, fill_in, get_parser, rate, settle_length
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    ARGS = get_parser().parse_args()
 
 import torch
 from torch import nn
@@ -18,12 +23,12 @@ from torch import nn
 import checkpoint
 import distributed
 import run_folder
+import states
 from data import Batches, Images, class_frequencies, mix
 from engine import LogitsGrid, evaluate, train_one_epoch
 from layouts import IGNORE
 from maxsup_loss import make_loss
 from models import create_model, start_from
-from options import fill_in, get_parser, rate, settle_length
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
@@ -35,8 +40,12 @@ LARGEST_LOGITS = 2**34  # bytes: the file is gathered in memory
 
 def main(args) -> None:
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     distributed.start(args.device)
-    train(args)
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        say("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
+    with run_folder.locked(args.output_dir):
+        train(args)
     distributed.stop()
 
 
@@ -46,11 +55,8 @@ def train(args) -> None:
     synced = args.device == "cuda" and distributed.world_size() > 1 and args.sync_bn is not False
     if args.batch_size < 2 or (args.batch_size == distributed.world_size() and not synced):
         raise InputError(f"--batch-size {args.batch_size}: batch norm needs 2 crops per process, or --sync-bn on several GPUs")
-    run_folder.claim(args.output_dir, args.resume, args.overwrite)
-    resume = run_folder.find_checkpoint(args.output_dir, args.resume)
-    if args.resume == "auto" and resume is None:
-        say(f"--resume auto: no checkpoint in {args.output_dir}, starting fresh")
-    state = checkpoint.load(resume) if resume else None
+    resume = run_folder.claim(args.output_dir, args.resume, args.overwrite)
+    state = states.read(resume) if resume else None
 
     splits = {split: Batches(Images(args, split), args) for split in ("train", "val", "test")}
     classes = splits["train"].images.classes
@@ -71,11 +77,13 @@ def train(args) -> None:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args))
     parts = {"optimizer": optimizer, "lr_scheduler": scheduler, "loss": criterion}
 
-    start_epoch = restore(state, resume, model, parts, classes, args) if state else 0
+    start_epoch = restore(state, resume, model, parts, classes, len(splits["train"].order), args) if state else 0
     say_setup(model, splits, start_epoch, args)
     wrapped = wrap(model, args)
-    goes_on = resume is not None and resume.resolve() == (args.output_dir / checkpoint.NAME).resolve()
-    log = run_folder.Log(args.output_dir, start_epoch if goes_on else 0)
+    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
+    inputs = {"input_size": list(args.crop), "mean": args.mean, "std": args.std, "interpolation": "bilinear", "crop_ratio": 1.0}
+    inputs |= {"data": args.data, "data_path": args.data_path}
+    facts = checkpoint.facts(model=args.model, library="smp", num_classes=len(classes), **inputs)
 
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
@@ -87,14 +95,15 @@ def train(args) -> None:
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             metrics = evaluate(model, splits["val"], args)
             line |= {f"val_{key}": value for key, value in metrics.items() if key != "iou"}
-        if distributed.is_main():
+        if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
             log.write(line)
-            save(args.output_dir / checkpoint.NAME, model, parts, classes, epoch, args)
+            options = vars(args) | facts
+            checkpoint.save(args.output_dir / checkpoint.NAME, model, None, parts, classes, epoch, args.seed, options)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args)
     metrics = evaluate(model, splits["test"], args, grid)
-    if distributed.is_main():
+    if is_first():
         write_test(metrics, grid, classes, splits["test"].images, args)
     distributed.barrier()  # nobody leaves before the last file is on the disk
 
@@ -150,22 +159,11 @@ def wrap(model: nn.Module, args) -> nn.Module:
     return torch.compile(model) if args.compile else model
 
 
-def save(path: Path, model: nn.Module, parts: dict, classes: list[str], epoch: int, args) -> None:
-    """Write the checkpoint of a finished epoch, counted from 0 (see checkpoint.facts)."""
-    plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    state = {"model": model.state_dict(), "model_ema": None, "scaler": {}}
-    state |= {name: part.state_dict() for name, part in parts.items()}
-    # Every generator is seeded from (seed, epoch, step, rank) at each step, so the seed is the whole state of all of them.
-    state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes}
-    state["args"] = plain | checkpoint.facts(args, len(classes))
-    try:
-        checkpoint.save(state, path)
-    except OSError as error:
-        raise InputError(f"{path}: the checkpoint cannot be written ({error.strerror}); the one before it is kept")
+def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: list[str], steps: int, args) -> int:
+    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's.
 
-
-def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: list[str], args) -> int:
-    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
+    steps: those of an epoch.
+    """
     was = state.get("args", {})
     missing = [key for key in ("epoch", "classes", *parts) if key not in state]
     if missing:
@@ -178,50 +176,36 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
     for name in SETTINGS:
         if name in was and was[name] != getattr(args, name):
             say(f"warning: {name} was {was[name]} in {path}, now it is {getattr(args, name)}")
-    checkpoint.load_weights(model, state["model"], path)
+    states.load_weights(model, state["model"], path)
     epoch = state["epoch"] + 1
     if epoch > args.epochs:
         raise InputError(f"{path}: has {epoch} epochs already, more than the {args.epochs} that are asked for")
-    try:
-        parts["loss"].load_state_dict(state["loss"])
-        # The command line has the last word on rates and decay; of the optimiser, its memory is taken over.
-        groups = parts["optimizer"].state_dict()["param_groups"]
-        parts["optimizer"].load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-        scheduler = parts["lr_scheduler"]
-        scheduler.load_state_dict(state["lr_scheduler"])
-        scheduler.base_lrs = [args.lr for _ in scheduler.base_lrs]
-        for group in parts["optimizer"].param_groups:
-            group["lr"] = args.lr * rate(scheduler.last_epoch, args)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: its optimiser, rates or loss do not fit ({(str(error) or repr(error)).splitlines()[0]})")
+    states.load_parts(parts, state, path)
+    scheduler = parts["lr_scheduler"]
+    scheduler.last_epoch = min(epoch * steps, args.steps)  # in steps, as this run counts them
+    scheduler._step_count = scheduler.last_epoch + 1
+    for group in parts["optimizer"].param_groups:
+        group["lr"] = args.lr * rate(scheduler.last_epoch, args)
     say(f"resuming {path} after epoch {epoch} of {args.epochs}")
     return epoch
 
 
 def write_test(metrics: dict, grid: LogitsGrid | None, classes: list[str], images: Images, args) -> None:
     """Write test.json and --logits, and print both paths with the figures."""
-    path = args.output_dir / run_folder.TEST
-    try:
-        path.write_text(json.dumps(metrics | {"classes": classes, "eval": args.eval}) + "\n")
-        say(
-            f"test           mIoU {metrics['miou']:.2f} %, pixel accuracy {metrics['pixel_accuracy']:.2f} %, "
-            f"ECE {metrics['ece']:.4f}, NLL {metrics['nll']:.4f}, {metrics['images']:,} images ({path})"
-        )
-        if grid is not None:
-            plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-            content = {"logits": grid.logits, "labels": grid.labels, "classes": classes, "model": args.model, "args": plain}
-            content["paths"] = [str(image.relative_to(args.data_path)) for image, _ in images.pairs]
-            checkpoint.save(content, args.logits)
-            shape = " x ".join(map(str, grid.logits.shape))
-            say(f"logits         {args.logits}: {shape}, {args.logits.stat().st_size / 1e6:,.0f} MB")
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be written ({error.strerror}); --resume auto measures the finished run again")
-
-
-def say(text: str) -> None:
-    """Print in the main process, at once."""
-    if distributed.is_main():
-        print(text, flush=True)
+    path = args.output_dir / "test.json"
+    text = json.dumps(metrics | {"classes": classes, "eval": args.eval}) + "\n"
+    states.write_whole(path, lambda file: file.write(text.encode()))
+    say(
+        f"test           mIoU {metrics['miou']:.2f} %, pixel accuracy {metrics['pixel_accuracy']:.2f} %, "
+        f"ECE {metrics['ece']:.4f}, NLL {metrics['nll']:.4f}, {metrics['images']:,} images ({path})"
+    )
+    if grid is not None:
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        content = {"logits": grid.logits, "labels": grid.labels, "classes": classes, "model": args.model, "args": plain}
+        content["paths"] = [str(image.relative_to(args.data_path)) for image, _ in images.pairs]
+        states.write(content, args.logits)
+        shape = " x ".join(map(str, grid.logits.shape))
+        say(f"logits         {args.logits}: {shape}, {args.logits.stat().st_size / 1e6:,.0f} MB")
 
 
 def say_setup(model: nn.Module, splits: dict[str, Batches], start_epoch: int, args) -> None:
@@ -248,9 +232,4 @@ def say_epoch(line: dict, seconds_left: float, args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(get_parser().parse_args())
-    except InputError as error:
-        errors.stop(error)
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume auto goes on after the last finished epoch")
+    main(ARGS)

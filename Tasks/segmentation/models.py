@@ -17,7 +17,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-import checkpoint
+import states
 
 DECODERS = {"deeplabv3plus": smp.DeepLabV3Plus, "upernet": smp.UPerNet}
 MULTIPLE = 32  # the side of the padded input is a multiple of this: the coarsest map has a 32nd of it
@@ -150,7 +150,7 @@ def start_from(path: Path, model: Segmenter) -> str:
     Position embeddings are resampled to this model's grid. Raises InputError where a tensor of the backbone is missing or has
     another shape: a backbone of which half is random would be measured as if it were pre-trained.
     """
-    weights = checkpoint.load(path)["model"]
+    weights = states.read(path)["model"]
     backbone = backbone_of(model)
     own = backbone.state_dict()
     # timm's features_only writes the first dot of some names as an underscore: stages.0 becomes stages_0.
@@ -163,7 +163,7 @@ def start_from(path: Path, model: Segmenter) -> str:
             loaded["pos_embed"] = resample_abs_pos_embed(loaded["pos_embed"], list(grid), num_prefix_tokens=prefix)
         except RuntimeError as error:
             raise InputError(f"{path}: its position embeddings are not those of a square grid ({str(error).splitlines()[0]})")
-    checkpoint.load_weights(backbone, loaded, path)
+    states.load_weights(backbone, loaded, path)
     left = sorted(weights.keys() - set(taken.values()))
     rest = f"; left out: {', '.join(left[:4])}{' ...' if len(left) > 4 else ''}" if left else ""
     return f"backbone from {path}: {len(taken)} of {len(weights)} tensors taken{rest}"

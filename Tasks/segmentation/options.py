@@ -8,12 +8,13 @@ from pathlib import Path
 
 from errors import InputError
 
-import torch
-
-from data import IMAGENET_MEAN, IMAGENET_STD
 from layouts import LAYOUTS
-from maxsup_loss import LOSS_NAMES
-from models import is_transformer, split_name
+
+LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
+
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ OF_DATA = tuple(Recipe.__dataclass_fields__)
 RANGES = {
     **dict.fromkeys(("steps", "epochs", "batch_size", "eval_every", "logits_stride"), (1, 10**9)),
     **dict.fromkeys(("crop", "size", "shorter_side", "window", "window_stride"), (16, 8192)),
-    **dict.fromkeys(("seed", "warmup_steps", "num_workers"), (0, 2**32 - 1)),
+    **dict.fromkeys(("seed", "warmup_steps"), (0, 2**32 - 1)),
+    "num_workers": (0, 1024),
     **dict.fromkeys(("momentum", "jitter", "aux_weight"), (0, 1)),
     **dict.fromkeys(("lr", "std"), (1e-30, 1e9)),
     **dict.fromkeys(("weight_decay", "power"), (0, 1e9)),
@@ -83,7 +85,7 @@ def get_parser() -> argparse.ArgumentParser:
     pair = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
 
     group = parser.add_argument_group("loss and model")
-    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
+    group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
     group.add_argument(
@@ -111,8 +113,8 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--flip", action=switch, default=True, help="random horizontal flips")
     group.add_argument("--jitter", type=float, help="largest relative change of brightness, contrast and saturation")
     group.add_argument("--max-class-share", type=float, help="share of one class above which a crop is drawn again")
-    group.add_argument("--mean", type=float, nargs=3, default=IMAGENET_MEAN, help="mean of the inputs, in [0, 1]")
-    group.add_argument("--std", type=float, nargs=3, default=IMAGENET_STD, help="their standard deviation")
+    group.add_argument("--mean", type=float, nargs=3, default=[0.485, 0.456, 0.406], help="mean of the inputs, in [0, 1]")
+    group.add_argument("--std", type=float, nargs=3, default=[0.229, 0.224, 0.225], help="their standard deviation")
     group.add_argument("--num-workers", type=int, help="loading processes; none: up to 8 with a GPU, 0 without")
 
     group = parser.add_argument_group("optimisation; what is not given follows the data set's recipe")
@@ -149,6 +151,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
+    import torch
+
+    from models import is_transformer, split_name
+
     recipe = RECIPES[args.data]
     if args.epochs and args.steps:
         raise InputError("--epochs and --steps both say how long to train: give one of them")
@@ -187,17 +193,22 @@ def fill_in(args: argparse.Namespace) -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    has_bf16 = args.device == "cuda" or getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16")
-    args.amp = args.amp or ("bf16" if has_bf16 else "off")
+    args.amp = args.amp or ("bf16" if args.device == "cuda" or cpu_has_bf16() else "off")
     if args.num_workers is None:
-        args.num_workers = min(8, os.cpu_count() or 1) if args.device == "cuda" else 0
+        args.num_workers = min(8, CORES) if args.device == "cuda" else 0
     if args.sync_bn and args.device == "cpu":
         raise InputError("--sync-bn: PyTorch synchronises batch norm on GPUs only")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+    torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def settle_length(args: argparse.Namespace, steps_per_epoch: int) -> None:
@@ -213,6 +224,21 @@ def rate(step: int, args: argparse.Namespace) -> float:
     """The learning rate as a share of --lr before a step, counted from 0: polynomial decay times a linear warm-up."""
     decay = (1 - min(step / args.steps, 1)) ** args.power
     return decay * min(1, (step + 1) / (args.warmup_steps + 1))
+
+
+def get_maps_parser() -> argparse.ArgumentParser:
+    """The command line of uncertainty_maps.py."""
+    parser = argparse.ArgumentParser(
+        description="Draw image, truth, prediction, errors and uncertainty of each pixel, one row per model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of main.py, one row each")
+    parser.add_argument("--names", nargs="+", help="titles of the rows; none: the losses they were trained with")
+    parser.add_argument("--data-path", type=Path, help="folder of the data set; none: the one that the first was trained on")
+    parser.add_argument("--image", default="0", help="number of the test image, or part of its file name")
+    parser.add_argument("--output", type=Path, default=Path("maps.png"), help="figure, .png or .pdf")
+    parser.add_argument("--overwrite", action="store_true", help="replace the figure that is there")
+    return parser
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

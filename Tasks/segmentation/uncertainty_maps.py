@@ -7,8 +7,12 @@ import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
-import errors
 from errors import InputError
+
+from options import get_maps_parser
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    ARGS = get_maps_parser().parse_args()
 
 import matplotlib
 import numpy as np
@@ -17,24 +21,13 @@ from matplotlib import pyplot
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
-import checkpoint
+import states
 from data import Batches, Images
 from engine import predict
 from layouts import IGNORE, LAYOUTS
 from models import create_model
 
 NO_LABEL = "0.85"  # grey
-
-
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of main.py, one row each")
-    parser.add_argument("--names", nargs="+", help="titles of the rows; none: the losses they were trained with")
-    parser.add_argument("--data-path", type=Path, help="folder of the data set; none: the one that the first was trained on")
-    parser.add_argument("--image", default="0", help="number of the test image, or part of its file name")
-    parser.add_argument("--output", type=Path, default=Path("maps.png"), help="figure, .png or .pdf")
-    parser.add_argument("--overwrite", action="store_true", help="replace the figure that is there")
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:
@@ -46,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"{args.output} is there already; --overwrite replaces it")
     rows, names = [], []
     for path in args.checkpoint:
-        state = checkpoint.load(path)
+        state = states.read(path)
         rows.append(maps_of(state, path, args))
         names.append(str(state["args"].get("loss", path.stem)))
     if any(not np.array_equal(row["image"], rows[0]["image"]) for row in rows):
@@ -77,7 +70,7 @@ def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.n
         model = create_model(settings["model"], int(facts["num_classes"]), list(settings["input_size"]))
     except (KeyError, TypeError, ValueError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path}: no checkpoint of main.py ({error!r})")
-    checkpoint.load_weights(model, state["model"], path)
+    states.load_weights(model, state["model"], path)
     rest = {"data_path": data_path, "device": "cpu", "batch_size": 1, "seed": 0, "num_workers": 0, "eval": "whole"}
     batches = Batches(Images(SimpleNamespace(**settings | rest), "test"), SimpleNamespace(**settings | rest))
     batches.choose([find_image(batches.images, args.image)])
@@ -146,7 +139,4 @@ def draw(rows: list[dict[str, np.ndarray]], names: list[str]) -> pyplot.Figure:
 
 
 if __name__ == "__main__":
-    try:
-        main(get_parser().parse_args())
-    except InputError as error:
-        errors.stop(error)
+    main(ARGS)

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,25 +20,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
+from options import SOURCES
+
 MISSING = {"", "?", "na", "n/a", "nan", "null"}  # compared in lower case
 MOST_CATEGORIES = 1000  # a text column with more is an identifier or free text, and its one-hot code would fill the memory
 MOST_ENCODED = 5000  # encoded columns; the MLP has 12 F^2 weights
-
-
-@dataclass(frozen=True)
-class Source:
-    """A published table: its file, its target, columns whose numbers are codes of categories, and the share that trains."""
-
-    file: str
-    target: str
-    categorical: tuple[str, ...] = ()
-    train_share: float = 0.8
-
-
-SOURCES = {
-    "bank": Source("bank-full.csv", "y", train_share=0.2),
-    "shoppers": Source("online_shoppers_intention.csv", "Revenue", ("OperatingSystems", "Browser", "Region", "TrafficType")),
-}
 
 
 @dataclass
@@ -92,9 +79,9 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     names, rows = rows[0], rows[1:]
     if not rows:
         raise InputError(f"{path}: 0 rows below the column names")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: column {twice[0]!r} appears {names.count(twice[0])} times; column names must differ")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"{path}: column {name!r} appears {times} times; column names must differ")
     for number, row in enumerate(rows, 1):
         if len(row) != len(names):
             raise InputError(f"{path}: data row {number} has {len(row)} cells, the column names are {len(names)}")

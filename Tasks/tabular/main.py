@@ -11,18 +11,24 @@ import statistics
 import time
 from pathlib import Path
 
-from errors import InputError, run
+import errors
+from errors import InputError
+
+from options import fill_in, get_parser
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    get_parser().parse_args()
 
 import torch
 from torch import Tensor, nn
 
 import checkpoint
 import run_folder
+import states
 from data import Table, open_table, split_and_encode
 from engine import evaluate, train_one_epoch
 from maxsup_loss import make_loss
 from models import create_model
-from options import fill_in, get_parser
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "train_share")
@@ -31,13 +37,14 @@ SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "train_
 def main(words: list[str] | None = None) -> None:
     args = get_parser().parse_args(words)
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     table = open_table(args)
     sizes = torch.bincount(torch.from_numpy(table.labels), minlength=len(table.classes)).tolist()
     counts = ", ".join(f"{name} {size:,}" for name, size in zip(table.classes[:10], sizes, strict=False))
     more = ", ..." if len(sizes) > 10 else ""
     print(f"data           {args.data}: {sum(sizes):,} rows, {len(table.columns)} columns; {counts}{more}")
     if args.seeds is None:
-        train(args, table)
+        run(args, table)
     else:
         train_seeds(args, table)
 
@@ -49,7 +56,7 @@ def train_seeds(args, table: Table) -> None:
         own = copy.copy(args)
         own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
         own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
-        found.append(train(own, table, brief=True) | {"seed": seed})
+        found.append(run(own, table, brief=True) | {"seed": seed})
     print(f"{len(found)} seeds, mean (standard deviation)")
     summary = {}
     for key in ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc"):
@@ -58,14 +65,21 @@ def train_seeds(args, table: Table) -> None:
         spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
         print(f"  {key:10} {summary[key]['mean']:9.5f}{spread}")
     path = args.output_dir / "summary.json"
-    path.write_text(json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n")
+    text = json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n"
+    states.write_whole(path, lambda file: file.write(text.encode()))
     print(f"summary: {path}")
 
 
-def train(args, table: Table, brief: bool = False) -> dict[str, float]:
+def run(args, table: Table, brief: bool = False) -> dict[str, float]:
+    """Train one seed in a folder that no other run uses."""
+    with run_folder.locked(args.output_dir):
+        return train(args, table, brief)
+
+
+def train(args, table: Table, brief: bool) -> dict[str, float]:
     """Train one seed; returns the metrics of the last epoch. `brief` prints one line per run."""
     resume = run_folder.claim(args.output_dir, args.resume, args.overwrite)
-    state = checkpoint.load(resume) if resume else None
+    state = states.read(resume) if resume else None
     *tensors, columns = split_and_encode(table, args.train_share, args.seed)
     x_train, y_train, x_test, y_test = (part.to(args.device) for part in tensors)
     classes = table.classes
@@ -78,12 +92,13 @@ def train(args, table: Table, brief: bool = False) -> dict[str, float]:
     start_epoch = 0
     if state:
         check_resumed(state, resume, facts, classes, args)
-        checkpoint.restore(state, resume, model, optimizer, criterion)
+        states.load_weights(model, state["model"], resume)
+        states.load_parts({"loss": criterion, "optimizer": optimizer}, state, resume)
         start_epoch = state["epoch"] + 1
         print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}")
     if not brief:
         say_setup(x_train, x_test, model, args)
-    log = run_folder.Log(args.output_dir, start_epoch)
+    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
 
     metrics, logits = summarise(model, x_train, y_train, x_test, y_test) if start_epoch == args.epochs else ({}, None)
     for epoch in range(start_epoch, args.epochs):
@@ -96,12 +111,12 @@ def train(args, table: Table, brief: bool = False) -> dict[str, float]:
         state = {name: part.state_dict() for name, part in parts.items()}
         # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.
         state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
-        checkpoint.save(state, args.output_dir / checkpoint.NAME)
+        states.write(state, args.output_dir / checkpoint.NAME)
         if not brief:
             say_metrics(f"epoch {epoch + 1:3d}/{args.epochs}  loss {loss:.4f}", metrics)
     if args.logits:
         content = {"logits": logits, "labels": y_test.cpu(), "classes": classes, "model": "mlp", "args": facts}
-        checkpoint.save(content, args.logits)
+        states.write(content, args.logits)
     if brief:
         say_metrics(f"seed {args.seed}", metrics)
     else:
@@ -131,6 +146,9 @@ def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
 
 def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
     """Raise InputError if a checkpoint is another run's; warn about settings that have changed."""
+    missing = [key for key in ("args", "epoch", "classes", "optimizer", "loss") if key not in state]
+    if missing:
+        raise InputError(f"{path}: not a checkpoint of this trainer; it has no {', '.join(missing)}")
     was = state["args"]
     for name in ("loss", "seed", "data", "model"):
         if was.get(name) != facts[name]:
@@ -165,4 +183,4 @@ def say_metrics(title: str, metrics: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -1,14 +1,29 @@
 """The command line of main.py."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from errors import InputError
 
-import torch
+LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 
-from data import SOURCES
-from maxsup_loss import LOSS_NAMES
+
+@dataclass(frozen=True)
+class Source:
+    """A published table: its file, its target, columns whose numbers are codes of categories, and the share that trains."""
+
+    file: str
+    target: str
+    categorical: tuple[str, ...] = ()
+    train_share: float = 0.8
+
+
+SOURCES = {
+    "bank": Source("bank-full.csv", "y", train_share=0.2),
+    "shoppers": Source("online_shoppers_intention.csv", "Revenue", ("OperatingSystems", "Browser", "Region", "TrafficType")),
+}
+
 
 # Smallest and largest values that mean something.
 RANGES = {
@@ -27,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     group = parser.add_argument_group("loss")
-    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
+    group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
     group.add_argument(
@@ -60,6 +75,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what depends on other options. Raises InputError for the first value that means nothing."""
+    import torch
+
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:

@@ -115,7 +115,7 @@ def open_reviews(folder: Path, max_tokens: int, vocabulary_size: int) -> Texts:
 
 def read_class(folder: Path, max_tokens: int) -> list[list[str]]:
     """The first tokens of each *.txt file of a folder, in the order of the names."""
-    paths = sorted(folder.glob("*.txt"))
+    paths = sorted(path for path in folder.glob("*.txt") if path.is_file())
     if not paths:
         raise InputError(f"{folder}: holds no .txt file")
     return [tokenise(read_text(path), max_tokens) for path in paths]

@@ -11,18 +11,24 @@ import statistics
 import time
 from pathlib import Path
 
-from errors import InputError, run
+import errors
+from errors import InputError
+
+from options import cpu_has_bf16, fill_in, get_parser
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+    get_parser().parse_args()
 
 import torch
 from torch import Tensor, nn
 
 import checkpoint
 import run_folder
+import states
 from data import Texts, open_reviews, open_text, read_embeddings
 from engine import evaluate, train_one_epoch
 from maxsup_loss import make_loss
 from models import MODELS
-from options import fill_in, get_parser
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "max_tokens", "amp", "device")
@@ -31,6 +37,9 @@ SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "max_to
 def main(words: list[str] | None = None) -> None:
     args = get_parser().parse_args(words)
     fill_in(args)
+    errors.batch = f"--batch-size {args.batch_size}"
+    if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
+        print("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
     start = time.perf_counter()
     read = open_reviews if args.model == "lstm" else open_text
     texts = read(args.data_path, args.max_tokens, args.vocabulary)
@@ -43,7 +52,7 @@ def main(words: list[str] | None = None) -> None:
         flush=True,
     )
     if args.seeds is None:
-        train(args, texts)
+        run(args, texts)
     else:
         train_seeds(args, texts)
 
@@ -55,7 +64,7 @@ def train_seeds(args, texts: Texts) -> None:
         own = copy.copy(args)
         own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
         own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
-        found.append(train(own, texts, brief=True) | {"seed": seed})
+        found.append(run(own, texts, brief=True) | {"seed": seed})
     print(f"{len(found)} seeds, mean (standard deviation)")
     summary = {}
     for key in ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc"):
@@ -64,14 +73,21 @@ def train_seeds(args, texts: Texts) -> None:
         spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
         print(f"  {key:10} {summary[key]['mean']:9.5f}{spread}")
     path = args.output_dir / "summary.json"
-    path.write_text(json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n")
+    text = json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n"
+    states.write_whole(path, lambda file: file.write(text.encode()))
     print(f"summary: {path}")
 
 
-def train(args, texts: Texts, brief: bool = False) -> dict[str, float]:
+def run(args, texts: Texts, brief: bool = False) -> dict[str, float]:
+    """Train one seed in a folder that no other run uses."""
+    with run_folder.locked(args.output_dir):
+        return train(args, texts, brief)
+
+
+def train(args, texts: Texts, brief: bool) -> dict[str, float]:
     """Train one seed; returns the metrics of the last epoch. `brief` prints one line per run."""
     resume = run_folder.claim(args.output_dir, args.resume, args.overwrite)
-    state = checkpoint.load(resume) if resume else None
+    state = states.read(resume) if resume else None
     classes = texts.classes
 
     torch.manual_seed(args.seed)
@@ -87,12 +103,13 @@ def train(args, texts: Texts, brief: bool = False) -> dict[str, float]:
     start_epoch = 0
     if state:
         check_resumed(state, resume, facts, classes, args)
-        checkpoint.restore(state, resume, model, optimizer, criterion)
+        states.load_weights(model, state["model"], resume)
+        states.load_parts({"loss": criterion, "optimizer": optimizer}, state, resume)
         start_epoch = state["epoch"] + 1
         print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}", flush=True)
     if not brief:
         say_setup(model, len(classes), args)
-    log = run_folder.Log(args.output_dir, start_epoch)
+    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
 
     metrics = {}
     for epoch in range(start_epoch, args.epochs):
@@ -110,14 +127,14 @@ def train(args, texts: Texts, brief: bool = False) -> dict[str, float]:
         state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
         if args.model == "lstm":
             state["vocabulary"] = texts.words  # a language model's classes are its vocabulary
-        checkpoint.save(state, args.output_dir / checkpoint.NAME)
+        states.write(state, args.output_dir / checkpoint.NAME)
         if not brief:
             say_metrics(f"epoch {epoch + 1:3d}/{args.epochs}  loss {line['train_loss']:.4f}", line)
     if start_epoch == args.epochs:
         metrics, logits, targets = measure(model, texts, True, args)
     if args.logits:
         content = {"logits": logits, "labels": targets, "classes": classes, "model": args.model, "args": facts}
-        checkpoint.save(content, args.logits)
+        states.write(content, args.logits)
     if brief:
         say_metrics(f"seed {args.seed}", metrics)
     else:
@@ -156,6 +173,9 @@ def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
 
 def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
     """Raise InputError if a checkpoint is another run's; warn about settings that have changed."""
+    missing = [key for key in ("args", "epoch", "classes", "optimizer", "loss") if key not in state]
+    if missing:
+        raise InputError(f"{path}: not a checkpoint of this trainer; it has no {', '.join(missing)}")
     was = state["args"]
     for name in ("loss", "seed", "data", "model", "embedding_size", "hidden_size"):
         if was.get(name) != facts[name]:
@@ -191,4 +211,4 @@ def say_metrics(title: str, line: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -5,11 +5,8 @@ from pathlib import Path
 
 from errors import InputError
 
-import torch
-
-from maxsup_loss import LOSS_NAMES
-from models import MODELS
-
+CPU_INFO = Path("/proc/cpuinfo")
+LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 DATA = {"imdb": "lstm", "text": "lstm-lm"}  # what is trained on each
 # Smallest and largest values that mean something.
 RANGES = {
@@ -32,13 +29,13 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     group = parser.add_argument_group("loss and model")
-    group.add_argument("--loss", default="maxsup", choices=LOSS_NAMES, help="loss to minimise")
+    group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
     group.add_argument(
         "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
     )
-    group.add_argument("--model", choices=MODELS, help="classifier or language model; none: lstm for imdb, lstm-lm for text")
+    group.add_argument("--model", choices=DATA.values(), help="classifier or language model; none: the one for --data")
     group.add_argument("--embedding-size", type=int, default=300, help="dimensions of the word embeddings")
     group.add_argument("--hidden-size", type=int, default=256, help="units of the LSTM")
     group.add_argument("--embeddings", type=Path, metavar="FILE", help="GloVe file to start the embeddings from; none: random")
@@ -71,6 +68,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Settle what depends on other options. Raises InputError for the first value that means nothing."""
+    import torch
+
     args.model = args.model or DATA[args.data]
     if args.model != DATA[args.data]:
         raise InputError(f"--model {args.model}: does not read --data {args.data}; {DATA[args.data]} does")
@@ -97,6 +96,11 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.logits is not None and not args.logits.parent.is_dir():
         raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def check_loss(args: argparse.Namespace) -> None:

@@ -11,9 +11,11 @@ import io
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import errors  # noqa: F401  it says in one line which package is missing
+
 import scipy.io
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from unpack import DataError, image_path, members, run, unpack
 
 

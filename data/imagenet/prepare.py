@@ -18,12 +18,17 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import errors  # noqa: F401  it says in one line which package is missing
 from common import InputError, printable
 
 from archives import ArchiveError
 from check import check
 from maps import write_maps
 from writer import write_archives
+
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:
@@ -70,9 +75,7 @@ def parse() -> argparse.Namespace:
         help="JPEG quality; given alone it re-encodes every image (default: 90 for those shrunk)",
     )
     add("--overwrite", action="store_true", help="replace archives and maps that are there already (default: keep them)")
-    add(
-        "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes that decode (default: %(default)s, the cores)"
-    )
+    add("--workers", type=int, default=CORES, metavar="N", help="processes that decode (default: %(default)s, the cores)")
     args = parser.parse_args()
     for name, least, most in (("shorter_side", 1, 65535), ("max_side", 1, 65535), ("quality", 1, 100), ("workers", 1, 4096)):
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:

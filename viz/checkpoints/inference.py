@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from common import distributed, options
+from common.errors import InputError, say
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,10 +17,10 @@ from tqdm import tqdm
 
 from checkpoints.models import logits_and_features
 from checkpoints.read import Checkpoint, load_checkpoint
-from common import distributed, options
-from common.errors import InputError
 from images.image_set import Images
 from images.transforms import normalise, transform
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Batch(NamedTuple):
@@ -46,7 +49,7 @@ def run(
     rows = distributed.share(len(images))
     target = distributed.device(device)
     model = model.to(target, memory_format=torch.channels_last)
-    dtype = options.AMP[amp] if amp else torch.bfloat16 if device == "cuda" else None
+    dtype = AMP[amp] if amp else torch.bfloat16 if device == "cuda" else None
     start = 0
     batches = _batches(images, rows, facts, batch_size, num_workers, device == "cuda")
     bar = {"total": -(-len(rows) // batch_size), "desc": title, "unit": "batch", "leave": False, "dynamic_ncols": True}
@@ -104,5 +107,5 @@ def load(path: Path, args: argparse.Namespace) -> Checkpoint:
     checkpoint = load_checkpoint(path, **options.overrides(args))
     if distributed.rank() == 0:
         for note in checkpoint.notes:
-            print(note)
+            say(note)
     return checkpoint

@@ -1,18 +1,18 @@
 """Models as nn.Modules: timm's and torchvision's by name, and those that both lack, which the ConvNet trainers define.
 
-These are the CIFAR ResNets (He et al. 2016, section 4.2), the CIFAR DenseNets (Huang et al. 2017), and ffcv-imagenet's BlurPool, a
-blur before strided convolutions (Zhang 2019). Submodules carry the names that the trainers' checkpoints use.
+These are the CIFAR ResNets (He et al. 2016, section 4.2), the CIFAR DenseNets (Huang et al. 2017), and ffcv-imagenet's BlurPool,
+a blur before strided convolutions (Zhang 2019). Submodules carry the names that the trainers' checkpoints use.
 """
 
 from collections import OrderedDict
+
+from common.errors import InputError, reason
 
 import timm
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-
-from common.errors import InputError, reason
 
 LIBRARIES = ("timm", "torchvision", "cifar")
 DENSENETS = {"densenet_bc100": 100}  # their number of layers
@@ -45,11 +45,8 @@ def create(library: str, name: str, num_classes: int, input_size: int | None = N
 
 
 def known(library: str, name: str) -> bool:
-    if library == "cifar" and name in DENSENETS:
-        return True
     if library == "cifar":
-        depth = name.removeprefix("resnet")
-        return name.startswith("resnet") and depth.isdecimal() and 8 <= int(depth) <= 1202 and (int(depth) - 2) % 6 == 0
+        return name in DENSENETS or name in {f"resnet{depth}" for depth in range(8, 1203, 6)}
     return timm.is_model(name) if library == "timm" else name in torchvision_names()
 
 

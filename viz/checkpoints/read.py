@@ -6,22 +6,20 @@ word, any other is recognised by its weights (recognise.py).
 
 import argparse
 import json
-import math
-import pickle
-import re
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.errors import InputError, reason
+from common.options import INTERPOLATIONS
+
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from checkpoints import models
-from checkpoints.recognise import differences, recognise
-from common.errors import InputError, reason
-from common.options import INTERPOLATIONS
+from checkpoints import models, torch_file
+from checkpoints.recognise import NO_WEIGHTS, differences, recognise
 
 # Where weights lie in files of DeiT, timm, Lightning, He's CIFAR models and others; and their moving averages.
 WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
@@ -48,6 +46,7 @@ class Checkpoint:
     training_rows: Tensor | None = None  # (n,) int64, rows of the training split that were trained on; None: all
     training_labels: Tensor | None = None  # (n,) int64, their labels; None: the data set's own
     notes: list[str] = field(default_factory=list)
+    args: dict = field(default_factory=dict)  # what the file says of its training
 
 
 def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **overrides) -> Checkpoint:
@@ -57,7 +56,11 @@ def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **o
     so do `overrides` of facts that are not None. Raises InputError for a file that is missing, damaged, would run code, holds no
     weights, or fits no model.
     """
-    state = read(path)
+    state = torch_file.read(path, "checkpoint")
+    if not isinstance(state, dict):
+        raise InputError(
+            f"{path}: holds a {type(state).__name__}; a checkpoint is a dict of weights, or one that has them inside"
+        )
     weights, notes = find_weights(state, path, ema)
     said, classes = facts_said(state, path)
     if "library" in said and model is None:  # all is said
@@ -68,42 +71,19 @@ def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **o
         facts = default_facts(found) | {key: value for key, value in said.items() if key not in ("model", "library")}
         notes += more
     facts |= {key: value for key, value in overrides.items() if value is not None}
-    check_facts(facts, classes, path)
+    check_facts({"input_size": size} | facts, classes, path)
+    check_facts(facts | {"input_size": size}, classes, path)
     if "library" not in said or model is not None:
         notes.append(f"{path.name} is taken for {describe(facts)}")
     trained_on = [state.get(key) for key in ("training_rows", "training_labels")]
     for key, value, end in zip(("training_rows", "training_labels"), trained_on, (2**40, facts["num_classes"]), strict=True):
-        if value is not None and not (isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 1 and len(value)):
+        if value is None:
+            continue
+        if not torch_file.is_ordinary(value) or value.dtype != torch.int64 or value.ndim != 1 or not len(value):
             raise InputError(f"{path}: its {key} are not whole numbers in a tensor (n,)")
-        if value is not None and not 0 <= value.min() <= value.max() < end:
+        if not 0 <= value.min() <= value.max() < end:
             raise InputError(f"{path}: its {key} reach from {value.min()} to {value.max()}, beyond what there is")
-    return Checkpoint(path, weights, facts, size, classes, *trained_on, notes)
-
-
-def read(path: Path) -> dict:
-    """The content of a .pth, .pt, .ckpt, .th or .safetensors file on the CPU; code in it is not run, the file is refused."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except Exception as error:
-            raise InputError(f"{path}: damaged, or not a safetensors file ({reason(error)})")
-    try:
-        # Old DeiT checkpoints hold the options of their command line as this one type, which only carries attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
-        called = found.group(1) if found else "no pickle of tensors"
-        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({called}); nothing in it was run")
-    except Exception as error:  # a damaged file can fail in any way
-        raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({reason(error)})")
-    if not isinstance(state, dict):
-        raise InputError(
-            f"{path}: holds a {type(state).__name__}; a checkpoint is a dict of weights, or one that has them inside"
-        )
-    return state
+    return Checkpoint(path, weights, facts, size, classes, *trained_on, notes, args_of(state))
 
 
 def find_weights(state: dict, path: Path, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
@@ -118,8 +98,13 @@ def find_weights(state: dict, path: Path, ema: bool) -> tuple[dict[str, Tensor],
     if not any(value.ndim >= 2 for value in weights.values()):
         keys = ", ".join(str(key)[:40] for key in list(state)[:5]) or "nothing"
         raise InputError(f"{path}: holds no weights, neither bare nor under {', '.join(WEIGHTS)} (it holds {keys})")
-    if any(value.layout != torch.strided or value.device.type != "cpu" for value in weights.values()):
-        raise InputError(f"{path}: its weights are sparse tensors or empty shells")
+    for key, value in weights.items():
+        if not torch_file.is_ordinary(value):
+            raise InputError(
+                f"{path}: {key[:80]} is not an ordinary tensor: sparse, quantised, complex, expanded or an empty shell"
+            )
+        if value.is_floating_point() and not key.endswith(NO_WEIGHTS) and not value.sum(dtype=torch.float64).isfinite():
+            raise InputError(f"{path}: {key[:80]} holds numbers that are NaN or infinite; the weights are damaged")
     return without_prefixes(weights)
 
 
@@ -135,13 +120,18 @@ def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
     return weights, notes
 
 
+def args_of(state: dict) -> dict:
+    """The options of the command line that wrote a file; {} where it does not hold them."""
+    args = state.get("args")
+    return vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+
+
 def facts_said(state: dict, path: Path) -> tuple[dict, list[str] | None]:
     """What a file says about its model, and its class names if it has them.
 
     With all facts and a library for this project's trainers; else as much as DeiT's options or ffcv-imagenet's params.json say.
     """
-    args = state.get("args")
-    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    args = args_of(state)
     classes = state.get("classes") if isinstance(state.get("classes"), list) else None
     if args.keys() >= OURS:
         kept = {key: args[key] for key in (*VARIANTS, "data", "superclasses") if args.get(key) is not None}
@@ -156,14 +146,16 @@ def facts_said(state: dict, path: Path) -> tuple[dict, list[str] | None]:
 def ffcv_facts(path: Path) -> dict:
     """What the parameters of an ffcv-imagenet run say: model, pixels and file of its validation."""
     try:
-        params = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: does not read as JSON ({error}); move it away to have the model recognised by its weights")
+        params = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: does not read as JSON ({reason(error)}); move it away to have the model recognised by its weights"
+        )
     if not isinstance(params, dict) or not isinstance(params.get("model.arch"), str):
         return {}
     facts = {"model": params["model.arch"], "crop_ratio": 224 / 256, "interpolation": "area"}
-    if isinstance(params.get("validation.resolution"), int | float):
-        facts["input_size"] = int(params["validation.resolution"])
+    if isinstance(params.get("validation.resolution"), int):
+        facts["input_size"] = params["validation.resolution"]
     if isinstance(params.get("data.val_dataset"), str):
         facts["data_path"] = params["data.val_dataset"]
     return facts
@@ -203,27 +195,34 @@ def default_facts(found: dict) -> dict:
 
 def check_facts(facts: dict, classes: list | None, path: Path) -> None:
     """Raise InputError where a checkpoint's facts, or those of the command line in their place, cannot be used."""
-    numbers = {key: facts[key] for key in ("mean", "std")}
-    for key, values in numbers.items():
-        right = isinstance(values, list | tuple) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
-        if not right or not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
-            raise InputError(f"{path}: its {key} is {str(values)[:80]}, not three numbers; see --{key}")
+
+    def numbers(values: object, kind: type, low: float, high: float) -> bool:
+        return all(isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high for value in values)
+
+    def need(right: bool, key: str, wanted: str) -> None:
+        if not right:
+            raise InputError(f"{path}: its {key} is {reprlib.repr(facts[key])}, not {wanted}")
+
+    for key, low in (("mean", -1e6), ("std", 1e-6)):
+        three = isinstance(facts[key], list | tuple) and len(facts[key]) == 3
+        need(three and numbers(facts[key], int | float, low, 1e6), key, f"three numbers from {low:g} to 1e+06; see --{key}")
     ranges = {"input_size": (int, 1, 4096), "num_classes": (int, 1, 10**7), "crop_ratio": (int | float, 1e-3, 1)}
-    for key, (kind, low, high) in ranges.items():
-        if not isinstance(facts[key], kind) or not low <= facts[key] <= high:
-            raise InputError(f"{path}: its {key} is {str(facts[key])[:80]}, not a number from {low:g} to {high:g}")
-    if facts["interpolation"] not in INTERPOLATIONS:
-        raise InputError(f"{path}: its interpolation is {str(facts['interpolation'])[:80]}, none of {', '.join(INTERPOLATIONS)}")
-    if facts["library"] not in models.LIBRARIES or not models.known(facts["library"], str(facts["model"])):
-        raise InputError(f"{path}: its model {facts['model']!r} is not one of {facts['library']} (timm {timm.__version__})")
-    if classes is not None and (len(classes) > facts["num_classes"] or not all(isinstance(name, str) for name in classes)):
-        raise InputError(f"{path}: names {len(classes)} classes for a model of {facts['num_classes']}")
-    for key in ("width", "stem_stride"):
-        if not isinstance(facts.get(key, 1), int) or not 1 <= facts.get(key, 1) <= 4096:
-            raise InputError(f"{path}: its {key} is {str(facts[key])[:80]}, not a number from 1 to 4096")
-    grouping = facts.get("superclasses")
-    if grouping and not (isinstance(grouping, dict) and all(isinstance(names, list) for names in grouping.values())):
-        raise InputError(f"{path}: its superclasses are {str(grouping)[:80]}, not class names by superclass")
+    for key, limits in (ranges | dict.fromkeys(("width", "stem_stride"), (int, 1, 4096))).items():
+        need(key not in facts or numbers([facts[key]], *limits), key, f"a number from {limits[1]:g} to {limits[2]:g}")
+    need(facts["interpolation"] in INTERPOLATIONS, "interpolation", f"one of {', '.join(INTERPOLATIONS)}")
+    need(facts["library"] in models.LIBRARIES, "library", f"one of {', '.join(models.LIBRARIES)}")
+    known = isinstance(facts["model"], str) and models.known(facts["library"], facts["model"])
+    need(known, "model", f"one of {facts['library']} (timm {timm.__version__})")
+    if classes is not None and (len(classes) > facts["num_classes"] or not names(classes)):
+        raise InputError(f"{path}: names {len(classes)} classes for a model of {facts['num_classes']}, or one of them twice")
+    groups = facts.get("superclasses") or {}
+    right = isinstance(groups, dict) and names(list(groups)) and all(isinstance(g, list) and names(g) for g in groups.values())
+    need(right, "superclasses", "class names by superclass")
+
+
+def names(values: list) -> bool:
+    """Whether these are words, none of them twice."""
+    return all(isinstance(value, str) for value in values) and len(set(values)) == len(values)
 
 
 def describe(facts: dict) -> str:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from common.errors import InputError
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from checkpoints import models
-from common.errors import InputError
 
 CLASSES = 1000  # of a candidate, until the classifier of the weights is known
 STRANGE = 6  # parameters of a foreign shape that a candidate may make: position embeddings, layers built on trial

@@ -43,18 +43,10 @@ def share(total: int) -> range:
     return range(rank() * total // count(), (rank() + 1) * total // count())
 
 
-def gather(rows: torch.Tensor, total: int) -> torch.Tensor | None:
-    """All processes' rows (each its share of `total`) in order, on the first process; None on the others."""
-    if count() == 1:
-        return rows
-    most = -(-total // count())  # gloo gathers equal shapes
-    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    parts = [torch.empty_like(padded) for _ in range(count())] if rank() == 0 else None
-    dist.gather(padded, parts)
-    if rank() > 0:
-        return None
-    sizes = [(r + 1) * total // count() - r * total // count() for r in range(count())]
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+def gather(rows: torch.Tensor) -> torch.Tensor | None:
+    """All processes' rows, in their order, on the first process; None on the others."""
+    parts = collect(rows)
+    return torch.cat(parts) if parts else None
 
 
 def collect(value: object) -> list:

@@ -1,7 +1,6 @@
 """The one kind of error that is the user's to mend: printed as a single line, without a traceback."""
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -9,29 +8,53 @@ from typing import NoReturn
 
 
 class InputError(ValueError):
-    """Says what is wrong, where, and what to do."""
+    """Says in one line what is wrong, where, and what to do."""
+
+    def __init__(self, message: object):
+        text = str(message)
+        if text.startswith("Caught InputError in"):  # from a loading process it comes as the last line of a traceback
+            text = text.splitlines()[-1].partition("InputError: ")[2]
+        super().__init__(printable(text))
 
 
-def stop(error: InputError) -> NoReturn:
-    """Print the error as one line on stderr and exit with status 1.
+def printable(text: object) -> str:
+    """The text on one line: line breaks, other control characters and bytes that are no characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text).replace("\u00a0", " "))
+
+
+def say(line: object) -> None:
+    """Print one line."""
+    print(printable(line), flush=True)
+
+
+def warn(line: object) -> None:
+    """Print a doubt as one line on stderr."""
+    sys.stderr.write(f"warning: {printable(line)}\n")
+
+
+def stop(message: object) -> NoReturn:
+    """Print an error as one line on stderr and exit with status 1.
 
     Where the first process of a machine finds it too, torchrun ends the others before they repeat it.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(3)
-    # From a loading process it comes with that one's traceback; the message is the last line of it. One write, newline and
-    # all: the lines of several processes must not run into each other.
-    message = re.sub(r"^[\w.]*\bInputError: ", "", str(error).splitlines()[-1])
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable(message)}\n")  # one write: the lines of several processes must not run into each other
     sys.exit(1)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; a mistake of the user, and Ctrl-C, end it with one line and without a traceback."""
+    """Run a command; a mistake of the user, a full disk, and Ctrl-C end it with one line and without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # of characters that the terminal's encoding lacks
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         stop(error)
+    except OSError as error:  # that no part of the command expected
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more to write what is printed
+        stop(f"{error.filename or 'the output'}: {reason(error)}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was not whole was not written\n")
         sys.exit(130)
@@ -39,7 +62,8 @@ def run(main: Callable[[], None]) -> None:
 
 def reason(error: object) -> str:
     """What a library says of a failure, as part of one line: its message's first line, or its kind where it has none."""
-    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    text = str(getattr(error, "strerror", None) or error)
+    return text.splitlines()[0][:160] if text else type(error).__name__
 
 
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: object) -> None:

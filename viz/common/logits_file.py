@@ -1,66 +1,84 @@
-"""Logits files (.pt): a dict with logits float32 (N, K), labels int64 (N,), and optionally features, classes, paths, model."""
+"""Logits files (.pt): a dict with logits float32 (N, K), labels int64 (N,), and optionally features, classes, paths, model, args.
 
-import os
-import pickle
-import zipfile
+In segmentation logits (N, K, H, W) and labels (N, H, W). A file may be larger than memory: its tensors stay on the disk.
+"""
+
 from pathlib import Path
 
-from common.errors import InputError, reason
+from common.errors import InputError
+from common.outputs import whole
 
 import torch
 
+from checkpoints import torch_file
+
 CHUNK = 1024  # rows looked at at a time, so that checking a large file needs no second copy of it
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load(path: Path) -> dict:
-    """Read and check a logits file, ours or not. Raises InputError saying what is wrong with it."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such logits file; viz/logits.py writes one")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:
-        raise InputError(f"{path}: refused, it holds more than tensors and plain types; nothing in it was run")
-    except Exception as error:  # a damaged file can fail in any way
-        raise InputError(f"{path}: damaged, or not a PyTorch file ({reason(error)})")
+def load(path: Path, ignore_index: int | None = None) -> dict:
+    """Read and check a logits file of images, ours or not; with ignore_index, of pixels too. Raises InputError.
+
+    That the logits of pixels are finite is seen to as they pass. Theirs gives `path`, `ignore_index`, and `pixels`, how many of
+    them are labelled.
+    """
+    content = torch_file.read(path, "logits file", memory_map=True)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), torch.Tensor) for key in ("logits", "labels")):
         raise InputError(f"{path}: a logits file is a dict with the tensors 'logits' (N, K) and 'labels' (N,)")
+    if not all(torch_file.is_ordinary(content[key]) for key in ("logits", "labels")):
+        raise InputError(f"{path}: 'logits' and 'labels' must be ordinary tensors, not sparse, complex, expanded or empty shells")
     logits, labels = content["logits"].detach(), content["labels"].detach()
-    if logits.layout != torch.strided or labels.layout != torch.strided or "meta" in (logits.device.type, labels.device.type):
-        raise InputError(f"{path}: 'logits' and 'labels' must be ordinary tensors, not sparse or empty shells")
-    if logits.ndim != 2 or logits.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not (N, K) floating point")
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(logits):
-        raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {len(logits)} class indices")
-    if len(logits) == 0 or logits.shape[1] < 2:
-        raise InputError(f"{path}: {len(logits)} samples of {logits.shape[1]} classes; at least 1 of 2 are needed")
+    dense, form = logits.ndim == 4 and ignore_index is not None, "(N, K)" if ignore_index is None else "(N, K) or (N, K, H, W)"
+    if logits.ndim != 2 and not dense or logits.dtype not in FLOATS:
+        raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not {form} floating point")
+    count, classes, *size = logits.shape
+    if labels.is_floating_point() or labels.shape != (count, *size):
+        raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {(count, *size)} class indices")
+    if logits.numel() == 0 or classes < 2:
+        raise InputError(f"{path}: 'logits' is {tuple(logits.shape)}; at least 1 sample and 2 classes are needed")
+    content |= {"logits": logits, "labels": labels}
+    _check_optional(path, content, count, classes)
+    if dense:
+        pixels = sum(_check_labels(f"{path}, image {image}", part, classes, ignore_index) for image, part in enumerate(labels))
+        if not pixels:
+            raise InputError(f"{path}: every label is {ignore_index}, --ignore-index; there is nothing to look at")
+        return content | {"path": path, "ignore_index": ignore_index, "pixels": pixels}
+    _check_finite(path, "logits", logits)
+    _check_labels(str(path), labels, classes, None)
+    return content | {"labels": labels.long()}
+
+
+def _check_optional(path: Path, content: dict, count: int, classes: int) -> None:
+    for key, least, most in (("paths", count, count), ("classes", 0, classes)):
+        value = content.setdefault(key, None)
+        right = isinstance(value, list) and least <= len(value) <= most and all(isinstance(name, str) for name in value)
+        if value is not None and not right:
+            raise InputError(f"{path}: its {key} are not a list of {most:,} names")
+    features = content.get("features")
+    if features is not None:
+        if not torch_file.is_ordinary(features) or features.ndim != 2 or len(features) != count or features.dtype not in FLOATS:
+            raise InputError(f"{path}: its features are not a floating-point tensor ({count:,}, D)")
+        _check_finite(path, "features", features)
+
+
+def _check_finite(path: Path, key: str, values: torch.Tensor) -> None:
     # Beyond float32's range nothing that a model puts out lies, and squares of it would overflow.
-    broken = sum(int((~rows.float().isfinite()).any(1).sum()) for rows in logits.split(CHUNK))
+    broken = sum(int((~rows.float().isfinite()).any(1).sum()) for rows in values.split(CHUNK))
     if broken:
-        raise InputError(f"{path}: {broken} samples have logits that are NaN or infinite in float32")
+        raise InputError(f"{path}: {broken} samples have {key} that are NaN or infinite in float32")
+
+
+def _check_labels(where: str, labels: torch.Tensor, classes: int, ignore_index: int | None) -> int:
+    """How many labels there are, without those to ignore. Raises InputError for one that is no class."""
     labels = labels.long()
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise InputError(f"{path}: labels from {labels.min()} to {labels.max()}, but the classes are 0 to {logits.shape[1] - 1}")
-    return content | {"logits": logits, "labels": labels}
+    labels = labels if ignore_index is None else labels[labels != ignore_index]
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        only = "" if ignore_index is None else f"; --ignore-index {ignore_index} is the only other"
+        raise InputError(f"{where}: labels from {labels.min()} to {labels.max()}, but the classes are 0 to {classes - 1}{only}")
+    return len(labels)
 
 
 def save(content: dict, path: Path) -> None:
     """Write a logits file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({reason(error)})")
-
-
-def check_output(output: Path, checkpoint: Path, overwrite: bool) -> None:
-    """Raise InputError unless a file can be written at `output` without the loss of another."""
-    if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
-        raise InputError(f"--output {output} is the checkpoint itself; choose another name")
-    if output.is_dir():
-        raise InputError(f"--output {output} is a folder; name a file, such as {output / 'logits_labels.pt'}")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} is there already; --overwrite replaces it")
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder to write to")
+    with whole(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)

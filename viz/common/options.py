@@ -1,31 +1,54 @@
 """The command lines: options that several commands have, and what is checked of them before anything is read."""
 
 import argparse
-import math
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, printable
 
-import torch
-
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")  # what --data knows
 INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts before it scales
-AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
+THRESHOLD = 0.01  # the MaxSup paper's: a logit z is near zero if |z| is below this
+ALPHA = 0.1  # of label smoothing
+STRENGTHS = [10.0**power for power in range(-5, 3)]  # C of a logistic regression: the larger, the weaker the penalty
+KINDS = {
+    "checkpoint": "checkpoints of any form: .pth, .pt, .ckpt, .safetensors",
+    "input": "logits files, as viz/logits.py writes them",
+}
+# The smallest and largest value of each option that is a number, whichever command has it.
+RANGES = {
+    "val_fraction": (1e-6, 1 - 1e-6),
+    "repeats": (1, 1000),
+    "bootstrap": (0, 100_000),
+    "seed": (0, 2**32 - 1),  # NumPy's range
+    "ignore_index": (-(2**31), 2**31),
+    "threshold": (1e-30, 1e30),
+    "alpha": (1e-30, 1e30),
+    "beta": (1e-30, 1e30),
+    "strengths": (1e-30, 1e30),
+    "batch_size": (1, 2**20),
+    "num_workers": (0, 1024),
+    "input_size": (1, 4096),
+    "crop_ratio": (1e-3, 1),
+    "mean": (-1e6, 1e6),
+    "std": (1e-6, 1e6),
+}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 
-def add_inputs(to: argparse.ArgumentParser) -> None:
-    """--input and --names: the logits files of several models, and --output."""
-    to.add_argument("--input", type=Path, nargs="+", required=True, help="logits files, as viz/logits.py writes them")
-    to.add_argument("--names", nargs="+", help="a name for each input; none: the file names")
-    to.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
+def add_models(to: argparse.ArgumentParser, *kinds: str) -> argparse._ActionsContainer:
+    """--checkpoint or --input or, of both kinds, one of them; and --names. Returns the group of the first."""
+    group = to.add_mutually_exclusive_group(required=True) if len(kinds) > 1 else to
+    for kind in kinds:
+        group.add_argument(f"--{kind}", type=Path, nargs="+", help=KINDS[kind], **{} if len(kinds) > 1 else {"required": True})
+    to.add_argument("--names", nargs="+", help="a name for each model; none: the file names, or their folders'")
+    return group
 
 
 def add_splits(to: argparse.ArgumentParser) -> None:
@@ -35,56 +58,8 @@ def add_splits(to: argparse.ArgumentParser) -> None:
     to.add_argument("--seed", type=int, default=0, help="seed of splits and resamples, at least 0")
 
 
-def check_splits(args: argparse.Namespace) -> None:
-    """Raise InputError for options of add_inputs and add_splits that mean nothing."""
-    if not 0 < args.val_fraction < 1:
-        raise InputError(f"--val-fraction {args.val_fraction}: above 0 and below 1")
-    if args.repeats < 1 or args.seed < 0:
-        raise InputError(f"--repeats {args.repeats} --seed {args.seed}: from 1, and from 0, on")
-    names_of(args.input, args.names, "--input")
-
-
-def check_positive(args: argparse.Namespace, *names: str) -> None:
-    """Raise InputError unless these options are finite numbers above 0."""
-    for name in names:
-        if not 0 < getattr(args, name) < math.inf:
-            raise InputError(f"--{name} {getattr(args, name)}: a number above 0")
-
-
-def names_of(paths: list[Path], names: list[str] | None, option: str) -> list[str]:
-    """A name for each file: those given, else file names, or their folders' where these are alike. Raises InputError."""
-    if names is None:
-        names = [path.stem for path in paths]
-        if len(set(names)) != len(names):
-            names = [path.resolve().parent.name for path in paths]
-    if len(names) != len(paths):
-        raise InputError(f"--names: {len(names)} for {len(paths)} files in {option}")
-    if len(set(names)) != len(names):
-        raise InputError(f"the files in {option} need different names, not {', '.join(names)}; see --names")
-    return names
-
-
-def load_all(args: argparse.Namespace, load: Callable[[Path], dict]) -> dict[str, dict]:
-    """The logits files by name. Raises InputError where one cannot be read, or they differ in their number of classes."""
-    torch.set_num_threads(1)  # passes over memory: more threads save little, and where others compute too they wait
-    files = {name: load(path) for name, path in zip(names_of(args.input, args.names, "--input"), args.input, strict=True)}
-    classes = {name: content["logits"].shape[1] for name, content in files.items()}
-    if len(set(classes.values())) > 1:
-        raise InputError(f"the inputs differ in classes: {', '.join(f'{name} has {k}' for name, k in classes.items())}")
-    return files
-
-
-def warn(line: str) -> None:
-    """Print a doubt about the figures as one line on stderr."""
-    sys.stderr.write(f"warning: {line}\n")
-
-
-def add_checkpoints(to: argparse.ArgumentParser) -> None:
-    """--checkpoint and --names: several models."""
-    to.add_argument(
-        "--checkpoint", type=Path, nargs="+", required=True, help="checkpoints from anywhere, as logits.py reads them"
-    )
-    to.add_argument("--names", nargs="+", help="a name for each checkpoint; none: file or folder names")
+def add_ignore_index(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--ignore-index", type=int, default=255, help="segmentation: label of pixels that are not counted")
 
 
 def add_images(to: argparse.ArgumentParser) -> None:
@@ -102,20 +77,61 @@ def add_images(to: argparse.ArgumentParser) -> None:
     model.add_argument("--model-ema", action="store_true", help="use the moving average of the weights")
     speed = to.add_argument_group("speed")
     speed.add_argument("--batch-size", type=int, default=128, help="images per batch")
-    speed.add_argument("--num-workers", type=int, default=min(8, os.cpu_count() or 1), help="loading processes")
-    speed.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    speed.add_argument("--amp", choices=AMP, help="mixed precision; none: bf16 on GPUs, off on the CPU")
+    speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="loading processes")
+    speed.add_argument("--device", help="cpu or cuda; none: cuda where PyTorch finds a GPU")
+    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision; none: bf16 on GPUs, off on the CPU")
 
 
-def check_images(args: argparse.Namespace) -> None:
-    """Raise InputError for options of add_images that cannot be followed."""
-    if args.batch_size < 1 or args.num_workers < 0:
-        raise InputError(f"--batch-size {args.batch_size} --num-workers {args.num_workers}: from 1, and from 0, on")
-    if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"--device {args.device}: cpu, or cuda on a machine with a GPU that PyTorch can use")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if args.device == "cuda" and local >= torch.cuda.device_count():
-        raise InputError(f"process {local + 1} of this machine finds {torch.cuda.device_count()} GPU(s): start as many processes")
+def parse(to: argparse.ArgumentParser, **ranges: tuple[float, float]) -> argparse.Namespace:
+    """The command line. Raises InputError for a number out of RANGES or `ranges`, and for a --device that is not there."""
+    args = to.parse_args()
+    for name, (low, high) in (RANGES | ranges).items():
+        value = getattr(args, name, None)
+        for number in value if isinstance(value, list | tuple) else [] if value is None else [value]:
+            if not low <= number <= high:
+                raise InputError(f"--{name.replace('_', '-')} {number:g}: a number from {low:g} to {high:g} is needed")
+    if hasattr(args, "device"):
+        import torch
+
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        args.device = args.device or ("cuda" if found else "cpu")
+        if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not found):
+            raise InputError(f"--device {args.device}: cpu, or cuda on a machine with a GPU that PyTorch can use")
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if args.device == "cuda" and local >= found:
+            raise InputError(f"process {local + 1} of this machine finds {found} GPU(s): start as many processes")
+    return args
+
+
+def models_of(args: argparse.Namespace) -> dict[str, Path]:
+    """The files of --checkpoint or --input by name: --names, else file names, or their folders' where these are alike.
+
+    Raises InputError.
+    """
+    option = "checkpoint" if getattr(args, "checkpoint", None) else "input"
+    paths = getattr(args, option)
+    names = [printable(name) for name in args.names or [path.stem for path in paths]]
+    if args.names is None and len(set(names)) != len(names):
+        names = [printable(path.resolve().parent.name) for path in paths]
+    if len(names) != len(paths):
+        raise InputError(f"--names: {len(names)} for {len(paths)} files in --{option}")
+    if len(set(names)) != len(names):
+        raise InputError(f"the files in --{option} need different names, not {', '.join(names)}; see --names")
+    return dict(zip(names, paths, strict=True))
+
+
+def load_all(args: argparse.Namespace) -> dict[str, dict]:
+    """The logits files by name. Raises InputError where one cannot be read, or they differ in their number of classes."""
+    from common import logits_file
+
+    import torch
+
+    torch.set_num_threads(1)  # passes over memory: more threads save little, and where others compute too they wait
+    files = {name: logits_file.load(path, getattr(args, "ignore_index", None)) for name, path in models_of(args).items()}
+    classes = {name: content["logits"].shape[1] for name, content in files.items()}
+    if len(set(classes.values())) > 1:
+        raise InputError(f"the inputs differ in classes: {', '.join(f'{name} has {k}' for name, k in classes.items())}")
+    return files
 
 
 def overrides(args: argparse.Namespace) -> dict:

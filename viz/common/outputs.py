@@ -5,33 +5,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, reason
 
 # The commands that write summary.json and summary.md, by a figure that each of them alone writes beside these.
 FIGURES = {"analysis": "near_zero_histogram.png", "selective": "risk_coverage.png", "calibration": "reliability.png"}
 
 
-@contextmanager
-def folder(path: Path, command: str) -> Iterator[None]:
-    """Make the output folder of a command and write into it. Raises InputError where that cannot be done.
-
-    A folder that holds another command's summary is refused, since this one would replace it.
-    """
+def folder(path: Path, command: str) -> None:
+    """Make the output folder of a command. Raises InputError where that cannot be done, or where another command's summary is."""
     for other, figure in FIGURES.items():
         if command in FIGURES and other != command and (path / figure).exists():
             raise InputError(f"--output {path}: holds the output of viz/{other}.py; choose another --output")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        yield
     except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror})")
+        raise InputError(f"--output {path}: cannot be written ({reason(error)})")
+
+
+def check_file(output: Path, overwrite: bool, *inputs: Path) -> None:
+    """Raise InputError unless a file can be written at `output` without the loss of another."""
+    if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
+        raise InputError(f"--output {output} is the checkpoint itself; choose another name")
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder; name a file in it")
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} is there already; --overwrite replaces it")
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such folder to write to")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which gets the name `path` if it becomes whole and is removed if not. Raises InputError."""
+    temporary = path.with_name(f".viz-{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # some disks say only now that they are full
+        os.replace(temporary, path)
+    except Exception as error:
+        cause = error
+        while cause and not isinstance(cause, OSError):
+            cause = cause.__context__  # libraries fail once more in clearing up after a full disk
+        if cause is None:
+            raise
+        raise InputError(f"{path}: cannot be written ({reason(cause)})")
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})")
+    """Write a file in UTF-8, whole or not at all; bytes of file names that are no characters are escaped."""
+    with whole(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))

@@ -1,4 +1,6 @@
-"""Tables for the terminal: aligned columns that fit 100 characters, of the few numbers that matter; summary.md has them all."""
+"""Tables: aligned columns for the terminal, of the few numbers that matter and at most 100 characters wide; and Markdown."""
+
+from common.errors import printable
 
 WIDTH = 100
 SHORTEST = 6  # characters of a name that stay
@@ -9,7 +11,7 @@ def table(head: list[str], rows: list[list[str]], names: int = 1) -> str:
 
     Where the lines would be longer than WIDTH, the columns of names are cut, then the last columns are left out and named.
     """
-    rows = [[_printable(cell) for cell in row] for row in [head, *rows]]
+    rows = [[printable(cell) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
         longest = max(range(names), key=widths.__getitem__)
@@ -22,16 +24,16 @@ def table(head: list[str], rows: list[list[str]], names: int = 1) -> str:
         cells = [cell if len(cell) <= width else f"{cell[: width - 1]}…" for cell, width in zip(row, widths, strict=False)]
         cells = [c.ljust(w) if i < names else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
-    left_out = head[len(widths) :]
-    return (
-        "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]] + [f"not shown: {', '.join(left_out)}"] * bool(left_out))
-        + "\n"
-    )
+    left_out = [f"not shown: {', '.join(head[len(widths) :])}"] if len(widths) < len(head) else []
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], *left_out]) + "\n"
+
+
+def markdown(head: list[str], rows: list[list[str]], names: int = 1, text: int = 0) -> str:
+    """The same as a Markdown table; the last `text` columns hold words, too."""
+    kinds = "|---" * names + "|---:" * (len(head) - names - text) + "|---" * text + "|"
+    lines = [f"| {' | '.join(printable(cell).replace('|', '&#124;') for cell in row)} |" for row in [head, *rows]]
+    return "\n".join([lines[0], kinds, *lines[1:]]) + "\n"
 
 
 def number(value: float | None, decimals: int) -> str:
     return "–" if value is None else f"{value:,.{decimals}f}"
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "�" for character in str(text).replace("\u00a0", " "))

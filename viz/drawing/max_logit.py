@@ -3,8 +3,6 @@
 The MSP has a scale of odds: on a linear one, the samples of a confident model, with an MSP next to 1, share one vertical line.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from drawing import style
@@ -26,10 +24,6 @@ def panels(models: dict[str, np.ndarray]) -> Panels:
     ends = (drawn.min() - 0.3, drawn.max() + 0.3) if len(drawn) else (-1, 1)
     parts = {words.format(name): _panel(name, sums, ends) for name, sums in models.items()}
     return Panels(parts, len(parts), legend=2)
-
-
-def draw(models: dict[str, np.ndarray], path: Path) -> None:
-    panels(models).save(path)
 
 
 def _panel(name: str, given_odds: np.ndarray, ends: tuple[float, float]):

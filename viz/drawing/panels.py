@@ -1,5 +1,6 @@
 """A figure of several panels: one picture for a paper, or one small SVG per panel for a page, which a phone can stack."""
 
+import html
 import io
 import re
 from collections.abc import Callable
@@ -43,7 +44,7 @@ class Panels:
             axis.set_axis_off()
         if self.title:
             figure.suptitle(self.title)
-        self._add_legend(figure, axes[0])
+        self._add_legend(figure, axes)
         return figure, axes[: len(self.parts)]
 
     def save(self, path: Path) -> None:
@@ -71,22 +72,17 @@ class Panels:
         with plt.rc_context(_PAGE):
             drawn, axis = plt.subplots()
             next(iter(self.parts.values()))(axis)
-            entries = axis.get_legend_handles_labels()
-            figure = plt.figure(figsize=(WIDTH, 0.23 * -(-len(entries[0]) // self.legend) + 0.1 + 0.25 * bool(self.legend_title)))
-            self._add_legend(figure, axis, loc="center")
+            labels = axis.get_legend_handles_labels()[1]
+            figure = plt.figure(figsize=(WIDTH, 0.23 * -(-len(labels) // self.legend) + 0.1 + 0.25 * bool(self.legend_title)))
+            self._add_legend(figure, [axis], loc="center")
             plt.close(drawn)
-            return svg(figure, f"{salt}-key", f"Legend: {', '.join(entries[1])}")
+            return svg(figure, f"{salt}-key", f"Legend: {', '.join(labels)}")
 
-    def _add_legend(self, figure, axis, loc: str = "outside lower center") -> None:
-        if not self.legend:
+    def _add_legend(self, figure, axes: list, loc: str = "outside lower center") -> None:
+        handles, labels = next((found for found in (axis.get_legend_handles_labels() for axis in axes) if found[0]), ([], []))
+        if not self.legend or not handles:
             return
-        legend = figure.legend(
-            *axis.get_legend_handles_labels(),
-            title=self.legend_title,
-            loc=loc,
-            ncols=self.legend,
-            markerscale=2,
-        )
+        legend = figure.legend(handles, labels, title=self.legend_title, loc=loc, ncols=self.legend, markerscale=2)
         for handle in legend.legend_handles:
             handle.set_alpha(1)
 
@@ -118,15 +114,7 @@ def svg(figure, salt: str, words: str) -> str:
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda found: f' id="{salt}-{found[1]}"' if found[1] in used else "", text)
     text = re.sub(r'(href="|url\()#', rf"\g<1>#{salt}-", text)
-    label = words.translate(_ESCAPED)
+    label = html.escape(words)
     head = f'<svg role="img" aria-label="{label}" style="width:{width:.0f}px;aspect-ratio:{width / height:.4f}"'
-    text = re.sub(
-        r'<svg ([^>]*?)(?:width|height)="[^"]*"',
-        r"<svg \1",
-        re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", text, count=1),
-        count=1,
-    )
-    return text.replace("<svg", head, 1).strip()
-
-
-_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
+    end = text.index(">")
+    return re.sub(r' (?:width|height)="[^"]*"', "", text[:end]).replace("<svg", head, 1) + text[end:].strip()

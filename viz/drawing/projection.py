@@ -1,7 +1,5 @@
 """Features of three classes on the plane through their templates (Müller et al. 2019, section 2; MaxSup's Figure 1)."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -34,10 +32,6 @@ def panels(planes: dict[str, dict], splits: tuple[str, ...] = tuple(SPLITS)) -> 
     line_break = "\n" if len(planes) == 1 else " "  # one column is narrower than the title
     title = f"Unit features on the plane{line_break}through three class templates (crosses)"
     return Panels(parts, len(planes), legend=3, legend_title="class", title=title, options={"height": 3.4})
-
-
-def draw(planes: dict[str, dict], path: Path) -> None:
-    panels(planes).save(path)
 
 
 def _panel(name: str, plane: dict, split: str):

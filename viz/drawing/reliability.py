@@ -1,7 +1,5 @@
 """Reliability diagrams, before and after a temperature."""
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -28,10 +26,6 @@ def panels(diagrams: dict[str, np.ndarray], models: dict[str, dict]) -> Panels:
             title = f"{style.short(name, 20)}{temperature}: ECE {100 * model[which]['ece']:.2f} %"
             parts[words] = _panel(bins[row] / len(model["temperatures"]), title)
     return Panels(parts, len(diagrams), legend=2, options={"height": 3.3})
-
-
-def draw(diagrams: dict[str, np.ndarray], models: dict[str, dict], path: Path) -> None:
-    panels(diagrams, models).save(path)
 
 
 def _panel(bins: np.ndarray, title: str):

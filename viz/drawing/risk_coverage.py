@@ -65,11 +65,7 @@ def lines(axis, models: dict[str, tuple], up_to: float, log_risk: bool) -> None:
     axis.plot([], [], "-", color="0.5", label="MSP")
     if any(normal is not None for _, _, normal in models.values()):
         axis.plot([], [], "--", color="0.5", label="normalised logits")
-    axis.set(
-        xlim=(0, 100 * up_to),
-        xlabel="coverage: answered samples (%)",
-        ylabel="risk: wrong answers (%)",
-    )
+    axis.set(xlim=(0, 100 * up_to), xlabel="coverage: answered samples (%)", ylabel="risk: wrong answers (%)")
     if up_to < 1:
         axis.set(xticks=np.linspace(0, 100 * up_to, 5), title=f"the first {100 * up_to:g} %")
     if log_risk:

@@ -1,12 +1,12 @@
 """How every figure looks: colours that colour-blind readers tell apart (Okabe & Ito), one size of type, PNG and PDF."""
 
-import os
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
-from common.errors import InputError
+from common.errors import printable
+from common.outputs import whole
 
 import matplotlib.pyplot as plt
 
@@ -30,12 +30,6 @@ plt.rcParams.update(
 )
 
 
-def panels(count: int, width: float = 3.6, height: float = 3.4, **options):
-    """A row of `count` axes that share both scales: what stands side by side can be compared. Returns figure and list."""
-    figure, axes = plt.subplots(1, count, figsize=(max(width * count, 5), height), squeeze=False, **options)
-    return figure, list(axes[0])
-
-
 def grid(rows: int, columns: int, width: float = 3.6, height: float = 3.2, **options):
     """rows x columns axes, each with scales of its own. Returns figure and list, row by row."""
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
@@ -44,29 +38,18 @@ def grid(rows: int, columns: int, width: float = 3.6, height: float = 3.2, **opt
 
 def short(text: str, width: int) -> str:
     """The text on one line of at most `width` characters; a longer one, a single word too, ends with an ellipsis."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
 
 
-def save(figure, path: Path) -> list[Path]:
-    """Write path.png and path.pdf, each under its final name only when whole; returns both."""
-    written = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
-    for target in written:
-        _write(figure, target)
+def save(figure, path: Path) -> None:
+    """Write path.png and path.pdf, each under its final name only when whole."""
+    save_one(figure, *(path.with_name(path.name + suffix) for suffix in (".png", ".pdf")))
+
+
+def save_one(figure, *paths: Path) -> None:
+    """Write files of the kinds that their names end with."""
+    for path in paths:
+        with whole(path) as temporary:
+            figure.savefig(temporary)
     plt.close(figure)
-    return written
-
-
-def save_one(figure, path: Path) -> None:
-    """Write one file of the kind that its name ends with."""
-    _write(figure, path)
-    plt.close(figure)
-
-
-def _write(figure, target: Path) -> None:
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    try:
-        figure.savefig(temporary, format=target.suffix[1:])
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})")

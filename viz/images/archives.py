@@ -24,8 +24,13 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 LARGEST = 1 << 30  # bytes of one image
 LONGEST = 255  # characters of one path
 PREPARE = "python data/imagenet/prepare.py --root {root}"
-# Offset of the entry's local header, bytes in the archive, bytes of the image, their CRC-32, label, whether it is deflated.
-RECORD = np.dtype([("offset", "<i8"), ("packed", "<u4"), ("size", "<u4"), ("crc", "<u4"), ("label", "<i4"), ("deflated", "u1")])
+# Offset of the entry's local header, bytes in the archive, bytes of the image, their CRC-32, that of the name, label, method.
+RECORD = np.dtype(
+    [("offset", "<i8"), *((key, "<u4") for key in ("packed", "size", "crc", "name")), ("label", "<i4"), ("method", "u1")]
+)
+HEADER = struct.Struct(
+    "<4s2x2H4x3I2H"
+)  # of an entry: signature, flags, method, CRC-32, packed, size, length of name and extra field
 
 
 class ArchiveError(ValueError):
@@ -85,7 +90,11 @@ def read_directory(archive: Path, split: str) -> tuple[list[str], np.ndarray, in
     try:
         with zipfile.ZipFile(archive) as file:
             entries, end = file.infolist()[::-1], file.start_dir
+            # zipfile reads as many entries as there are, whatever the end record states (modulo 65,536 in old archives).
+            stated = zipfile._EndRecData(file.fp)[zipfile._ECD_ENTRIES_TOTAL]
         del file  # it holds all entries
+        if (stated - len(entries)) % 65536:
+            raise ValueError(f"{stated:,} entries are stated, {len(entries):,} are there")
     except OSError as error:
         raise ArchiveError(f"{archive}: cannot be read ({error.strerror or error})")
     except Exception as error:  # a damaged directory can fail in many ways
@@ -117,7 +126,7 @@ def read_map(path: Path, split: str) -> tuple[list[str], np.ndarray]:
     """Paths without the name of the split, and labels (N,) int64, of a map file: lines of <path>, a tab, <label>."""
     paths, labels = [], []
     try:
-        with open(path, encoding="utf-8-sig", errors="backslashreplace") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 name, tab, label = line.rstrip("\n").rpartition("\t")
                 if not (tab or label):  # an empty line
@@ -133,6 +142,8 @@ def read_map(path: Path, split: str) -> tuple[list[str], np.ndarray]:
                 labels.append(int(label))
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read ({error.strerror})")
+    except UnicodeDecodeError:
+        raise ArchiveError(f"{path}: is not in UTF-8; save it as such, or {_how_to_remake(path)}")
     if not paths:
         raise ArchiveError(f"{path}: is empty; {_how_to_remake(path)}")
     return _inside_split(paths, split, path), np.array(labels)
@@ -143,12 +154,18 @@ def read_image(fetch: Callable[[int, int], bytes | memoryview], record: np.void)
 
     Raises ValueError, with a reason that names neither archive nor image, where they are not what the directory states.
     """
-    offset, packed, size, crc, _, deflated = record.item()
-    header = fetch(offset, 30)
-    if header[:4] != b"PK\3\4" or len(header) < 30:
+    offset, packed, size, crc, name, _, method = record.item()
+    header = fetch(offset, HEADER.size)
+    if header[:4] != b"PK\3\4" or len(header) < HEADER.size:
         raise ValueError("no entry at the offset that the directory states")
-    data = fetch(offset + 30 + sum(struct.unpack_from("<2H", header, 26)), packed)
-    if deflated:
+    _, flags, *stated, name_length, extra_length = HEADER.unpack(header)
+    data = memoryview(fetch(offset + HEADER.size, name_length + extra_length + packed))
+    # With flag 8 the numbers follow the data; 0xFFFFFFFF: they are in the extra field.
+    wanted = [method, crc, packed, size][: 1 if flags & 8 else 4]
+    if zlib.crc32(data[:name_length]) != name or any(a not in (b, 0xFFFFFFFF) for a, b in zip(stated, wanted, strict=False)):
+        raise ValueError("not the name, size and checksum that the directory states")
+    data = data[name_length + extra_length :]
+    if method:
         try:
             data = zlib.decompressobj(-15).decompress(data, size + 1)  # one more would show that it is longer than stated
         except zlib.error as error:
@@ -196,6 +213,7 @@ def _check_path(name: str, where: object) -> None:
 
 def _record(name: str, entry: zipfile.ZipInfo, end: int, archive: Path) -> tuple:
     offset, packed, size, method = entry.header_offset, entry.compress_size, entry.file_size, entry.compress_type
+    raw = entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
     if entry.flag_bits & 0x2041:
         raise ArchiveError(f"{archive}: {name} is encrypted; make the archive without a password")
     if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -204,7 +222,7 @@ def _record(name: str, entry: zipfile.ZipInfo, end: int, archive: Path) -> tuple
         raise ArchiveError(f"{archive}: {name} claims to be an image of {max(packed, size) / 1e9:.1f} GB")
     if offset < 0 or offset + 30 + packed > end or (method == zipfile.ZIP_STORED and packed != size):
         raise ArchiveError(f"{archive}: {name} does not lie inside the archive: damaged; copy or make it again")
-    return offset, packed, size, entry.CRC, 0, method == zipfile.ZIP_DEFLATED
+    return offset, packed, size, entry.CRC, zlib.crc32(raw), 0, method
 
 
 def _inside_split(paths: list[str], split: str, where: Path) -> list[str]:
@@ -217,8 +235,8 @@ def _inside_split(paths: list[str], split: str, where: Path) -> list[str]:
     if other is None:
         paths = [path[len(prefix) :] for path in paths]
     elif any(path.startswith(prefix) and "/" in path[len(prefix) :] for path in paths):
-        folder = other.rpartition("/")[0] or "no folder"
-        raise ArchiveError(f"{where}: some paths begin with {prefix} and others do not, such as those in {folder}")
+        outside = sum(not path.startswith(prefix) for path in paths)
+        raise ArchiveError(f"{where}: some paths begin with {prefix} and others do not: {outside:,}, such as {other}")
     flat = next((path for path in paths if path and "/" not in path), None)
     if flat and any("/" in path for path in paths):
         raise ArchiveError(f"{where}: {flat} lies in no class folder, others do")

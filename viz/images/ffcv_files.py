@@ -78,11 +78,11 @@ class FromFfcv:
 
 def _class_names(path: Path, highest: int) -> list[str] | None:
     description = path.with_name(path.name + ".json")
-    if not description.exists():
+    if not description.is_file():
         return None
     try:
-        classes = json.loads(description.read_text())["classes"]
+        classes = json.loads(description.read_bytes())["classes"]
         assert all(isinstance(name, str) for name in classes) and highest < len(classes)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+    except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise InputError(f"{description}: does not name the classes of {path.name}; remove it, or write both again")
     return classes

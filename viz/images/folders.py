@@ -1,12 +1,12 @@
 """Image folders: <class>/<anything>/<image>, in the order of torchvision's ImageFolder."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import InputError
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from images.archives import ENDINGS
 from images.image_set import Images
 
 
@@ -14,17 +14,30 @@ def open_folder(folder: Path) -> Images:
     """The images of a folder of class folders. Other files are left out, with a note. Raises InputError."""
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     names, labels, left_out = [], [], [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
-    if not classes and any(name.lower().endswith(IMG_EXTENSIONS) for name in left_out):
+    if not classes and any(name.lower().endswith(ENDINGS) for name in left_out):
         raise InputError(f"{folder}: its images lie in no class folders, so they have no labels; <class>/<image> is needed")
     for label, name in enumerate(classes):
-        for path, _, files in sorted(os.walk(folder / name, followlinks=True)):
+        for path, files in sorted(_walk(folder / name)):
             paths = [os.path.relpath(os.path.join(path, file), folder) for file in sorted(files)]
-            left_out += [path for path in paths if not path.lower().endswith(IMG_EXTENSIONS)]
-            names += [path for path in paths if path.lower().endswith(IMG_EXTENSIONS)]
+            left_out += [path for path in paths if not path.lower().endswith(ENDINGS)]
+            names += [path for path in paths if path.lower().endswith(ENDINGS)]
         labels += [label] * (len(names) - len(labels))
         if not labels or labels[-1] != label:
             raise InputError(f"{folder}: no image in the class folder {name}; remove the folder or add its images")
     return Images(folder, names, labels, classes, FromFolder(folder), left_out)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    seen = set()
+    for path, _, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(path)) in seen:
+            raise InputError(f"{path}: is a link to a folder that is read already; remove it")
+        seen.add(real)
+        yield path, files
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
 
 
 class FromFolder:
@@ -32,4 +45,7 @@ class FromFolder:
         self.folder = folder
 
     def __call__(self, index: int, name: str) -> str:
-        return os.path.join(self.folder, name)
+        path = os.path.join(self.folder, name)
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise InputError(f"{path}: no such file, or not an ordinary one")
+        return path

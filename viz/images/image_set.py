@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from images.archives import ENDINGS
+from images.image_mode import to_rgb
 
 
 class Images(Dataset):
@@ -26,10 +28,12 @@ class Images(Dataset):
     def __init__(self, where: object, names: list[str], labels, classes: list[str] | None, open_image: Callable, left_out=()):
         first = f" ({', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''})" if left_out else ""
         if not len(names):
-            raise InputError(f"{where}: holds no images ({', '.join(IMG_EXTENSIONS)}), {len(left_out)} other files{first}")
+            raise InputError(f"{where}: holds no images ({', '.join(ENDINGS)}), {len(left_out)} other files{first}")
         self.where, self.classes, self.open_image, self.transform = where, classes, open_image, None
         self.names = np.array([os.fsencode(name) for name in names])  # as lists they are copied to each loading process
         self.labels = np.array(labels, dtype=np.int64)
+        if classes and not 0 <= self.labels.min() <= self.labels.max() < len(classes):
+            raise InputError(f"{where}: labels from {self.labels.min()} to {self.labels.max()}, but {len(classes)} classes")
         self.rows = np.arange(len(self.labels))  # of open_image
         self.own_classes = [classes[label] if classes else str(label) for label in self.labels]
         self.notes = [f"{where}: {len(left_out)} files are no images and are left out{first}"] if left_out else []
@@ -44,7 +48,7 @@ class Images(Dataset):
         source = self.open_image(int(self.rows[index]), self.name(index))
         try:
             with source if isinstance(source, Image.Image) else Image.open(source) as image:
-                image = image.convert("RGB")
+                image = to_rgb(image)
         except Exception as error:  # a damaged picture can fail in any way
             raise InputError(
                 f"{self.where}/{self.name(index)}: does not decode as an image ({reason(error)}); replace or remove it"

@@ -1,11 +1,11 @@
 """The two parts of the term that label smoothing adds to the cross-entropy (MaxSup, arXiv:2502.15798)."""
 
+from common.options import ALPHA
+
 import torch
 from torch import Tensor
 
 from metrics.outputs import Outputs
-
-ALPHA = 0.1
 
 
 def terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

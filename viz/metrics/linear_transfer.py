@@ -6,13 +6,13 @@ fifth, by a fixed seed.
 """
 
 from common.errors import InputError
+from common.options import STRENGTHS
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-STRENGTHS = [10.0**power for power in range(-5, 3)]  # C: the larger, the weaker the penalty
 HELD_OUT = 0.2  # of the training images
 TRAIN_IMAGES = 10_000  # of measure.py: enough for its classes, and seconds
 STEPS = 5000  # iterations at most of a fit
@@ -28,7 +28,8 @@ def transfer_accuracy(train: Tensor, train_classes: list[str], test: Tensor, tes
 
 def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float]) -> dict:
     """Chosen strength C, accuracies (%) on held-out training images and on the test images, from features (N, D)."""
-    from sklearn.model_selection import train_test_split  # here, for its second of import is for transfer alone
+    from sklearn.linear_model import LogisticRegression  # here, for its second of import is for transfer alone
+    from sklearn.model_selection import train_test_split
 
     classes = sorted(set(train_classes))
     foreign = sorted(set(test_classes) - set(classes))
@@ -42,17 +43,16 @@ def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes
     except ValueError as error:
         raise InputError(f"too few training images to hold some of each class out ({error})")
     x, z = standardised(train[fitting], train[held_out])
-    found, start = [], None
+    found, head = [], LogisticRegression(tol=TOLERANCE, max_iter=STEPS, warm_start=True)  # the last optimum is near the next
     for strength in tqdm(strengths, desc="strengths", unit="fit", leave=False, disable=None):
-        start = fit(x, y[fitting], strength, start)  # the last optimum is near this one
-        found.append(accuracy(start, z, y[held_out]))
+        found.append(100 * head.set_params(C=strength).fit(x, y[fitting]).score(z, y[held_out]))
     best = int(np.argmax(found))  # of equal ones the strongest penalty
     x, z = standardised(train, test)
-    weights = fit(x, y, strengths[best], None)
+    head = LogisticRegression(C=strengths[best], tol=TOLERANCE, max_iter=STEPS).fit(x, y)
     return {
         "C": strengths[best],
         "held_out_top1": found[best],
-        "test_top1": accuracy(weights, z, y_test),
+        "test_top1": 100 * head.score(z, y_test),
         "train_images": len(y),
         "test_images": len(y_test),
         "held_out_top1_of_each_C": dict(zip(map(str, strengths), found, strict=True)),
@@ -64,21 +64,3 @@ def standardised(train: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray]:
     mean, deviation = train.double().mean(0), train.double().std(0, correction=0)
     scale = torch.where(deviation > 1e-12, 1 / deviation, torch.zeros_like(deviation))
     return ((train.double() - mean) * scale).numpy(), ((other.double() - mean) * scale).numpy()
-
-
-def accuracy(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
-    return 100 * float(np.mean((x @ weights[:, :-1].T + weights[:, -1]).argmax(1) == y))
-
-
-def fit(x: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray | None, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Weights and biases (K, D + 1) that minimise C times the summed cross-entropy plus half the squared weights."""
-    from sklearn.linear_model import LogisticRegression
-
-    head = LogisticRegression(C=strength, tol=tolerance, max_iter=STEPS, warm_start=True)
-    binary = y.max() == 1
-    if start is not None:  # with two classes scikit-learn has one row, their difference
-        given = start[1:] - start[:1] if binary else start
-        head.coef_, head.intercept_, head.classes_ = given[:, :-1], given[:, -1], np.arange(y.max() + 1)
-    head.fit(x, y)
-    found = np.concatenate([head.coef_, head.intercept_[:, None]], 1)
-    return np.concatenate([-found / 2, found / 2]) if binary else found

@@ -1,10 +1,10 @@
 """Share of near-zero logits (MaxSup, arXiv:2502.15798, Figure 3)."""
 
+from common.options import THRESHOLD
+
 from torch import Tensor
 
 from metrics.outputs import Outputs
-
-THRESHOLD = 0.01  # the paper's
 
 
 def near_zero(logits: Tensor, threshold: float = THRESHOLD) -> Tensor:

@@ -10,13 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-PLAIN = {
-    "msp": "MSP",
-    "max_logit": "max logit",
-    "entropy": "negative entropy",
-    "energy": "energy",
-    "margin": "margin",
-}
+PLAIN = {"msp": "MSP", "max_logit": "max logit", "entropy": "negative entropy", "energy": "energy", "margin": "margin"}
 POWERS = range(1, 11)  # p of the normalised logits
 ELEMENTS = 2**20  # logits turned to float64 at a time: 8 MB
 

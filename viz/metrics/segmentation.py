@@ -3,15 +3,11 @@
 A file may be larger than memory: it stays on the disk, and one image at a time is looked at.
 """
 
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 
-from common import logits_file
 from common.errors import InputError
 
 import numpy as np
-import torch
 from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
@@ -22,42 +18,6 @@ from metrics.scores import all_scores
 
 EXACT = 2**18  # up to so many pixels are ranked one by one; of more, the scores are put into bins
 BINS = 4096
-
-
-def load(path: Path, ignore_index: int = 255) -> dict:
-    """Read a logits file of images, (N, K), or of pixels, (N, K, H, W). Raises InputError saying what is wrong with it.
-
-    That the logits of pixels are finite is seen to by pixels(), as they pass.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        logits, labels = content["logits"].detach(), content["labels"].detach()
-        by_pixel = logits.ndim == 4 and logits.layout == labels.layout == torch.strided
-        by_pixel = by_pixel and "meta" not in (logits.device.type, labels.device.type)
-    except Exception:
-        by_pixel = False
-    if not by_pixel:
-        return logits_file.load(path)  # which also says what is wrong with a file that cannot be read
-    count, classes, *size = logits.shape
-    if not logits.is_floating_point():
-        raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not (N, K, H, W) floating point")
-    if labels.shape != (count, *size) or labels.is_floating_point() or labels.is_complex():
-        raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {(count, *size)} class indices")
-    if logits.numel() == 0 or classes < 2:
-        raise InputError(f"{path}: {count} images of {size[0]} x {size[1]} pixels and {classes} classes; at least 1, 1 x 1, 2")
-    used = 0
-    for image, target in enumerate(labels):
-        target = target.long()
-        target = target[target != ignore_index]
-        if len(target) and (target.min() < 0 or target.max() >= classes):
-            raise InputError(
-                f"{path}: labels from {target.min()} to {target.max()} in image {image}, but the classes are 0 to {classes - 1}; "
-                f"--ignore-index {ignore_index} is the only other"
-            )
-        used += len(target)
-    if not used:
-        raise InputError(f"{path}: every label is {ignore_index}, --ignore-index; there is nothing to look at")
-    return content | {"logits": logits, "labels": labels, "path": path, "ignore_index": ignore_index, "pixels": used}
 
 
 def labelled_pixels(content: dict, title: str, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

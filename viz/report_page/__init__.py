@@ -1,1 +1,13 @@
-"""The parts of report.py: what it reads, the numbers with their intervals, the answer in words, the sections, the page."""
+"""The page that report.py makes."""
+
+SECTIONS = ("calibration", "selective", "logits", "features", "gradcam", "confusion", "mistakes")
+# The section of each figure, for --figure.
+FIGURES = {
+    "reliability": "calibration",
+    "risk_coverage": "selective",
+    "near_zero_histogram": "logits",
+    "top_against_mean": "logits",
+    "max_logit": "logits",
+    "projection": "features",
+    "gradcam": "gradcam",
+}

@@ -8,15 +8,14 @@ from pathlib import Path
 from common import logits_file, options
 from common.errors import InputError
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoints import inference
+from checkpoints import inference, torch_file
+from checkpoints.features import POINTS, class_sums
 from checkpoints.models import templates
-from checkpoints.read import Checkpoint, build_model, read
+from checkpoints.read import Checkpoint, args_of, build_model
 from drawing import projection
-from features import POINTS, class_sums
 from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
 from metrics.outputs import Outputs
@@ -59,7 +58,7 @@ class Run:
     @property
     def classes(self) -> list[str]:
         """Names in label order; "class 3" where the file has none."""
-        names = list(map(str, self.content.get("classes") or []))
+        names = self.content.get("classes") or []
         return names + [f"class {index}" for index in range(len(names), self.content["logits"].shape[1])]
 
     @property
@@ -70,30 +69,16 @@ class Run:
 def is_logits(path: Path) -> bool:
     """Whether a file holds logits rather than weights; a file that cannot be read is neither, and its reader says why."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:
+        content = torch_file.read(path, "checkpoint or logits file", memory_map=True)
+    except InputError:
         return False
     return isinstance(content, dict) and {"logits", "labels"} <= content.keys()
 
 
 def of_logits(method: str, path: Path, threshold: float) -> Run:
-    """A logits file. Raises InputError where its optional parts do not fit."""
     content = logits_file.load(path)
-    count, classes = content["logits"].shape
-    for key, wanted in (("paths", count), ("classes", classes)):
-        value = content.get(key)
-        if value is not None and not (
-            isinstance(value, list) and len(value) <= wanted and (key == "classes" or len(value) == wanted)
-        ):
-            raise InputError(f"{path}: its {key} are not a list of {wanted:,}")
-    features = content.get("features")
-    if features is not None and not (isinstance(features, Tensor) and features.ndim == 2 and len(features) == count):
-        raise InputError(f"{path}: its features are not a tensor ({count:,}, D)")
-    if features is not None and not (features.is_floating_point() and features.isfinite().all()):
-        raise InputError(f"{path}: its features are not finite floating-point numbers")
-    args = content.get("args")
     model = content.get("model")
-    return Run(method, path, threshold, content, _said(args), model if isinstance(model, str) else None)
+    return Run(method, path, threshold, content, _said(args_of(content)), model if isinstance(model, str) else None)
 
 
 def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_training_images: bool) -> Run:
@@ -105,8 +90,7 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
     content = inference.outputs(model, images, checkpoint.facts, title, ("logits", "labels", "features"), **loading)
     content["paths"] = [images.name(index) for index in range(len(images))]
     content["classes"] = images.classes or checkpoint.classes
-    said = _said(read(path).get("args"))
-    run = Run(method, path, args.threshold, content, said, checkpoint.facts["model"], checkpoint, images)
+    run = Run(method, path, args.threshold, content, _said(checkpoint.args), checkpoint.facts["model"], checkpoint, images)
     run.notes += [*checkpoint.notes, *images.notes]
     if with_training_images:
         _add_training_images(run, model, args, title)
@@ -139,32 +123,29 @@ def _unit(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features.double(), dim=1).float()
 
 
-def _said(args: object) -> dict:
-    args = vars(args) if isinstance(args, argparse.Namespace) else args
-    return {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)} if isinstance(args, dict) else {}
+def _said(args: dict) -> dict:
+    found = {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)}
+    return {key: value[:200] if isinstance(value, str) else value for key, value in found.items() if _can_be_said(value)}
 
 
-def check_comparable(runs: list[Run]) -> None:
-    """Raise InputError, which names both, unless all models have the same classes and were shown the same images in one order."""
-    first = runs[0]
-    for run in runs:
-        check_split(len(run.content["labels"]), FRACTION, str(run.path))
-        both = f"{first.path} and {run.path}"
-        classes, others = (len(part.content["logits"][0]) for part in (first, run))
-        if classes != others:
-            raise InputError(
-                f"{both} have different classes: {classes:,} and {others:,}; a report compares models of the same ones"
-            )
-        if first.content.get("classes") and run.content.get("classes") and first.classes != run.classes:
-            pair = next((a, b) for a, b in zip(first.classes, run.classes, strict=True) if a != b)
-            raise InputError(
-                f"{both} have different classes: {pair[0]!r} where the other has {pair[1]!r}, or another order of them"
-            )
-        images, others = (len(part.content["labels"]) for part in (first, run))
-        if images != others:
-            raise InputError(f"{both} were shown different images: {images:,} and {others:,}")
-        if first.paths and run.paths and first.paths != run.paths:
-            pair = next((a, b) for a, b in zip(first.paths, run.paths, strict=True) if a != b)
-            raise InputError(f"{both} were shown different images: {pair[0]!r} where the other has {pair[1]!r}")
-        if not np.array_equal(first.content["labels"], run.content["labels"]):
-            raise InputError(f"{both} were shown different images: their labels differ")
+def _can_be_said(value: str | float) -> bool:
+    return isinstance(value, str) or abs(value) < 1e15  # JSON has no NaN, and Python prints no number of thousands of digits
+
+
+def check_comparable(first: Run, run: Run) -> None:
+    """Raise InputError, which names both, unless both have the same classes and were shown the same images in one order."""
+    check_split(len(run.content["labels"]), FRACTION, str(run.path))
+    counts, labels = ([part.content[key] for part in (first, run)] for key in ("logits", "labels"))
+    for what, (ours, theirs) in (
+        ("have different classes", [list(range(part.shape[1])) for part in counts]),
+        ("have different classes", [part.classes if part.content.get("classes") else None for part in (first, run)]),
+        ("were shown different images", [list(range(len(part))) for part in labels]),
+        ("were shown different images", (first.paths, run.paths)),
+        ("were shown different images, whose labels differ", [part.tolist() for part in labels]),
+    ):
+        if ours is None or theirs is None or ours == theirs:
+            continue
+        if len(ours) != len(theirs):
+            raise InputError(f"{first.path} and {run.path} {what}: {len(ours):,} and {len(theirs):,}")
+        pair = next((a, b) for a, b in zip(ours, theirs, strict=True) if a != b)
+        raise InputError(f"{first.path} and {run.path} {what}: {pair[0]!r} where the other has {pair[1]!r}, or another order")

@@ -41,84 +41,42 @@ class Metric(NamedTuple):
     means: str
 
 
+NUMBER, PERCENT, SHARE = (1, ""), (1, "\u00a0%"), (100, "\u00a0%")
 METRICS = {
-    "top1": Metric("accuracy", 2, 1, "\u00a0%", 1, "The share of the images whose most likely class is their label (top-1)."),
-    "nll": Metric(
-        "NLL", 4, 1, "", -1, "Negative log-likelihood: minus the logarithm of the label's probability, mean over images."
-    ),
-    "ece": Metric(
-        "ECE",
-        2,
-        100,
-        "\u00a0%",
-        -1,
-        f"Expected calibration error: |confidence − accuracy| of {BINS} bins of confidence, on average.",
-    ),
+    "top1": Metric("accuracy", 2, *PERCENT, 1, "The share of the images whose most likely class is their label (top-1)."),
+    "nll": Metric("NLL", 4, *NUMBER, -1, "Negative log-likelihood: minus the log of the label's probability, mean over images."),
+    "ece": Metric("ECE", 2, *SHARE, -1, f"Expected calibration error: |confidence − accuracy| of {BINS} bins, on average."),
     "temperature": Metric(
-        "temperature",
-        2,
-        1,
-        "",
-        0,
-        "The number T that divides all logits; the one of lowest NLL on a held-out fifth of the images.",
+        "temperature", 2, *NUMBER, 0, "What divides all logits: of lowest NLL on a held-out fifth of the images."
     ),
-    "ece_temperature": Metric(
-        "ECE after T", 2, 100, "\u00a0%", -1, "ECE of the other images, after the temperature; means over ten splits."
-    ),
-    "aurc": Metric(
-        "AURC",
-        3,
-        100,
-        "\u00a0%",
-        -1,
-        "Area under the risk-coverage curve: the share of wrong answers, averaged over all coverages.",
-    ),
+    "ece_temperature": Metric("ECE after T", 2, *SHARE, -1, "ECE of the other images at the temperature; means over ten splits."),
+    "aurc": Metric("AURC", 3, *SHARE, -1, "Area under the risk-coverage curve: the share of wrong answers, mean over coverages."),
     "auroc": Metric(
-        "AUROC",
-        2,
-        100,
-        "\u00a0%",
-        1,
-        "The probability that a right prediction has a higher confidence than a wrong one; 50 % is chance.",
+        "AUROC", 2, *SHARE, 1, "Probability that a right prediction is more confident than a wrong one; 50 % is chance."
     ),
     "coverage_at_risk_1": Metric(
-        "coverage at 1 % risk",
-        2,
-        100,
-        "\u00a0%",
-        1,
-        "The largest share of images, most confident first, of which at most 1 % are wrong.",
+        "coverage at 1 % risk", 2, *SHARE, 1, "The largest share of images, the surest, of which at most 1 % are wrong."
     ),
-    "risk_at_coverage_80": Metric(
-        "risk at 80 % coverage", 2, 100, "\u00a0%", -1, "The share of wrong answers among the surest 80 %."
-    ),
+    "risk_at_coverage_80": Metric("risk at 80 % coverage", 2, *SHARE, -1, "The share of wrong answers among the surest 80 %."),
     "aurc_normalised": Metric(
-        "AURC, normalised",
-        3,
-        100,
-        "\u00a0%",
-        -1,
+        *("AURC, normalised", 3, *SHARE, -1),
         "AURC by normalised logits: (largest − mean) / p-norm; p chosen on a held-out fifth (200 resamples).",
     ),
     "max_logit_gap": Metric(
-        "max-logit gap", 3, 1, "", 0, "The mean largest logit of right less that of wrong predictions, at equal MSP."
+        "max-logit gap", 3, *NUMBER, 0, "Mean largest logit of right less that of wrong predictions, at equal MSP."
     ),
     "near_zero": Metric(
-        "near-zero logits", 2, 100, "\u00a0%", 0, "The share of all logits z with |z| below a threshold, see the figure."
+        "near-zero logits", 2, *SHARE, 0, "The share of all logits z with |z| below a threshold, see the figure."
     ),
     "d_within_val": Metric(
-        "variation within classes",
-        4,
-        1,
-        "",
-        0,
+        *("variation within classes", 4, *NUMBER, 0),
         "The mean cosine distance between the features of two images of one class; of validation images unless said.",
     ),
     "r2_val": Metric(
-        "separability R²", 4, 1, "", 0, "1 − the distance within classes / the distance between images of any classes."
+        "separability R²", 4, *NUMBER, 0, "1 − the distance within classes / the distance between images of any classes."
     ),
-    "d_within_train": Metric("variation, training", 4, 1, "", 0, "The variation within classes on the training images."),
-    "r2_train": Metric("R², training", 4, 1, "", 0, "Separability on the training images."),
+    "d_within_train": Metric("variation, training", 4, *NUMBER, 0, "The variation within classes on the training images."),
+    "r2_train": Metric("R², training", 4, *NUMBER, 0, "Separability on the training images."),
 }
 _OF_FIGURES = {  # of metrics.risk_coverage, by the names of measure.py
     "aurc": "aurc",
@@ -238,14 +196,8 @@ def differences(runs: dict[str, list[Run]], methods: dict[str, list[dict]], draw
         if any(value is None for column in values for value in column):
             continue
         first, second = values
-        row = {
-            "model": b,
-            "less": a,
-            "metric": key,
-            "value": float(np.mean(first) - np.mean(second)),
-            "interval": None,
-            "how": None,
-        }
+        row = {"model": b, "less": a, "metric": key, "value": float(np.mean(first) - np.mean(second))}
+        row |= {"interval": None, "how": None}
         if len(first) == len(second) == 1:
             if all(key in draws.get(name, {}) for name in (a, b)):
                 row |= {"interval": interval(draws[b][key] - draws[a][key]), "how": "images"}

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-import gradcam
-from drawing import logit_panels, max_logit, projection, reliability, risk_coverage, style
+from drawing import grad_cam as cam
+from drawing import logit_panels, max_logit, projection, reliability, risk_coverage
 from drawing.panels import Panels
 from metrics.calibration_error import BINS, binned
 from metrics.resampling import FRACTION, REPEATS, SEED, splits
 from metrics.scores import POWERS, normalised
 from metrics.selection import TWO_CLASSES, choose
+from report_page import SECTIONS
 from report_page.answer import between, shown
 from report_page.blocks import Cell, Figure, Gallery, Picture, Section, Table, picture
 from report_page.inputs import Run
@@ -168,8 +169,8 @@ def logits(found: Findings) -> Section:
         "top_against_mean": "The largest logit of each image against the mean of its logits; orange: wrong predictions.",
     }
     for name, caption in captions.items():
-        parts = {f"{caption} {model}": _of_model(logit_panels.PANELS[name], models, model) for model in first}
-        section.figures.append(figure(found, name, caption + _of_first(found), Panels(parts, len(parts))))
+        panels = logit_panels.of_models(name, models, caption, "{name}\n{said}")
+        section.figures.append(figure(found, name, caption + _of_first(found), panels))
     caption = (
         "The largest logit given the confidence. Where right predictions have a lower largest logit than wrong ones of the same "
         "MSP, the MSP hides what the logits know."
@@ -177,19 +178,6 @@ def logits(found: Findings) -> Section:
     panels = max_logit.panels({name: sum(run.outputs.ranked.given_odds for run in seeds) for name, seeds in found.runs.items()})
     section.figures.append(figure(found, "max_logit", caption, panels))
     return section
-
-
-def _of_model(panel: Callable, models, name: str) -> Callable:
-    def draw(axis) -> None:
-        panel([axis], models, [name])
-        said = axis.get_title().removeprefix(f"{name}: ")
-        axis.set_title(f"{style.short(name, 28)}\n{said}", fontsize=10, pad=_pad(axis))
-
-    return draw
-
-
-def _pad(axis) -> float:
-    return 20 if axis.get_legend() else 6
 
 
 def features(found: Findings) -> Section:
@@ -226,17 +214,12 @@ def confusion(found: Findings) -> Section:
     rows, section.numbers = [], []
     highest = max(counts[pair][name] / of_class[pair[0]] for pair in most for name in found.runs)
     for true, predicted in most:
-        cells = []
-        for name in found.runs:
-            count = counts[true, predicted][name]
+        rows.append([f"{names[true]} → {names[predicted]}", f"{of_class[true]:,}"])
+        for count in counts[true, predicted].values():
             share = count / of_class[true]
-            cells.append(
-                Cell(f"{count:g}" if count == int(count) else f"{count:.1f}", f"{100 * share:.1f} %", share=share / highest)
-            )
-        rows.append([f"{names[true]} → {names[predicted]}", f"{of_class[true]:,}", *cells])
-        section.numbers.append(
-            {"label": names[true], "predicted": names[predicted], "images": int(of_class[true])} | counts[true, predicted]
-        )
+            rows[-1].append(Cell(f"{count:.{count != int(count):d}f}", f"{100 * share:.1f} %", share=share / highest))
+        row = {"label": names[true], "predicted": names[predicted], "images": int(of_class[true])}
+        section.numbers.append(row | counts[true, predicted])
     mean = ", mean over seeds" if found.several_seeds else ""
     caption = f"Images of the first class that are taken for the second: their number{mean}, and their share of the first class"
     section.tables.append(Table(caption, ["label → prediction", "images", *found.runs], rows, kind="pairs"))
@@ -244,18 +227,13 @@ def confusion(found: Findings) -> Section:
 
 
 def mistakes(found: Findings) -> Section:
-    section = Section(
-        "mistakes", "Most confident mistakes", "The wrong predictions that a model is surest of." + _of_first(found)
-    )
+    intro = "The wrong predictions that a model is surest of." + _of_first(found)
+    section = Section("mistakes", "Most confident mistakes", intro)
     section.numbers = {}
     for name, run in found.first.items():
         wrong = (~run.samples.right).nonzero().squeeze(1)
         sure = wrong[run.samples.msp[wrong].argsort(descending=True, stable=True)[:MISTAKES]].tolist()
-        cards, section.numbers[name] = [], []
-        for index in sure:
-            card, row = _card(run, index)
-            cards.append(card)
-            section.numbers[name].append(row)
+        cards, section.numbers[name] = map(list, zip(*(_card(run, index) for index in sure), strict=True)) if sure else ([], [])
         title = f"{name}: {len(wrong):,} mistakes" + (f", the {len(sure)} surest" if len(sure) < len(wrong) else "")
         section.galleries.append(Gallery(title, cards))
     if not any(gallery.pictures for gallery in section.galleries):
@@ -288,7 +266,7 @@ def open_image(run: Run, index: int) -> Image.Image:
     return run.images[index][0]
 
 
-def grad_cam(found: Findings) -> Section:
+def gradcam(found: Findings) -> Section:
     section = Section("gradcam", "Grad-CAM", "Which part of an image a decision comes from.")
     runs = found.first
     if any(run.images is None for run in runs.values()):
@@ -301,7 +279,7 @@ def grad_cam(found: Findings) -> Section:
     run = next(iter(runs.values()))
     images = [open_image(run, index) for index in chosen]
     try:
-        columns = {name: gradcam.explain_all(part.checkpoint, images, None, found.device, name) for name, part in runs.items()}
+        columns = {name: cam.explain_all(part.checkpoint, images, None, found.device, name) for name, part in runs.items()}
     except InputError as error:
         section.missing = f"Grad-CAM cannot be drawn: {error}"
         return section
@@ -311,13 +289,13 @@ def grad_cam(found: Findings) -> Section:
         cells = [picture(image, f"{run.paths[index]}, {label}", [f"label: {label}", run.paths[index]])]
         for name, panels in columns.items():
             panel = panels[row]
-            heat = Image.fromarray(gradcam.overlay_of(panel))
+            heat = Image.fromarray(cam.overlay_of(panel))
             lines = [panel["words"], "right" if panel["top"] == int(run.content["labels"][index]) else "wrong"]
             cells.append(picture(heat, f"Grad-CAM of {run.paths[index]} by {name}: {panel['words']}", lines))
         rows.append(cells)
     caption = f"{why} Bright: the pixels that count most for what the model predicts." + _of_first(found)
     made = Figure("gradcam", caption, found.command("gradcam"), None, rows, ["image", *columns])
-    made.draw = lambda: gradcam.draw(columns, [Path(run.paths[index]) for index in chosen], images)
+    made.draw = lambda: cam.draw(columns, [Path(run.paths[index]) for index in chosen], images)
     section.figures.append(made)
     section.numbers = [
         {"image": run.paths[index], "predictions": {n: p[row]["words"] for n, p in columns.items()}}
@@ -349,22 +327,4 @@ def _of_first(found: Findings) -> str:
     return " Shown is the first seed of each method." if found.several_seeds else ""
 
 
-SECTIONS = {
-    "calibration": calibration,
-    "selective": selective,
-    "logits": logits,
-    "features": features,
-    "gradcam": grad_cam,
-    "confusion": confusion,
-    "mistakes": mistakes,
-}
-# The section of each figure, for --figure.
-FIGURES = {
-    "reliability": "calibration",
-    "risk_coverage": "selective",
-    "near_zero_histogram": "logits",
-    "top_against_mean": "logits",
-    "max_logit": "logits",
-    "projection": "features",
-    "gradcam": "gradcam",
-}
+MAKE = dict(zip(SECTIONS, (calibration, selective, logits, features, gradcam, confusion, mistakes), strict=True))

@@ -1,6 +1,5 @@
-"""The data sets: what is customary for each, where its images come from, and which of them are trained on."""
+"""The data sets: where their images come from, and which of them are trained on."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from errors import InputError
 import torch
 
 import distributed
+from catalogue import SMALL, SOURCES
 from data import pixels
 from data.folders import Pictures, open_folder
 from data.label_noise import symmetric_noise
@@ -17,44 +17,6 @@ from data.longtail import long_tailed
 from data.order import generator
 from data.small_images import SmallImages
 from data.superclasses import group
-
-IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-
-
-@dataclass(frozen=True)
-class Source:
-    """Facts of a data set (size in pixels; mean and std of the inputs in [0, 1]) and its customary recipe."""
-
-    size: int
-    mean: list[float] | None  # measured on the training images
-    std: list[float] | None
-    flip: bool
-    padding: int  # pixels, for random crops of small images
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    sched: str = "cosine"
-    decay_epochs: tuple[int, ...] = ()
-    warmup_epochs: int = 0
-
-
-def _imagenet(size: int = 224, **recipe) -> Source:
-    return Source(size, *IMAGENET, flip=True, padding=0, **recipe)
-
-
-CIFAR_RECIPE = {"epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "warmup_epochs": 5}
-SOURCES = {
-    "digits": Source(8, [0.305] * 3, [0.376] * 3, False, 1, epochs=30, batch_size=64, lr=0.1, weight_decay=5e-4),
-    "fashion-mnist": Source(28, [0.286] * 3, [0.353] * 3, True, 2, epochs=30, batch_size=128, lr=0.1, weight_decay=5e-4),
-    "cifar10": Source(32, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616], True, 4, **CIFAR_RECIPE),
-    "cifar100": Source(32, [0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762], True, 4, **CIFAR_RECIPE),
-    "imagenet": _imagenet(epochs=90, batch_size=256, lr=0.1, weight_decay=1e-4, sched="step", decay_epochs=(30, 60)),
-    "cub": _imagenet(epochs=100, batch_size=64, lr=0.01, weight_decay=5e-4, warmup_epochs=5),
-    "cars": _imagenet(epochs=100, batch_size=64, lr=0.01, weight_decay=5e-4, warmup_epochs=5),
-    "folder": Source(224, None, None, True, 0, epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4, warmup_epochs=5),
-}
-SMALL = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
 class Inputs(NamedTuple):
@@ -124,16 +86,6 @@ def open_data(
     for images in (train, val):
         images.normalise(inputs.mean or mean, inputs.std or std)
     return train, val, grouping
-
-
-def need_path(data: str, path: Path | None) -> None:
-    """Raise InputError where large images have no --data-path: they are neither built in nor downloaded."""
-    if data == "folder" and path is None:
-        raise InputError(
-            "--data folder needs --data-path, a folder with train/<class>/<image> and val/, or train.zip and val.zip"
-        )
-    if data not in SMALL and path is None:
-        raise InputError(f"--data {data} needs --data-path, a folder with train/ and val/; see data/{data}/README.md")
 
 
 def open_split(inputs: Inputs, split: str) -> Images:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
+from catalogue import LARGEST_IN_MEMORY
 from data import archives
-
-LARGEST_IN_MEMORY = 96  # pixels a side
+from data.image_mode import to_rgb
 
 
 class Folder(ImageFolder):
@@ -120,7 +120,7 @@ def load_rgb(path: str) -> Image.Image:
 
 def decoded(file: str | io.BytesIO) -> Image.Image:
     with Image.open(file) as image:
-        return image.convert("RGB")
+        return to_rgb(image)
 
 
 def common_size(path: Path) -> int | None:

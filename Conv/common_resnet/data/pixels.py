@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, is_first
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from tqdm import tqdm
 
-import distributed
 from data.folders import Archive, Folder, open_folder
+from data.image_mode import to_rgb
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 TRAIN_DIGITS = 1400  # the first ones; the last 397 were written by other people
@@ -109,16 +109,14 @@ def _decode(images: Folder | Archive, size: int) -> Pixels:
     """All images of a split."""
     source = images.root
     pixels = np.empty((len(images), size, size, 3), np.uint8)
-    hidden = None if distributed.is_main() else True
+    hidden = None if is_first() else True
     for row in tqdm(range(len(images)), f"reading {source}", unit=" images", leave=False, disable=hidden, delay=2):
         name = images.name(row)
         try:
             with Image.open(images.file(row)) as picture:
                 if picture.size != (size, size):
                     raise InputError(f"{source}: {name} has {picture.width}x{picture.height} pixels, not {size}x{size}")
-                if picture.mode.startswith(("I", "F")):
-                    raise InputError(f"{source}: {name} has more than 8 bits per channel")
-                pixels[row] = np.asarray(picture.convert("RGB"))
+                pixels[row] = np.asarray(to_rgb(picture))
         except InputError:
             raise
         except Exception as error:  # a damaged image can fail in many ways

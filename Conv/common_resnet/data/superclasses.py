@@ -65,7 +65,7 @@ def group(data: str, classes: list[str], choice: str | dict) -> tuple[list[int],
 
 def _read(path: Path) -> dict[str, list[str]]:
     try:
-        grouping = json.loads(path.read_text())
+        grouping = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--superclasses {path}: {getattr(error, 'strerror', None) or error}")
     members = grouping.values() if isinstance(grouping, dict) else [None]

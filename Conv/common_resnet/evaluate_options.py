@@ -1,0 +1,60 @@
+"""The command line of evaluate.py."""
+
+import argparse
+from pathlib import Path
+
+from errors import InputError
+
+from catalogue import IMAGENET, NAMES, SOURCES
+from command_line import Parser, add_option
+from options import CORES, RANGES
+
+
+def get_parser() -> Parser:
+    parser = Parser(
+        description="Evaluate a checkpoint of train.py, or the weights of a model that --model names.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+    def add(name: str, *others: str, **options) -> None:
+        add_option(parser, group, name, *others, **options)
+
+    group = parser
+    add("--checkpoint", "--resume", metavar="PATH|URL", help="checkpoint.pth, or weights from elsewhere")
+    add("--ema", switch=True, help="use the moving average of the weights")
+    add("--data", choices=SOURCES, help="data set; none: the checkpoint's")
+    add("--data-path", type=Path, help="folder or ZIP form; none: the checkpoint's, built in, or downloaded")
+    add("--split", choices=("val", "train"), default="val", help="images to evaluate on")
+    corrupted = "15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images"
+    add("--corruptions", nargs="?", const="", metavar="FOLDER", help=corrupted)
+    add("--output", type=Path, help="also write the figures to this JSON file")
+    add("--batch-size", "-b", type=int, default=256, help="images per step")
+    add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
+    group = parser.add_argument_group("for weights from elsewhere")
+    add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
+    add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
+    add("--stem-stride", type=int, default=1, help="stride of their first layer")
+    add("--input-size", type=int, help="side of the input, pixels; none: that of small images, else 224")
+    add("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
+    add("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
+    add("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")
+    return parser
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise InputError, before any work, for options that mean nothing, and for paths that are not there or cannot be written."""
+    for name in ("batch_size", "num_workers", "width", "stem_stride", "crop_ratio", "mean", "std"):
+        (low, high), value = RANGES[name], getattr(args, name)
+        if not within(value, low, high):
+            raise InputError(f"--{name.replace('_', '-')} {value}: goes from {low:g} to {high:g}")
+    if args.output and (args.output.is_dir() or not args.output.parent.is_dir()):
+        raise InputError(f"--output {args.output}: a file in a folder that exists")
+    if args.corruptions and not Path(args.corruptions).is_dir():
+        raise InputError(f"--corruptions {args.corruptions}: no such folder; CIFAR-10-C is one of .npy files")
+
+
+def within(value: object, low: float, high: float) -> bool:
+    """Whether a number, or each of three in a list, lies between low and high."""
+    numbers = value if isinstance(value, list) else [value]
+    plain = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
+    return plain and len(numbers) in (1, 3) and all(low <= one <= high for one in numbers)

@@ -1,0 +1,35 @@
+"""The command line of write_imagenet.py, and what both commands say where FFCV is missing."""
+
+import argparse
+import os
+from pathlib import Path
+
+from errors import InputError
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Write a split of an image folder as a .ffcv file.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="FOLDER", help="one split of an image folder: <class>/<image>")
+    add("--output", type=Path, required=True, metavar="FILE", help="file to write, .ffcv")
+    add("--max-resolution", type=int, default=500, metavar="PX", help="longest side; longer ones are scaled down; 0: keep all")
+    share = "share of images stored as JPEG, 0: all raw, 1: none raw"
+    add("--compress-probability", type=float, default=0.5, metavar="P", help=share)
+    add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
+    add("--seed", type=int, default=0, help="seed of the choice which ones those are")
+    add("--num-workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
+    add("--overwrite", action="store_true", help="replace --output where it exists")
+    args = parser.parse_args()
+    ranges = {"max_resolution": (0, 65535), "compress_probability": (0, 1), "jpeg_quality": (1, 100), "seed": (0, 2**32 - 1)}
+    for name, (low, high) in (ranges | {"num_workers": (1, 1024)}).items():
+        if not low <= getattr(args, name) <= high:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: goes from {low} to {high}")
+    return args
+
+
+def no_ffcv(error: ImportError) -> InputError:
+    """Says that FFCV does not import, why, and what installs it."""
+    reason = str(error).splitlines()[0]
+    return InputError(f"FFCV does not import here ({reason}); install it with: bash {Path(__file__).parent / 'install.sh'}")

@@ -1,0 +1,185 @@
+"""Files of tensors and plain types, such as checkpoints: written whole or not at all, read without running what is in them."""
+
+import argparse
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from errors import InputError, say
+
+import torch
+from torch import Tensor, nn
+
+from checksums import verify_checksums
+
+NO_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask", "total_ops", "total_params", "n_averaged")
+
+
+def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Write a file by fill(file), under a name of its own until it is on the disk: a killed process leaves the old file in place.
+
+    Raises InputError where it cannot be written, on a full disk for example; then the old file stays, and nothing of the new one.
+    """
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        while not isinstance(error, OSError) and error.__context__:  # torch.save fails anew when it closes the file
+            error = error.__context__
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be written ({reason}); the file that was there is kept")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(content: dict, path: Path) -> None:
+    """Write a dict of tensors and plain types as write_whole does."""
+    write_whole(path, lambda file: torch.save(content, file))
+
+
+def read_any(path: Path) -> dict:
+    """Read a dict with weights_only=True alone, or a safetensors file, onto the CPU, after a look at its checksums.
+
+    Raises InputError for a file that is missing, damaged, not a dict, that would run code, or has tensors without values.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        checked = verify_checksums(path)
+    except (ValueError, OSError) as error:
+        raise InputError(error if isinstance(error, ValueError) else f"{path}: cannot be read ({error.strerror})")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            # DeiT's checkpoints hold the options of their command line as this one type, which only carries attributes.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
+        reason = found.group(1) if found else "no pickle of tensors"
+        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
+    except Exception as error:  # a damaged file can fail in any way
+        raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({_reason(error)})")
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: a checkpoint is a dict that holds weights; this one is a {type(state).__name__}")
+    if any(value.layout != torch.strided or value.device.type != "cpu" for value in tensors(state)):
+        raise InputError(f"{path}: holds sparse tensors, or empty shells without values")
+    if not checked:
+        say(f"note: {path} has no checksums, so damage to it cannot be seen")
+    return state
+
+
+def read(path: Path) -> dict:
+    """Read a checkpoint of this project's form. Raises InputError for what read_any refuses, and for another form."""
+    return check(read_any(path), path)
+
+
+def check(state: dict, path: Path) -> dict:
+    """The content of a checkpoint, if it has this project's form. Raises InputError if it has not."""
+    if not isinstance(state.get("model"), dict):
+        raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
+    kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
+    wrong = [key for key, kind in kinds.items() if key in state and (not isinstance(state[key], kind) or state[key] is True)]
+    wrong += ["epoch"] * ("epoch" not in wrong and not 0 <= state.get("epoch", 0) < 10**9)
+    wrong += ["classes"] * ("classes" not in wrong and not all(isinstance(name, str) for name in state.get("classes", ())))
+    wrong += ["model_ema"] * (not isinstance(state.get("model_ema"), dict | None))
+    wrong += ["model"] * (not all(isinstance(value, Tensor) for value in state["model"].values()))
+    wrong += ["args"] * ("args" not in wrong and not is_plain(state.get("args")))
+    if wrong:
+        raise InputError(f"{path}: not a checkpoint of this project's form: {', '.join(wrong)} holds something else")
+    return state
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:
+    """Load finite weights that must fit but for counters, which are no weights. Raises InputError naming the keys that differ."""
+    expected, found = (
+        {key: value for key, value in some.items() if not str(key).endswith(NO_WEIGHTS)} for some in (model.state_dict(), weights)
+    )
+    phrases = [f"{key} is missing" for key in expected if key not in found]
+    phrases += [f"{key} is foreign" for key in found if key not in expected]
+    for key, value in expected.items():
+        other = found.get(key, value)
+        if not isinstance(other, Tensor):
+            phrases.append(f"{key} is no tensor")
+        elif other.shape != value.shape:
+            phrases.append(f"{key} is {tuple(other.shape)}, not {tuple(value.shape)}")
+        elif other.is_floating_point() != value.is_floating_point():
+            phrases.append(f"{key} is {other.dtype}")
+    if phrases:
+        more = f", and {len(phrases) - 3} more" if len(phrases) > 3 else ""
+        raise InputError(f"{source}: the weights are another model's: {'; '.join(phrases[:3])}{more}")
+    if broken := [key for key, value in found.items() if not value.isfinite().all()]:
+        raise InputError(f"{source}: {broken[0]} holds numbers that are not finite: it is damaged, or its training diverged")
+    names = model.state_dict().keys()
+    model.load_state_dict({key: value for key, value in weights.items() if key in names}, strict=False)
+
+
+def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
+    """Put back what a run's parts remember: the loss, the scaler of mixed precision, and the optimiser's memory.
+
+    The optimiser's rates and decay stay this run's, and so does the schedule, for both follow from the command line. Raises
+    InputError for a state that does not fit its part or is not finite.
+    """
+    for name, part in parts.items():
+        try:
+            if name == "lr_scheduler" or (name == "scaler" and state[name] == {}):  # empty where the run so far did without fp16
+                continue
+            if name == "scaler" and not all(isinstance(value, int | float) for value in state[name].values()):
+                raise ValueError("it holds something else than numbers")
+            if isinstance(part, torch.optim.Optimizer):
+                groups, kept = part.state_dict()["param_groups"], state[name]["param_groups"]
+                if [len(group["params"]) for group in kept] != [len(group["params"]) for group in groups]:
+                    raise ValueError("it groups the weights otherwise; was --weight-decay another one?")
+                part.load_state_dict({"state": state[name]["state"], "param_groups": groups})
+                _check_memory(part)
+            else:
+                part.load_state_dict(state[name])
+            if not all(value.isfinite().all() for value in tensors(part.state_dict())):
+                raise ValueError("it holds numbers that are not finite")
+        except Exception as error:  # a foreign state can fail in any way
+            raise InputError(f"{source}: the state of its {name} does not fit ({_reason(error)})")
+
+
+def _check_memory(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where the next step would fail on what an optimiser remembers of a weight."""
+    for weight, memory in optimizer.state.items():
+        for key, value in memory.items():
+            if isinstance(value, str | bytes):
+                raise ValueError(f"{key} is text")
+            # As large as the weight, one number, or rows and columns of it, as factored optimisers keep.
+            if isinstance(value, Tensor) and value.numel() > 1 and any(side not in (1, *weight.shape) for side in value.shape):
+                raise ValueError(f"{key} is {tuple(value.shape)} for a weight of {tuple(weight.shape)}")
+
+
+def tensors(content: object) -> list[Tensor]:
+    """All tensors in nested dicts and lists."""
+    found, left, seen = [], [content], set()
+    while left:
+        one = left.pop()
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif isinstance(one, dict | list | tuple) and id(one) not in seen:  # a list may hold itself
+            seen.add(id(one))
+            left.extend(one.values() if isinstance(one, dict) else one)
+    return found
+
+
+def is_plain(value: object, depth: int = 5) -> bool:
+    """Whether a value is text, a number or None, or dicts and lists of them that are not nested deeply: it can be printed."""
+    if isinstance(value, dict | list | tuple):
+        return depth > 0 and all(is_plain(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str | float | None) or (isinstance(value, int) and abs(value) < 10**100)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

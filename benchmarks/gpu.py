@@ -1,0 +1,215 @@
+"""What needs a GPU, in slices: tests, the loss, training steps, extraction of logits, CIFAR epochs, papers' rows on CIFAR-10.
+
+    bash benchmarks/gpu.sh --minutes 9              # goes on with what has no fresh result for this GPU model, then stops
+    bash benchmarks/gpu.sh --cpu-rehearsal          # all of it in miniature, on a CPU, in a copy of the repository
+    bash benchmarks/gpu.sh --pack DIR --data-path FOLDER    # CIFAR-10 (ZIP form) and wheels, as DIR/part1, part2, ...
+    bash benchmarks/gpu.sh --fill output/gpu        # what came back becomes results/tables/gpu_*.json and results/runs/
+
+A result is fresh if GPU model, PyTorch and the code it depends on are those of now. Finished parts are in one file, results.json
+in --output: copy it away, and back to go on elsewhere. A machine without network takes its data from --packs, a folder that holds
+any of the parts; what came in an earlier call is kept in output/gpu_data.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import packs
+
+TOP = Path(__file__).resolve().parents[1]
+MODELS = {"deit_small": 4, "resnet50": 4, "mobilenet_v2": 3, "resnet18": 2, "resnet20": 2, "resnet32": 2}
+EXPERIMENTS = "cifar10-resnet20 cifar10-longtail-resnet32-50 cifar10-longtail-resnet32-100 cifar10-resnet20-paper cifar10-long"
+# Each part: minutes on a GPU, folders whose code it depends on, command; the table's file where it makes one is {table}.
+LOSS, STEP = "benchmarks/loss.py --json {table}", "benchmarks/train_step.py --json {table}"
+LOGITS, CIFAR = "benchmarks/logits.py --json {table} --data {images}", "benchmarks/cifar.py --json {table}"
+CONV, PYTEST = ["Conv/common_resnet"], "-m pytest -q -p no:cacheprovider tests/test_gpu.py -m gpu -rs"
+PARTS = {
+    "tests": (6, ["Deit", *CONV, "viz", "tests"], PYTEST + " -n 4" * bool(find_spec("xdist"))),
+    "loss": (4, ["Deit"], f"{LOSS} --seconds 5"),
+    **{
+        f"train_step {model}": (minutes, ["Deit", *CONV], f"{STEP} --models {model} --steps {10 if minutes > 2 else 50}")
+        for model, minutes in MODELS.items()
+    },
+    "logits": (2, ["viz"], f"{LOGITS} --workers {{cores}} --batch-size 256"),
+    "cifar": (2, CONV, f"{CIFAR} --workers {{cores}}"),
+}
+TINY = {
+    "tests": (1, [], PYTEST),
+    "loss": (1, [], f"{LOSS} --shapes 8x10 8x10:amp 2x3x4x4:bf16 --seconds 0.1"),
+    "train_step tiny_vit": (1, [], f"{STEP} --models tiny_vit --steps 1 --rounds 1 --modes eager"),
+    "train_step tiny_resnet": (1, [], f"{STEP} --models tiny_resnet --steps 1 --rounds 1 --modes eager"),
+    "logits": (1, [], f"{LOGITS} --models test_resnet --workers 0 --batch-size 2 --rounds 1"),
+    "cifar": (1, [], f"{CIFAR} --steps 1 --rounds 1 --batch-size 8 --workers 0"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9, help="stop after so many minutes; start nothing that would not fit")
+    parser.add_argument("--output", type=Path, default=TOP / "output/gpu", help="folder for results.json and the log")
+    parser.add_argument("--packs", type=Path, default=TOP / "gpu_packs", help="folder that holds parts of --pack")
+    parser.add_argument("--jobs", type=int, default=4, help="training runs at once on the GPU")
+    parser.add_argument("--cpu-rehearsal", action="store_true", help="everything in miniature, on a CPU")
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="write what a machine without network needs, and stop")
+    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="CIFAR-10 in ZIP form")
+    parser.add_argument("--fill", type=Path, metavar="FOLDER", help="turn its results.json into tables and runs, and stop")
+    args = parser.parse_args()
+    if args.pack:
+        return packs.pack(args.pack, args.data_path)
+    if args.fill:
+        return fill(args.fill)
+    if args.cpu_rehearsal and not (TOP / "rehearsal").exists():
+        return rehearse(args)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    measure(args, time.time() + 60 * args.minutes)
+
+
+def measure(args, deadline: float) -> None:
+    cifar, environment = args.data_path or packs.receive(args.packs), dict(os.environ)
+    if packs.SITE.is_dir():
+        environment["PYTHONPATH"] = str(packs.SITE)
+    import torch
+
+    if not args.cpu_rehearsal and not torch.cuda.is_available():
+        sys.exit("error: this machine has no GPU that PyTorch can use; --cpu-rehearsal tries everything in miniature on a CPU")
+    gpu = "CPU rehearsal" if args.cpu_rehearsal else torch.cuda.get_device_name()
+    cores = max(1, len(os.sched_getaffinity(0)) - 1)
+    args.output.mkdir(parents=True, exist_ok=True)
+    results = args.output / "results.json"
+    found = json.loads(results.read_text()) if results.exists() else {"parts": {}, "runs": {}}
+    restore_runs(found["runs"])
+    for name, (minutes, folders, command) in (TINY if args.cpu_rehearsal else PARTS).items():
+        key = {"gpu": gpu, "torch": torch.__version__, "code": digest([command.split()[0], *folders])}
+        if key.items() <= found["parts"].get(name, {}).items():
+            print(f"{name}: fresh")
+            continue
+        if deadline - time.time() < 60 * minutes:
+            return print(f"{name}: needs {minutes} minutes, which are not left; the same command goes on")
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "table.json"
+            if "{images}" in command:
+                make_images(Path(folder), 4 if args.cpu_rehearsal else 2000)
+            words = [word.format(table=table, images=folder, cores=cores) for word in command.split()]
+            print(f"{name}: {command}", flush=True)
+            start = time.time()
+            status, said = run(words, deadline, environment, args.output / "log.txt")
+            if status is None:
+                return print(f"{name}: stopped at the limit; the same command begins it again")
+            part = key | {"seconds": round(time.time() - start, 1), "status": status, "said": said}
+            part |= {"table": json.loads(table.read_text())} if table.exists() else {}
+        found["parts"][name] = part
+        write(results, found)
+        print(f"{name}: {'done' if status == 0 else 'FAILED'} in {part['seconds']:.0f} s; {said[-1] if said else ''}", flush=True)
+    if not cifar and not args.cpu_rehearsal:
+        return print(f"runs: CIFAR-10 is not whole; see --data-path, and --pack for parts that go into {args.packs}")
+    if deadline - time.time() < 60:
+        return print("runs: less than a minute is left; the same command goes on")
+    words = ["results/reproduce.py", *EXPERIMENTS.split(), "--data-path", f"cifar10={cifar}", "--device", "cuda"]
+    if args.cpu_rehearsal:
+        words = ["results/reproduce.py", "digits-parity", "--methods", "CE", "--seeds", "1", "--device", "cpu"]
+    minutes = 0.02 if args.cpu_rehearsal else max(0.1, (deadline - time.time()) / 60 - 0.3)
+    words += ["--jobs", str(args.jobs), "--minutes", f"{minutes:.2f}"]
+    print(f"runs: {' '.join(words)}", flush=True)
+    status, said = run(words, deadline + 60, environment, args.output / "log.txt")
+    for file in (TOP / "results/runs").glob("*/*.json"):
+        if json.loads(file.read_text())["hardware"]["gpu"] == gpu:
+            found["runs"][str(file.relative_to(TOP))] = file.read_text()
+    write(results, found)
+    print(f"runs: {len(found['runs'])} of this GPU; {said[-1] if said else ''}\nresults: {results}")
+    if status:
+        sys.exit(f"error: the runs failed; see {args.output / 'log.txt'}")
+
+
+def run(words: list[str], deadline: float, environment: dict, log: Path) -> tuple[int | None, list[str]]:
+    """Exit status, None where the deadline ended it, and the last lines that it printed, which the log has in full."""
+    with open(log, "a") as file:
+        start = file.tell()
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=TOP, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            status = process.wait(max(1, deadline - time.time()))
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+    return status, log.read_text(errors="replace")[start:].splitlines()[-40:]
+
+
+def digest(names: list[str]) -> str:
+    """Of scripts, and of the Python files in folders, of the repository."""
+    content, paths = hashlib.sha256(), [TOP / name for name in names]
+    for file in sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))):
+        content.update(file.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def make_images(folder: Path, count: int) -> None:
+    """An image folder of smooth noise, 500 x 375 px, JPEG: about as many bytes and as much to decode as ImageNet's images."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for number in range(count):
+        file = folder / f"val/{number % 2}/{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        small = random.integers(0, 256, (94, 125, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=90)
+
+
+def restore_runs(runs: dict[str, str]) -> None:
+    for name, content in runs.items():
+        if re.fullmatch(r"results/runs/[\w.-]+/[\w.-]+\.json", name) and not (TOP / name).exists():
+            (TOP / name).parent.mkdir(parents=True, exist_ok=True)
+            (TOP / name).write_text(content)
+
+
+def fill(folder: Path) -> None:
+    """Write the tables, those of several models as one, and the runs."""
+    found, tables = json.loads((folder / "results.json").read_text()), {}
+    for name, part in found["parts"].items():
+        if "table" in part:
+            kind = name.split()[0]
+            tables[kind] = part["table"] | {"rows": tables.get(kind, {}).get("rows", []) + part["table"]["rows"]}
+            tables[kind]["command"] = re.sub(r" --models \S+", "", tables[kind]["command"])
+    for kind, table in tables.items():
+        write(TOP / f"results/tables/gpu_{kind}.json", table)
+    restore_runs(found["runs"])
+    print(f"{len(tables)} tables and {len(found['runs'])} runs; python results/reproduce.py --render shows the runs")
+
+
+def write(path: Path, content: dict) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def rehearse(args) -> None:
+    """Run this script in a copy of the repository, which it may write to."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        unwanted = shutil.ignore_patterns(".git", ".venv", "output", "__pycache__", "*.zip")
+        shutil.copytree(TOP, copy, ignore=unwanted, symlinks=True)
+        (copy / "rehearsal").touch()
+        words = ["--cpu-rehearsal", "--output", args.output.resolve(), "--packs", args.packs.resolve()]
+        words += ["--jobs", "1", "--minutes", str(args.minutes)]
+        sys.exit(subprocess.run([sys.executable, copy / "benchmarks/gpu.py", *words]).returncode)
+
+
+if __name__ == "__main__":
+    main()

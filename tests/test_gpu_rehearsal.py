@@ -1,0 +1,87 @@
+"""benchmarks/gpu.sh without a GPU: everything in miniature, what is fresh is not measured again, packs give back what went in."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from conftest import ROOT, complains, run
+from subprojects import Subproject
+
+SUBPROJECT = benchmarks = Subproject("benchmarks")
+gpu, packs, scale = (benchmarks.load(name) for name in ("gpu", "packs", "scale"))
+SCRIPT = ROOT / "benchmarks/gpu.sh"
+
+
+def rehearse(folder, *words):
+    return run("bash", SCRIPT, "--cpu-rehearsal", "--output", folder, "--packs", folder / "none", *words, timeout=600)
+
+
+def test_the_rehearsal_measures_every_part_once(tmp_path):
+    state = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
+    result = rehearse(tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["parts"].keys() == gpu.TINY.keys()
+    assert all(part["status"] == 0 and part["gpu"] == "CPU rehearsal" for part in found["parts"].values()), found["parts"]
+    assert any("skipped" in line for line in found["parts"]["tests"]["said"])
+    tables = {name for name, part in found["parts"].items() if part.get("table", {}).get("rows")}
+    assert tables == gpu.TINY.keys() - {"tests"}
+    assert "runs of this GPU" not in result.stderr and "runs asked for are left" in result.stdout
+    again = rehearse(tmp_path, "--minutes", "0.5").stdout
+    assert [f"{name}: fresh" in again for name in gpu.TINY] == [True] * len(gpu.TINY)
+    assert "runs: less than a minute is left" in again
+    found["parts"]["loss"]["torch"] = "1.0"  # another version's result
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    assert "loss: needs 1 minutes, which are not left" in rehearse(tmp_path, "--minutes", "0.5").stdout
+    assert subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout == state
+
+
+def test_without_a_gpu_it_is_one_line(tmp_path):
+    result = subprocess.run(
+        ["bash", SCRIPT, "--output", tmp_path], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    )
+    complains(result, "no GPU that PyTorch can use", "--cpu-rehearsal")
+
+
+def test_packs_that_come_one_by_one_give_back_the_archives(tmp_path, monkeypatch, capsys):
+    data, made = tmp_path / "data", tmp_path / "made"
+    data.mkdir()
+    contents = {"train.zip": os.urandom(2500), "train_map.txt": b"a/0.png\t0\n", "val.zip": os.urandom(700)}
+    for name, content in contents.items():
+        (data / name).write_bytes(content)
+    monkeypatch.setattr(packs, "PIECE", 1000)
+    monkeypatch.setattr(packs, "WHEELS", ())
+    monkeypatch.setattr(packs, "DATA", tmp_path / "kept")
+    monkeypatch.setattr(packs, "SITE", tmp_path / "kept/site")
+    packs.pack(made, data)
+    parts = sorted(made.iterdir())
+    assert len(parts) == 4 and all(sum(file.stat().st_size for file in part.iterdir()) < 2000 for part in parts)
+    for number, part in enumerate(parts):
+        part.rename(tmp_path / "part1")
+        folder = packs.receive(tmp_path)
+        assert (folder is not None) == (number == 3)
+        (tmp_path / "part1").rename(made / f"done{number}")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == contents
+    with pytest.raises(SystemExit, match="train.zip and val.zip"):
+        packs.pack(made, tmp_path)
+
+
+def test_tables_and_runs_are_filled_in(tmp_path, monkeypatch):
+    """The rows of several models become one table."""
+    monkeypatch.setattr(gpu, "TOP", tmp_path)
+    (tmp_path / "results/tables").mkdir(parents=True)
+    table = {"command": "python benchmarks/train_step.py --models a", "environment": "e", "columns": [["x", "d"]]}
+    parts = {f"train_step {n}": {"table": table | {"rows": [[n]]}} for n in (1, 2)} | {"tests": {}}
+    runs = {"results/runs/x/CE-seed0.json": "{}\n", "../evil.json": "{}"}
+    (tmp_path / "results.json").write_text(json.dumps({"parts": parts, "runs": runs}))
+    gpu.fill(tmp_path)
+    (file,) = (tmp_path / "results/tables").iterdir()
+    filled = json.loads(file.read_text())
+    assert file.name == "gpu_train_step.json" and filled["rows"] == [[1], [2]] and "--models" not in filled["command"]
+    assert (tmp_path / "results/runs/x/CE-seed0.json").exists() and not (tmp_path.parent / "evil.json").exists()
+
+
+def test_the_page_on_scale_is_that_of_the_tables():
+    assert scale.PAGE.read_text() == scale.page(), "python benchmarks/scale.py writes it anew"

@@ -1,0 +1,45 @@
+"""The trainers on the machine that they find: too little memory, a CPU without bfloat16, fewer cores than it has."""
+
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT, complains
+from subprojects import Subproject
+from training import CONV_TRAIN, DEIT, MAIN, PLAIN, options
+
+CONV, SEGMENTATION, TEXT = (Subproject(name) for name in ("Conv/common_resnet", "Tasks/segmentation", "Tasks/text"))
+
+
+@pytest.mark.parametrize("trainer", ["deit", "conv"])
+def test_full_memory_is_one_line_that_names_the_batch(trainer, few, tmp_path):
+    """6 GB of address space hold PyTorch and 64 images of 1024 px, but not what the first layers make of these."""
+    words = [MAIN, *PLAIN, "--input-size", 1024, "--model", "vit_tiny_patch16_224", "--mean", 0, 0, 0, "--std", 1, 1, 1]
+    if trainer == "conv":
+        words = [CONV_TRAIN, "--data", "folder", "--model", "resnet18", "--input-size", 1024, "--num-workers", 0]
+        words += ["--mean", 0, 0, 0, "--std", 1, 1, 1, "--device", "cpu"]
+    words += ["--data-path", few, "--batch-size", 64, "--epochs", 1, "--output_dir", tmp_path]
+    command = ["bash", "-c", 'ulimit -v 6000000 && exec "$@"', "bash", sys.executable, *map(str, words)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    complains(result, "this machine's memory is full at --batch-size 64", "half of it")
+
+
+def test_a_cpu_without_bfloat16_is_said_to_be_slower(few, tmp_path, monkeypatch):
+    cpu = tmp_path / "cpuinfo"
+    for subproject in (DEIT, CONV, SEGMENTATION, TEXT):
+        module = subproject.load("options")
+        monkeypatch.setattr(module, "CPU_INFO", cpu)
+        for flags, has_it in (("fpu avx512f", False), ("fpu avx512_bf16", True), ("fpu amx_bf16", True)):
+            cpu.write_text(f"flags\t\t: {flags}\n")
+            assert module.cpu_has_bf16() == has_it
+    cpu.write_text("flags\t\t: fpu avx512f\n")
+    args = options(*PLAIN, "--data-path", few, "--amp", "bf16")
+    DEIT.load("options").fill_in(args)
+    assert any("--amp bf16: this CPU has no bfloat16 instructions" in note for note in args.notes)
+
+
+def test_workers_are_as_many_as_the_cores_that_the_process_may_use():
+    """Where it may use fewer cores than the machine has, as under taskset or on a cluster."""
+    command = ["taskset", "-c", "0", sys.executable, "-c", "import options; print(options.CORES)"]
+    assert subprocess.run(command, cwd=ROOT / "Deit", capture_output=True, text=True).stdout == "1\n"

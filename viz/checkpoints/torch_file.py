@@ -1,0 +1,52 @@
+"""Files of torch.save, ours or not: read without running what is in them, and not believed where they are damaged."""
+
+import argparse
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+from common.errors import InputError, reason, warn
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from checkpoints.checksums import verify_checksums
+
+
+def read(path: Path, kind: str, memory_map: bool = False) -> object:
+    """The content of a .pth, .pt, .ckpt, .th or .safetensors file on the CPU; kind: what it is called in messages.
+
+    Code in it is not run, the file is refused. Raises InputError; warns of a file that cannot be checked.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such {kind}")
+    try:
+        if not verify_checksums(path):
+            warn(f"{path}: a file of its format has no checksums, so damage cannot be noticed")
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Old DeiT checkpoints hold the options of their command line as this one type, which only carries attributes.
+        with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            if not memory_map or not zipfile.is_zipfile(file):
+                return torch.load(path, map_location="cpu", weights_only=True)
+            # PyTorch cannot map a file whose name holds bytes that are no characters.
+            name = path if str(path).isprintable() else f"/dev/fd/{file.fileno()}"
+            return torch.load(name, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
+        called = found.group(1) if found else "no pickle of tensors"
+        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({called}); nothing in it was run")
+    except Exception as error:  # a damaged file can fail in any way
+        raise InputError(f"{path}: damaged, or not a {kind} ({reason(error).removeprefix(f'{path}: ')})")
+
+
+def is_ordinary(value: object) -> bool:
+    """Whether this is a tensor of real numbers all of which it holds: not sparse, quantised, an empty shell, or expanded."""
+    return (
+        isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and not (value.is_quantized or value.is_complex())
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )

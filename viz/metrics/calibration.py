@@ -1,0 +1,65 @@
+"""Calibration and the ranking of errors before and after a temperature, over random splits: what calibration.py shows."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metrics.calibration_error import BINS
+from metrics.rankings import rank_images
+from metrics.resampling import splits
+from metrics.risk_coverage import aurc, weigh
+from metrics.scores import POWERS, chunks, normalised, normalised_scores, plain_scores
+from metrics.selection import FEW_ERRORS, FEW_HELD_OUT, choose
+from metrics.temperature import COLDEST, HOTTEST, at_temperature, fit_temperature
+
+RANKINGS = {"msp": "MSP", "max_logit": "max logit", "normalised": "s_p"}
+
+
+def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, seed: int, name: str) -> dict:
+    """Figures before and after a temperature, mean over the splits, of logits (N, K) and labels (N,).
+
+    Returns temperatures and chosen (one per split; no s_p is chosen for two classes), before and after (ece, classwise_ece, nll,
+    brier, and the AURC of RANKINGS), bins (2, BINS, 3): before and after, samples, sum of confidence and right predictions in
+    each bin of all splits' scored images; and notes.
+    """
+    held_out = splits(len(labels), fraction, repeats, seed)
+    model = rank_images(logits, labels, name)
+    chosen = choose(model, held_out, [*map(normalised, POWERS)]) if model.classes > 2 else []
+    rows = {"before": [], "after": []}
+    bins, temperatures, notes = np.zeros((2, BINS, 3)), [], []
+    for split in tqdm(range(repeats), desc=f"temperature of {name}", unit="split", disable=None, leave=False):
+        held, scored = (torch.from_numpy(np.flatnonzero(mask)) for mask in (held_out[:, split], ~held_out[:, split]))
+        temperatures.append(fit_temperature(logits, labels, held))
+        for which, (key, temperature) in enumerate({"before": 1.0, "after": temperatures[-1]}.items()):
+            measured, counts = at_temperature(logits, labels, scored, temperature)
+            score = chosen[split] if chosen else None
+            rows[key].append(measured | rankings_at(logits, labels, scored, temperature, score))
+            bins[which] += counts
+    held = weigh(model.rankings["msp"], held_out.astype(np.int32))
+    few = len(labels) - len(scored)
+    if few < FEW_HELD_OUT or held.wrong.min() < FEW_ERRORS:
+        notes.append(f"T and p are chosen on {few:,} held-out images with as few as {held.wrong.min()} errors: too few to tell")
+    at_the_end = sum(temperature in (COLDEST, HOTTEST) for temperature in temperatures)
+    if at_the_end:
+        notes.append(
+            f"the NLL falls up to the end of the range, T from {COLDEST:g} to {HOTTEST:g}, in {at_the_end} of the splits"
+        )
+    mean = {key: {f: float(np.mean([row[f] for row in measured])) for f in measured[0]} for key, measured in rows.items()}
+    settings = {"images": len(labels), "held_out_images": few, "temperatures": temperatures, "chosen": chosen}
+    return settings | mean | {"bins": bins, "notes": notes}
+
+
+def rankings_at(logits: Tensor, labels: Tensor, index: Tensor, temperature: float, score: str | None) -> dict[str, float]:
+    """The AURC of RANKINGS of logits (N, K) / temperature, rows `index` (n,). score: the s_p of normalised logits, None: none."""
+    columns = {key: [] for key in RANKINGS if score or key != "normalised"}
+    wrong = []
+    for rows, targets in chunks(logits, labels, index):
+        rows = rows / temperature
+        scores, predicted = plain_scores(rows)
+        if score:
+            scores["normalised"] = normalised_scores(rows, powers=[int(score.removeprefix("s_"))])[score]
+        wrong.append(predicted != targets)
+        for key, column in columns.items():
+            column.append(scores[key])
+    return {f"aurc_{key}": aurc(torch.cat(column), ~torch.cat(wrong)) for key, column in columns.items()}
