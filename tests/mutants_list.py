@@ -42,11 +42,11 @@ FAULTS = {
         "test_deit_parts.py::the_rate_grows_with_the_batch_and_tanh_falls_to_the_minimum": [
             ("global_batch / 512", "global_batch / 256")
         ],
-        "test_deit_parts.py::as_many_images_are_flipped_as_were_asked_for": [("hflip=args.hflip", "hflip=0.5")],
-        "test_deit_parts.py::crops_have_the_area_that_was_asked_for": [("scale=args.scale", "scale=(0.08, 1.0)")],
+        "test_deit_parts.py::as_many_images_are_flipped_as_were_asked_for": [('"hflip": args.hflip', '"hflip": 0.5')],
+        "test_deit_parts.py::crops_have_the_area_that_was_asked_for": [('"scale": args.scale', '"scale": (0.08, 1.0)')],
         "test_deit_parts.py::as_many_images_are_erased_as_were_asked_for": [
-            ("re_prob=args.reprob", "re_prob=0.25"),
-            ("re_count=args.recount", "re_count=1"),
+            ('"re_prob": args.reprob', '"re_prob": 0.25'),
+            ('"re_count": args.recount', '"re_count": 1'),
         ],
         "test_deit_parts.py::mixed_targets_hold_two_shares_alone_which_differ_between_epochs": [
             ("label_smoothing=0.0,", "label_smoothing=0.1,")
@@ -224,15 +224,15 @@ FAULTS = {
             ("default_rng((seed, epoch, 1))", "default_rng((seed, 1))")
         ],
         "test_ffcv.py::orders_share_one_shuffle": [("default_rng((self.seed, epoch))", "default_rng((self.seed, 0))")],
-        "test_ffcv.py::both_orders_of_device_give_pillows_pixels": [
-            ("(height - side) // 2, (width - side) // 2", "(height - side) // 2, (width - side) // 2 + 1")
+        "test_ffcv.py::viz_shows_images_as_ffcv_does": [
+            ("(height - side) // 2, (width - side) // 2", "(height - side) // 2, (width - side) // 3")
         ],
     },
     "Conv/ffcv/ffcv_file.py": {
         "test_ffcv_training.py::bad_files": [("| (size == pixels)", "| (size > 0)")],
     },
     "Conv/ffcv/mixing.py": {
-        "test_conv_flags.py::both_trainers_mix_alike": [("(self.seed, epoch, step, STREAM)", "(self.seed, step, STREAM)")],
+        "test_maxsup_loss.py::copies_are_identical": [("(self.seed, epoch, step, STREAM)", "(self.seed, step, STREAM)")],
     },
     "Tasks/tabular/metrics.py": {
         "test_one_definition.py::confidences_on_the_edges_of_bins[tabular]": [("np.ceil(confidence", "np.floor(confidence")],

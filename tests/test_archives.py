@@ -140,6 +140,7 @@ REFUSED = {
     "the map's prefix for some only": (TWO, {"train_map": ["train/a/1.png\t0", "b/2.png\t1"]}, "some paths begin with train/"),
     "an image that the map lacks": (TWO, {"train_map": ["a/1.png\t0"]}, "1 in the archive but not in the map"),
     "an image that the archive lacks": (TWO, {"train_map": ["a/1.png\t0", "b/2.png\t1", "b/3.png\t1"]}, "not in the archive"),
+    "another image in the map": (TWO, {"train_map": ["a/1.png\t0", "b/9.png\t1"]}, "1 in the map but not in the archive"),
     "a line twice": (TWO, {"train_map": ["a/1.png\t0", "a/1.png\t0", "b/2.png\t1"]}, "a/1.png is there more than once"),
     "two classes of one label": (TWO, {"train_map": ["a/1.png\t0", "b/2.png\t0"]}, "label 0 is both a and b"),
     "a class of two labels": (

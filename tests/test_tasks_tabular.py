@@ -160,9 +160,9 @@ def test_a_category_unseen_in_training_is_zeros():
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path):
     path = tmp_path / "numbers.csv"
-    path.write_text("x,y\n" + "".join(f"{i % 7},{(2, 10, 1)[i % 3]}\n" for i in range(30)))
+    path.write_text("x,y\n" + "".join(f"{i % 7},{(33, 4, 10, 2)[i % 4]}\n" for i in range(40)))
     found = data.read_csv(path, "y")
-    assert found.classes == ["1", "2", "10"] and found.labels.tolist() == [1, 2, 0] * 10
+    assert found.classes == ["2", "4", "10", "33"] and found.labels.tolist() == [3, 1, 2, 0] * 10
 
 
 def test_the_missing_values_are_counted(table, tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_feature_variation_against_all_pairs():
 
 
 def test_near_zero_and_confidence_by_hand():
-    logits = torch.tensor([[0.005, -0.005, 1.0, 3.0], [0.01, 0.0, 0.0, 0.0]])
+    logits = torch.tensor([[0.005, -0.005, -1.0, 3.0], [0.01, 0.0, 0.0, 0.0]])
     assert near_zero(logits, 0.01).tolist() == [0.5, 0.75]
     msp, right, *_ = columns(torch.tensor([[0.0, math.log(3)]]), torch.tensor([1])).T
     assert msp.item() == pytest.approx(-0.25, abs=1e-7) and right.item() == 1  # log 3 is rounded to float32
