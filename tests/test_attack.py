@@ -1,21 +1,25 @@
 """A minute of tests/attack: damaged inputs are refused in one line, or change nothing; and the attack itself would notice."""
 
+import os
 import random
 
 import pytest
 
 from attack import damage, run
 
-SEED = 20
-CLEAN = ("data", "Tasks/tabular", "Tasks/text")  # whose readers the attack has found nothing in
+SEED, INPUTS = 20, 4
 
 
-@pytest.mark.parametrize("subproject", CLEAN)
+@pytest.mark.parametrize("subproject", run.SUBPROJECTS)
 def test_no_damage_ends_in_a_traceback_a_hang_or_another_result(subproject):
-    counts, examples = run.run(0, 12, SEED, (subproject,))
+    """Of Conv/ffcv the configuration alone: its loops take a minute to compile."""
+    if subproject == "Conv/ffcv" and not os.environ.get("FFCV_REQUIRED"):
+        pytest.importorskip("ffcv", reason="FFCV is not installed; bash Conv/ffcv/install.sh installs it")
+    counts, examples = run.run(0, INPUTS, SEED, (subproject,), "--config" if subproject == "Conv/ffcv" else "")
     assert not examples, f"{run.table(counts)}\n{examples}"
-    assert all(found["refused"] + found["same"] + found["missed"] + found["told"] == 12 for found in counts.values())
-    assert sum(found["refused"] for found in counts.values()) > 12
+    harmless = ("refused", "same", "missed", "told")
+    assert counts and all(sum(found[kind] for kind in harmless) == INPUTS for found in counts.values())
+    assert sum(found["refused"] for found in counts.values()) > 0
 
 
 def test_the_damage_is_a_function_of_the_seed_and_seldom_none():
