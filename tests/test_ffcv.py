@@ -297,6 +297,14 @@ def test_random_crops_have_torchvisions_distribution():
     assert abs(images["flip"].mean() - 0.5) < 5 * 0.5 / 20_000**0.5
 
 
+def test_centre_crops_lie_in_the_middle():
+    images = np.zeros(2, data.IMAGE_TYPE)
+    images["height"], images["width"], images["flip"] = [60, 101], [100, 40], 1
+    data.centre_crops(images, 0.5)
+    found = [tuple(int(row[key]) for key in ("top", "left", "crop_height", "crop_width", "flip")) for row in images]
+    assert found == [(15, 35, 30, 30, 0), (40, 10, 20, 20, 0)]
+
+
 def test_crops_are_a_function_of_seed_and_epoch_and_narrow_images_have_one():
     def drawn(seed, epoch):
         images = np.zeros(50, data.IMAGE_TYPE)
