@@ -32,7 +32,7 @@ def load(path: Path, ignore_index: int | None = None) -> dict:
     if logits.ndim != 2 and not dense or logits.dtype not in FLOATS:
         raise InputError(f"{path}: 'logits' is {tuple(logits.shape)} {logits.dtype}, not {form} floating point")
     count, classes, *size = logits.shape
-    if labels.is_floating_point() or labels.shape != (count, *size):
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (count, *size):
         raise InputError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, not {(count, *size)} class indices")
     if logits.numel() == 0 or classes < 2:
         raise InputError(f"{path}: 'logits' is {tuple(logits.shape)}; at least 1 sample and 2 classes are needed")

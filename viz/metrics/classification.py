@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from metrics.calibration_error import ece
+from metrics import calibration_error
 from metrics.outputs import Outputs
 from metrics.risk_coverage import aurc
 
@@ -32,7 +32,7 @@ def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
     outputs = Outputs({"logits": logits, "labels": labels}, "the model")
     msp, right, top5, nll, brier = torch.cat([columns(*chunk) for chunk in outputs.chunks()]).T
     rates = {"top1": 100 * right.mean().item(), "top5": 100 * top5.mean().item(), "nll": nll.mean().item()}
-    return rates | {"brier": brier.mean().item(), "ece": ece(1 + msp, right.bool()), "aurc": aurc(msp, right.bool())}
+    return rates | {"brier": brier.mean().item(), **calibration_error.measure(outputs, None), "aurc": aurc(msp, right.bool())}
 
 
 def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
