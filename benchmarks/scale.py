@@ -3,6 +3,7 @@
 python benchmarks/scale.py            # the page, from the tables as they are now
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -16,11 +17,11 @@ FULL = "FFCV, full size, JPEG at quality 90"  # of loading.json
 BANDWIDTH = (2.039, 3.35)  # TB/s of memory: data sheets of the A100 80GB and of the H100, both SXM
 # Row of results/papers.json: title, millions of parameters, loader in loading.json, images per step of all GPUs, GB of files
 ROWS = {
-    "imagenet-deit-small": ("DeiT-Small", 22.05, "ours, tensors", 1024, ARCHIVES),
+    "imagenet-deit-small": ("DeiT-Small", 22.05, "ours, Pillow", 1024, ARCHIVES),
     "imagenet-resnet18": ("ResNet-18", 11.69, "FFCV, side at most 500, half as JPEG at 90", 2048, FFCV),
     "imagenet-resnet50": ("ResNet-50", 25.56, "FFCV, side at most 500, half as JPEG at 90", 2048, FFCV),
-    "imagenet-resnet101": ("ResNet-101", 44.55, "ours, tensors", 256, ARCHIVES),
-    "imagenet-mobilenetv2": ("MobileNetV2", 3.50, "ours, tensors", 256, ARCHIVES),
+    "imagenet-resnet101": ("ResNet-101", 44.55, "ours, Pillow", 256, ARCHIVES),
+    "imagenet-mobilenetv2": ("MobileNetV2", 3.50, "ours, Pillow", 256, ARCHIVES),
 }
 
 
@@ -43,14 +44,14 @@ def page() -> str:
         "`python benchmarks/scale.py` writes this page. We have not run ImageNet on GPUs. Each number below",
         "is measured on a CPU here, published elsewhere, or derived in the line that shows it.",
         "",
-        "## Images/s of a GPU",
+        "## Images/s per GPU",
         "",
         f"- RTX 3090: {TIMM}.",
         f"- A100, ResNet-50: {A100[0]:,} images/s on one GPU ({NVIDIA}).",
         f"  The other models are scaled by the same factor: {ratio_line}.",
         f"- H100: the A100's speed times the ratio of the memory bandwidths, {hopper_line}. Normalisation and activations",
-        "  are bound by memory; the ratio of the peak speeds in bfloat16 is larger.",
-        f"- 8 GPUs: {node_line} of 8 times one GPU (the same source, with its loader). We assume the same of 32 GPUs.",
+        "  are bound by memory bandwidth. The ratio of the peak speeds in bfloat16 is larger.",
+        f"- 8 GPUs: {node_line} of the speed of 8 single GPUs (same source, with its loader). We assume the same for 32 GPUs.",
         "",
         "| model | RTX 3090 | A100 | H100 |",
         "|---|---:|---:|---:|",
@@ -66,7 +67,7 @@ def page() -> str:
         "",
         f"`{loading['command']}` measured the loaders ({loading['environment']}).",
         "It uses 2 processes on 2 cores, so images/s per core are half of its figures. It crops and flips. RandAugment and",
-        "random erasing of DeiT's recipe come on top and are not measured.",
+        "random erasing of DeiT's recipe need more cores, which we have not measured.",
         "",
         "| model, loader | images/s per core | cores per A100 | cores per H100 |",
         "|---|---|---|---|",
@@ -75,15 +76,15 @@ def page() -> str:
         core, core_line = derived(f"{loaders[loader]:.0f} / 2")
         cores = [derived(f"{speed:.0f} / {core:.0f}", 1)[1] for speed in speeds[name][1:]]
         lines.append(f"| {title}: {loader} | {core_line} | {cores[0]} | {cores[1]} |")
-    faster, faster_line = derived(f"{loaders['ours, re-encoded at 256, tensors']:.0f} / {loaders['ours, tensors']:.0f}", 2)
+    faster, faster_line = derived(f"{loaders['ours, re-encoded at 256, Pillow']:.0f} / {loaders['ours, Pillow']:.0f}", 2)
     lines += [
         "",
-        "A machine with 8 GPUs and 96 cores has 12 cores per GPU; a row that needs more than 12 starves there.",
-        f"`data/imagenet/prepare.py --shorter-side 256` makes the archives' images cheaper to decode by a factor: {faster_line}.",
+        "A machine with 8 GPUs and 96 cores has 12 cores per GPU. In a row that needs more, the GPUs wait for images.",
+        f"`data/imagenet/prepare.py --shorter-side 256` speeds up loading from archives by a factor: {faster_line}.",
         "",
         "## Disk and page cache",
         "",
-        "All processes of a machine share its page cache. With less memory than the files take, each epoch reads them again.",
+        "All processes of a machine share its page cache. If the files do not fit into memory, each epoch reads them again.",
         "",
         "| model | files, GB | KB per image | GB/s to read on 1 A100 | on 8 | on 32, in all |",
         "|---|---:|---|---|---|---|",
@@ -95,15 +96,15 @@ def page() -> str:
         lines.append(f"| {title} | {size} | {line} | {' | '.join(reads)} |")
     lines += [
         "",
-        "One NVMe disk reads 3 to 7 GB/s, a network file system often less than 1 GB/s. The .ffcv files starve first: half of",
-        "their images are raw. `write_imagenet.sh 500 1.0 90` stores JPEG alone, 65 GB at 512 px by FFCV's documentation;",
-        f"that costs cores: {derived(f'{loaders[FULL]:.0f} / 2')[1]} images/s per core for JPEG at full size.",
+        "One NVMe disk reads 3 to 7 GB/s, a network file system often less than 1 GB/s. The .ffcv files reach this limit first:",
+        "half of their images are raw. `write_imagenet.sh 500 1.0 90` stores only JPEG: 65 GB at 512 px, according to FFCV. This",
+        f"needs more cores: {derived(f'{loaders[FULL]:.0f} / 2')[1]} images/s per core for JPEG at full size.",
         "",
         "## Network",
         "",
         "DistributedDataParallel sends 2 (n - 1) / n times the gradients, 4 bytes per parameter, in each step. It does so",
         "during the backward pass, which is about two thirds of a step. The recipes fix the images per step of all GPUs",
-        "together, so that each of 32 GPUs has few.",
+        "together, so each of 32 GPUs has few images.",
         "",
         "| model | images per step and GPU, 32 GPUs | step, ms (A100) | MB sent per GPU and step | Gbit/s to hide it |",
         "|---|---|---|---|---|",
@@ -117,9 +118,9 @@ def page() -> str:
         )
     lines += [
         "",
-        "NVLink within a machine carries 2,400 Gbit/s per direction on an A100 (600 GB/s in both); between machines 100 to 400",
+        "NVLink within a machine carries 2,400 Gbit/s per direction on an A100 (600 GB/s in both). Between machines, 100 to 400",
         "Gbit/s per machine are usual. A batch of 256 on 32 GPUs (ResNet-101, MobileNetV2) is therefore bound by the",
-        "network and by kernel launches: 8 GPUs are the sensible size for these recipes, or several runs side by side.",
+        "network and by kernel launches. For these recipes, use 8 GPUs per run, and run several at once.",
         "",
         "## Hours of one run",
         "",
@@ -142,5 +143,6 @@ def counts(node: float) -> list[tuple[int, float]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     PAGE.write_text(page())
     print(f"page: {PAGE}")

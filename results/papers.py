@@ -42,7 +42,7 @@ def beside(setting: dict, metrics: dict) -> str:
         if (runs if who == "ours" else any(one[figure] is not None for one in methods.values()))
     ]
     lines = [f"**{setting['setting']}.** " + (f"Our runs: {runs['experiment']}, {runs['what']}." if runs else "Not run yet."), ""]
-    lines += [f"| method |{' our seeds |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"]
+    lines += [f"| method |{' seeds, ours |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"]
     lines += ["|---|" + "---:|" * (bool(runs) + len(columns))]
     for method, reported in methods.items():
         seeds = found.get(method, {})

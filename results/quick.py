@@ -10,12 +10,14 @@ a kill.
 
 import argparse
 import dataclasses
+import fcntl
 import json
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import errors  # noqa: F401  it says in one line which package is missing
 
@@ -53,11 +55,11 @@ def main() -> None:
     runs = [Run("parity", method, seed, output, parity) for seed in range(args.seeds) for method in METHODS]
     of_ten = [Run("ten", method, 0, output, ten) for method in METHODS]
     try:
-        claim(output, runs[0].experiment.options)
-        prepare(parity)
-        prepare(ten)
-        train([*of_ten, *runs], args.epochs, args.jobs)
-        evaluate(runs, of_ten, output, args.jobs)
+        with claim(output, runs[0].experiment.options):
+            prepare(parity)
+            prepare(ten)
+            train([*of_ten, *runs], args.epochs, args.jobs)
+            evaluate(runs, of_ten, output, args.jobs)
     except Failed as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -73,13 +75,23 @@ def shorter(labels: str, epochs: int):
     return dataclasses.replace(experiment, options=options)
 
 
-def claim(output: Path, recipe: str) -> None:
-    """Make the output folder and see that what it holds comes from the same recipe."""
+def claim(output: Path, recipe: str) -> TextIO:
+    """Make the output folder, wait for another process there, and see that what it holds comes from the same recipe.
+
+    Returns the open file whose lock keeps others waiting until it is closed.
+    """
     output.mkdir(parents=True, exist_ok=True)
+    lock = open(output / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process is at work in {output}; waiting for its end", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     note = output / "recipe.txt"
     if note.exists() and note.read_text() != recipe and any(output.glob("*/*/checkpoint.pth")):
         sys.exit(f"error: {output} holds runs of another recipe; remove it or choose another --output")
     note.write_text(recipe)
+    return lock
 
 
 def train(runs: list[Run], epochs: int, jobs: int) -> None:

@@ -167,16 +167,18 @@ def summary(judged: dict[str, list[Test]]) -> str:
     if not matched:
         return ""
     count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
-    names = [name for name in EXPERIMENTS if any(test.experiment == name for test in matched)]
+    done = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in EXPERIMENTS}
     verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
     text = f"Tests at matched strength: {len(matched)}. After Holm's correction per table: {verdicts}. Finished runs: "
-    planned = {name: len(EXPERIMENTS[name].methods) * EXPERIMENTS[name].seeds for name in names}
-    finished = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in names}
-    text += ", ".join(f"{name} {finished[name]} of {planned[name]}" for name in names) + ".\n"
+    parts = [
+        f"{name} {count} of {len(EXPERIMENTS[name].methods) * EXPERIMENTS[name].seeds}" for name, count in done.items() if count
+    ]
+    text += ", ".join(parts) + ".\n"
     decided = {test.claim for test in matched if test.verdict != VERDICTS[2]}
     if not decided:
         return text
-    return text + "\n" + table_of_claims([test for test in matched if test.claim in decided], link=False)
+    text += "The table has the claims that were decided in an experiment.\n\n"
+    return text + table_of_claims([test for test in matched if test.claim in decided], link=False)
 
 
 def table_of_claims(found: list[Test], link: bool = True) -> str:

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from tqdm import tqdm
+
 import tables
 from experiments import EXPERIMENTS, Experiment
 
@@ -232,8 +234,12 @@ def together(waiting: Iterator[Iterator[None]], jobs: int, tick) -> None:
 
 def _wait_for(lock: TextIO) -> Iterator[None]:
     """Take the lock of an open file, whoever holds it."""
+    said = False
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not said:
+                tqdm.write(f"another process is at work in {Path(lock.name).parent}; waiting for its end", file=sys.stderr)
+            said = True
             yield

@@ -1,9 +1,11 @@
 """data/digits and the main job: the images are scikit-learn's, and the job can be killed and goes on."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -88,3 +90,15 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["runs"] == first
     complains(run(*job[:4], "--epochs", 4, "--output", tmp_path), "another recipe")
     complains(run(*job[:3], 1), "at least 2")
+
+
+def test_a_second_first_command_says_that_it_waits(tmp_path):
+    with open(tmp_path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = [sys.executable, ROOT / "results/quick.py", "--output", tmp_path]
+        second = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        said = second.stdout.readline()
+        second.kill()
+        second.wait()
+    assert said == f"another process is at work in {tmp_path}; waiting for its end\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]

@@ -305,7 +305,7 @@ def test_a_page_of_made_up_runs():
     assert len(counts) == 4 and counts[0] == sum(counts[1:]) > 0
     papers = results.load("papers").markdown(render.metrics_of(found))
     assert "Our runs: cifar10-resnet20, trained for 30 epochs, where the paper trains for 75." in papers
-    assert "| method | our seeds | error %, ours | AURC, ours |" in papers and "| CE | 5 | " in papers
+    assert "| method | seeds, ours | error %, ours | AURC, ours |" in papers and "| CE | 5 | " in papers
     assert "imbalance 50 (MaxSup paper).** Not run yet.\n\n| method | top-1 %, paper |\n|---|---:|\n| focal | 76.8 |" in papers
 
 
