@@ -48,10 +48,12 @@ def members(archive: Path):
     if not archive.is_file():
         raise DataError(f"{archive}: no such file; the README beside this script says where it comes from")
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive) as tar:
             for member in tar:
                 if member.isfile():
                     yield str(PurePosixPath(member.name)), tar.extractfile(member)
+            while tar.fileobj.read(1 << 20):  # the checksum of a compressed archive stands at its end
+                pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise DataError(f"{archive}: damaged, or not a tar archive ({error})")
 

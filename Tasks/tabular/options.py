@@ -1,6 +1,7 @@
 """The command line of main.py."""
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.data not in (*SOURCES, "digits"):
         if args.data_path is not None:
             raise InputError(f"--data {args.data}: give the CSV file once, as --data {args.data_path}")
-        if not Path(args.data).is_file():
+        if not os.path.isfile(args.data):
             known = ", ".join((*SOURCES, "digits"))
             raise InputError(f"--data {args.data}: neither a data set ({known}) nor a file that exists")
     if args.data == "digits" and (args.data_path or args.target or args.categorical or args.drop):
@@ -98,7 +99,7 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--resume {args.resume}: with --seeds only --resume auto is possible")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    if args.logits is not None and not args.logits.parent.is_dir():
+    if args.logits is not None and not os.path.isdir(args.logits.parent):
         raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
     args.output_dir = args.output_dir or Path("output") / f"{Path(args.data).stem}-{args.loss}"
 

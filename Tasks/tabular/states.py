@@ -152,10 +152,13 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
 
 def _check_memory(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError where the next step would fail on what an optimiser remembers of a weight."""
+    kinds: dict[str, type] = {}
     for weight, memory in optimizer.state.items():
         for key, value in memory.items():
-            if isinstance(value, str | bytes):
-                raise ValueError(f"{key} is text")
+            if isinstance(value, str | bytes) or kinds.setdefault(key, type(value)) is not type(value):
+                raise ValueError(f"{key} is {type(value).__name__} for one of the weights")
+            if isinstance(value, Tensor) and value.numel() == 0:
+                raise ValueError(f"{key} is empty")
             # As large as the weight, one number, or rows and columns of it, as factored optimisers keep.
             if isinstance(value, Tensor) and value.numel() > 1 and any(side not in (1, *weight.shape) for side in value.shape):
                 raise ValueError(f"{key} is {tuple(value.shape)} for a weight of {tuple(weight.shape)}")

@@ -1,6 +1,7 @@
 """The command line of main.py."""
 
 import argparse
+import os
 from pathlib import Path
 
 from errors import InputError
@@ -85,7 +86,7 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.data_path is None:
         what = "IMDB's folder aclImdb; data/imdb/README.md has the source" if args.data == "imdb" else "a text file or a folder"
         raise InputError(f"--data {args.data}: needs --data-path, {what}")
-    if not args.data_path.exists():
+    if not os.path.exists(args.data_path):
         raise InputError(f"--data-path {args.data_path}: no such file or folder")
     if args.seeds and args.resume not in (None, "auto"):
         raise InputError(f"--resume {args.resume}: with --seeds only --resume auto is possible")
@@ -93,7 +94,7 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
-    if args.logits is not None and not args.logits.parent.is_dir():
+    if args.logits is not None and not os.path.isdir(args.logits.parent):
         raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
 

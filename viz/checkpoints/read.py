@@ -203,7 +203,7 @@ def check_facts(facts: dict, classes: list | None, path: Path) -> None:
         if not right:
             raise InputError(f"{path}: its {key} is {reprlib.repr(facts[key])}, not {wanted}")
 
-    for key, low in (("mean", -1e6), ("std", 1e-6)):
+    for key, low in (("mean", 0), ("std", 1e-6)):
         three = isinstance(facts[key], list | tuple) and len(facts[key]) == 3
         need(three and numbers(facts[key], int | float, low, 1e6), key, f"three numbers from {low:g} to 1e+06; see --{key}")
     ranges = {"input_size": (int, 1, 4096), "num_classes": (int, 1, 10**7), "crop_ratio": (int | float, 1e-3, 1)}

@@ -49,7 +49,7 @@ def load(path: Path, ignore_index: int | None = None) -> dict:
 
 
 def _check_optional(path: Path, content: dict, count: int, classes: int) -> None:
-    for key, least, most in (("paths", count, count), ("classes", 0, classes)):
+    for key, least, most in (("paths", count, count), ("classes", classes, classes)):
         value = content.setdefault(key, None)
         right = isinstance(value, list) and least <= len(value) <= most and all(isinstance(name, str) for name in value)
         if value is not None and not right:
