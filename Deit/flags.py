@@ -5,9 +5,9 @@ REFUSED are those that end the run, with the reason. settle() turns DeiT's optio
 """
 
 import argparse
-import difflib
 import sys
 
+import errors
 from errors import InputError
 
 # Dashes and underscores are one spelling and are not listed.
@@ -30,17 +30,11 @@ UNNEEDED = {
     "--patience-epochs": (1, "only the plateau schedule reads it, which needs a metric that DeiT's loop does not give"),
     "--resplit": (0, "it needs several augmentation splits, which DeiT does not make either"),
 }
-REFUSED = {"--cosub": "co-training of two submodels (DeiT III) is defined for binary cross-entropy alone; it is not built here"}
+REFUSED = {"--cosub": "co-training of two submodels (DeiT III) is defined only for binary cross-entropy; it is not built here"}
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that knows the spellings above and raises InputError.
-
-    The namespace has `notes`: one line for each option that is given and has no effect.
-    """
-
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+class Parser(errors.Parser):
+    """A parser that knows the spellings above. The namespace has `notes`: a line for each option given that has no effect."""
 
     def parse_known_args(self, args=None, namespace=None):
         words = self._translate(sys.argv[1:] if args is None else args)
@@ -48,17 +42,8 @@ class Parser(argparse.ArgumentParser):
         namespace.notes = getattr(namespace, "notes", [])
         return namespace, unknown
 
-    def parse_args(self, args=None, namespace=None):
-        namespace, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            known = [*self._option_string_actions, *SPELLINGS]
-            word = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if word.startswith("-") else []
-            raise InputError(f"{word}: no such option; {f'the nearest is {near[0]}' if near else '--help lists them all'}")
-        return namespace
-
-    def error(self, message: str):
-        raise InputError(message)
+    def spellings(self) -> list[str]:
+        return [*super().spellings(), *SPELLINGS]
 
     def _translate(self, words: list[str]) -> list[str]:
         """The words with each option in the spelling that it was declared with. Raises InputError where two spellings differ."""

@@ -112,10 +112,10 @@ def check_pairs(args: argparse.Namespace) -> None:
     if args.finetune and args.resume:
         raise InputError(
             f"--finetune {args.finetune} and --resume {args.resume}: the first starts a run from weights, the second continues "
-            "one with its optimiser; give one of them (an interrupted fine-tuning continues with --resume auto alone)"
+            "one with its optimiser; give one of them (an interrupted fine-tuning continues with --resume auto only)"
         )
     if args.freeze_backbone and args.attn_only:
-        raise InputError("--freeze-backbone and --attn-only: the first trains the classifier alone; give one of them")
+        raise InputError("--freeze-backbone and --attn-only: the first trains only the classifier; give one of them")
     if args.distillation_type == "none" and (args.teacher_path or args.teacher_model):
         name = "--teacher-path" if args.teacher_path else "--teacher-model"
         raise InputError(f"{name} without --distillation-type: give --distillation-type soft or hard")
@@ -130,17 +130,18 @@ def check_pairs(args: argparse.Namespace) -> None:
 def get_parser() -> Parser:
     parser = Parser(
         description="Train or evaluate a timm model with MaxSup or one of the losses it is compared with.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog="DeiT's options are accepted, with - or _. README.md says where they differ.",
     )
     switch = argparse.BooleanOptionalAction
 
     group = parser.add_argument_group("loss")
-    group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSSES)}; none: maxsup")
+    group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSSES)}; if omitted: maxsup")
     group.add_argument(
-        "--alpha", type=float, help="strength; none: the loss's published strength and schedule (maxsup 0.1 -> 0.2)"
+        "--alpha", type=float, help="strength; if omitted: the loss's published strength and schedule (maxsup 0.1 -> 0.2)"
     )
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha throughout")
+    group.add_argument(
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: --alpha throughout"
+    )
     group.add_argument(
         "--prior",
         default="uniform",
@@ -155,13 +156,15 @@ def get_parser() -> Parser:
         "--distillation-type", default="none", choices=["none", "soft", "hard"], help="how the student learns from the teacher"
     )
     group.add_argument("--teacher-path", metavar="PATH|URL", help="the teacher's checkpoint, of any trainer")
-    group.add_argument("--teacher-model", metavar="NAME", help="model of timm or torchvision; none: the one that the file names")
+    group.add_argument(
+        "--teacher-model", metavar="NAME", help="model of timm or torchvision; if omitted: the one that the file names"
+    )
     group.add_argument("--distillation-alpha", type=float, default=0.5, help="the teacher's share of the loss")
     group.add_argument("--distillation-tau", type=float, default=1.0, help="temperature of soft distillation")
 
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="deit_small_patch16_224", metavar="NAME", help="any timm model")
-    group.add_argument("--num-classes", type=int, help="size of the classifier; none: as many as the data has classes")
+    group.add_argument("--num-classes", type=int, help="size of the classifier; if omitted: as many as the data has classes")
     group.add_argument("--input-size", type=int, default=224, help="side of the square input, pixels")
     group.add_argument("--drop", type=float, default=0.0, help="dropout rate")
     group.add_argument("--drop-path", type=float, default=0.1, help="stochastic depth rate")
@@ -171,8 +174,8 @@ def get_parser() -> Parser:
 
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--finetune", metavar="PATH|URL", help="start from the weights of a checkpoint of any trainer")
-    group.add_argument("--freeze-backbone", action="store_true", help="train the classifier alone (a linear probe)")
-    group.add_argument("--attn-only", action="store_true", help="train attention, position embeddings and classifier alone")
+    group.add_argument("--freeze-backbone", action="store_true", help="train only the classifier (a linear probe)")
+    group.add_argument("--attn-only", action="store_true", help="train only attention, position embeddings and the classifier")
     group.add_argument("--layer-decay", type=float, help="factor of the learning rate from each layer to the one below it")
     group.add_argument("--train-mode", action=switch, default=True, help="train with dropout and stochastic depth at work")
 
@@ -182,10 +185,10 @@ def get_parser() -> Parser:
     group.add_argument("--recipe-batch", type=int, default=1024, help="warn if the global batch is another one; 0: never")
     group.add_argument("--opt", default="adamw", metavar="NAME", help="any timm optimiser")
     group.add_argument("--opt-eps", type=float, default=1e-8, help="epsilon of the optimiser")
-    group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; none: its own")
+    group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; if omitted: its own")
     group.add_argument("--momentum", type=float, default=0.9, help="momentum, for SGD")
     group.add_argument("--weight-decay", type=float, default=0.05, help="weight decay, none on norms and biases")
-    group.add_argument("--clip-grad", type=float, help="largest norm of the gradient; none: not clipped")
+    group.add_argument("--clip-grad", type=float, help="largest norm of the gradient; if omitted: not clipped")
     group.add_argument("--lr", type=float, default=5e-4, help="learning rate for a global batch of 512, scaled linearly")
     group.add_argument("--unscale-lr", action="store_true", help="take --lr as it is, whatever the batch")
     group.add_argument("--sched", default="cosine", metavar="NAME", help="cosine, step, tanh or poly; changed once per epoch")
@@ -230,7 +233,7 @@ def get_parser() -> Parser:
     )
     group.add_argument("--inat-category", default="name", choices=CATEGORIES, help="what the labels of iNaturalist are")
     group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once per machine")
-    group.add_argument("--num_workers", type=int, help="loading processes per process; none: one per core, at most 10")
+    group.add_argument("--num_workers", type=int, help="loading processes per process; if omitted: one per core, at most 10")
     group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
     group.add_argument("--mean", type=float, nargs=3, default=[0.485, 0.456, 0.406], help="mean of the inputs")
     group.add_argument("--std", type=float, nargs=3, default=[0.229, 0.224, 0.225], help="their standard deviation")
@@ -244,8 +247,8 @@ def get_parser() -> Parser:
     group.add_argument("--dist-eval", action=switch, default=True, help="share the validation images among the processes")
     group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
-    group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
-    group.add_argument("--amp", choices=["bf16", "fp16", "off"], help="mixed precision; none: bf16 on a GPU, off on a CPU")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
+    group.add_argument("--amp", choices=["bf16", "fp16", "off"], help="mixed precision; if omitted: bf16 on a GPU, off on a CPU")
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
     group.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in --output_dir")

@@ -34,9 +34,10 @@ CIFAR = SOURCES["cifar10"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Images in memory beside torchvision's.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Small images in memory against torchvision's pipeline.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data-path", type=Path, help="CIFAR-10, folder or ZIP form; none: random images")
+    parser.add_argument("--data-path", type=Path, help="CIFAR-10, folder or archives; if omitted: random images")
     parser.add_argument("--steps", type=int, default=60, help="steps of a round; an epoch has 390")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each rival, one after the other")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step")

@@ -48,7 +48,7 @@ MODELS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="class folders of images; none: digits")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="class folders of images; if omitted: digits")
     parser.add_argument("--checkpoint", type=Path, help="what viz/ reads; with --data")
     parser.add_argument("--title", help="what the table calls the model, with --data")
     parser.add_argument("--model", help="architecture, where the checkpoint does not say it")

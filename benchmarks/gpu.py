@@ -2,7 +2,7 @@
 
     bash benchmarks/gpu.sh --minutes 9              # goes on with what has no fresh result for this GPU model, then stops
     bash benchmarks/gpu.sh --cpu-rehearsal          # all of it in miniature, on a CPU, in a copy of the repository
-    bash benchmarks/gpu.sh --pack DIR --data-path FOLDER    # CIFAR-10 (ZIP form) and wheels, as DIR/part1, part2, ...
+    bash benchmarks/gpu.sh --pack DIR --data-path FOLDER    # CIFAR-10 as archives, and wheels, as DIR/part1, part2, ...
     bash benchmarks/gpu.sh --fill output/gpu        # what came back becomes results/tables/gpu_*.json and results/runs/
 
 A result is fresh if GPU model, PyTorch and the code it depends on are those of now. Finished parts are in one file, results.json
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=4, help="training runs at once on the GPU")
     parser.add_argument("--cpu-rehearsal", action="store_true", help="everything in miniature, on a CPU")
     parser.add_argument("--pack", type=Path, metavar="DIR", help="write what a machine without network needs, and stop")
-    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="CIFAR-10 in ZIP form")
+    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="CIFAR-10 as archives")
     parser.add_argument("--fill", type=Path, metavar="FOLDER", help="turn its results.json into tables and runs, and stop")
     args = parser.parse_args()
     if args.pack:

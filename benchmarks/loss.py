@@ -43,7 +43,7 @@ TRAFFIC = "memory traffic alone"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     on_gpu = torch.cuda.is_available()
-    form = "logits; NxKxHxW: of pixels; :bf16 in bfloat16, :amp these under autocast, none: float32; none: by the device"
+    form = "logits; NxKxHxW: of pixels; :bf16 in bfloat16, :amp these under autocast, none: float32; if omitted: by the device"
     parser.add_argument("--shapes", nargs="+", metavar="NxK", help=form)
     parser.add_argument("--seconds", type=float, default=20, help="time for each shape")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

@@ -3,7 +3,8 @@
 Methods carry their strength in their name: "LS 0.1" is constant, "LS 0.1-0.2" rises linearly over training.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 CONV = "Conv/common_resnet/train.py"
 SMALL_RESNET = "ResNet-8 of width 16, first stage at half resolution"
@@ -74,6 +75,12 @@ def _cifar10(*words, **more) -> Experiment:
     return _small("CIFAR-10", "cifar10", *words, **more)
 
 
+def _distillation(data: Callable[..., Experiment]) -> Experiment:
+    widths = "teachers of width 32, students of width 16"
+    found = data(widths, "--epochs 6", TEACHERS | STUDENTS | arms("0.1"), 4)
+    return replace(found, model=f"ResNet-8, {widths}, first stage at half resolution")
+
+
 def _resnet(depth: int, title: str, options: str, methods: dict, seeds: int, minutes: float, **more) -> Experiment:
     words = f"--data cifar10 --model resnet{depth} {options}"
     return Experiment("CIFAR-10", title, f"ResNet-{depth}", words, methods, seeds, minutes, source="cifar10", **more)
@@ -141,22 +148,34 @@ EXPERIMENTS = {
     "cifar10-resnet20-paper": _resnet(
         20,
         "the recipe of the selective-classification paper",
-        f"--epochs 75 {RESNET20.format('25 50')}",
+        f"--epochs 75 {RESNET20.format('25 50')} --opt sgd",
         arms("0.2"),
         3,
         190,
         strength="0.2",
     ),
     "cifar10-longtail-resnet32-50": _resnet(
-        32, "long-tailed, imbalance 50, as in the MaxSup paper", f"{RESNET32} --imbalance-ratio 50", MATCHED | FOCAL, 3, 210
+        32, "long-tailed, imbalance 50, the MaxSup paper's schedule", f"{RESNET32} --imbalance-ratio 50", MATCHED | FOCAL, 3, 210
     ),
     "cifar10-longtail-resnet32-100": _resnet(
-        32, "long-tailed, imbalance 100, as in the MaxSup paper", f"{RESNET32} --imbalance-ratio 100", MATCHED | FOCAL, 3, 190
+        32,
+        "long-tailed, imbalance 100, the MaxSup paper's schedule",
+        f"{RESNET32} --imbalance-ratio 100",
+        MATCHED | FOCAL,
+        3,
+        190,
     ),
     "bank": _task("Bank Marketing", "two classes", "MLP", "tabular", "bank --epochs 10", TABULAR, 20, 0.5),
     "shoppers": _task("Online Shoppers", "two classes", "MLP", "tabular", "shoppers --epochs 10", TABULAR, 20, 0.4),
     "imdb": _task(
-        "IMDB", "two classes", "LSTM", "text", "imdb --model lstm --epochs 5 --amp bf16 --eval-every 5", arms("0.2"), 3, 30
+        "IMDB",
+        "two classes; 5 epochs, where the paper trains 10",
+        "LSTM",
+        "text",
+        "imdb --model lstm --epochs 5 --amp bf16 --eval-every 5",
+        arms("0.2"),
+        3,
+        30,
     ),
     "camvid": _task(
         "CamVid",
@@ -168,10 +187,6 @@ EXPERIMENTS = {
         3,
         10,
     ),
-    "distillation-fashion": _fashion(
-        "teachers of width 32, students of width 16", "--epochs 6", TEACHERS | STUDENTS | arms("0.1"), 4
-    ),
-    "distillation-cifar10": _cifar10(
-        "teachers of width 32, students of width 16", "--epochs 6", TEACHERS | STUDENTS | arms("0.1"), 4
-    ),
+    "distillation-fashion": _distillation(_fashion),
+    "distillation-cifar10": _distillation(_cifar10),
 }

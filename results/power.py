@@ -15,7 +15,7 @@ def power(name: str) -> str:
         sys.exit(f"error: {name} has no finished runs; `python results/reproduce.py {name}` makes them")
     lines = [f"{name}: seeds for 80 % power if the true difference and its spread are those of the finished runs", ""]
     lines.append(f"{'':5}{'measured as':76}{'seeds now':>10}{'by itself':>11}{'with Holm':>11}")
-    for title, found in claims.tables(metrics).items():
+    for title, found in claims.tables(metrics, unfinished=True).items():
         own = [test for test in found if test.experiment == name]
         lines += [f"{title}:"] if own else []
         for test in own:

@@ -61,12 +61,14 @@ every interval, with filters by paper and by data set.
 - **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
   experiments{at_02}. Only the section on the papers' recipes compares different strengths.
 - **Pairs.** Runs with the same seed share initial weights, data order and augmentation. A test uses
-  the differences between two methods, one per seed (paired t test, two-sided).
+  the differences between two methods, one per seed (paired t test, two-sided). In bank and shoppers
+  the seed also splits the table into training and test rows.
 - **Verdicts.** A claim is supported or contradicted if p is below {level:g} after Holm's correction
   for all tests of its table. The 95 % intervals are not corrected. A claim of "at least" is tested
-  as "more than": equality cannot be shown by a difference test.
+  as "more than": equality cannot be shown by a difference test. A claim is tested when all planned
+  seeds of its methods are finished, not before.
 - **Detectable.** For an undecided claim, the table gives the smallest true difference that these
-  seeds would have shown with 80 % power, without correction.
+  seeds would have shown with 80 % power, as the first of its table that Holm's correction lets through.
 - **Choices.** Epochs, learning rates and strengths were fixed beforehand. The p of logit
   normalisation and the temperature are chosen on a fifth of the test images and scored on the
   others.
@@ -76,6 +78,9 @@ CAUTION = """\
 
 MaxSup and LS differ only where the prediction is wrong. At a training accuracy close to 100 %, they
 are nearly the same loss{near}.
+
+LS and MaxSup lower every confidence. A lower MSP of wrong predictions (C25a) is no better ranking by
+itself: AURC measures the ranking.
 
 Most networks here are small and were trained for minutes. These runs can neither refute nor confirm
 the papers' ImageNet results.
@@ -183,7 +188,7 @@ def summary(judged: dict[str, list[Test]]) -> str:
 
 def table_of_claims(found: list[Test], link: bool = True) -> str:
     """A row for each claim and test: in which experiments it was supported or contradicted, and in how many it is undecided."""
-    lines = [f"| | claim | source | {VERDICTS[0]} in | {VERDICTS[1]} in | {VERDICTS[2]} in |", "|---|---|---|---|---|---|"]
+    lines = [f"| id | claim | source | {VERDICTS[0]} in | {VERDICTS[1]} in | {VERDICTS[2]} in |", "|---|---|---|---|---|---|"]
     rows = {test.claim: [] for test in found}
     for test in found:
         rows[test.claim].append(test)
@@ -212,7 +217,7 @@ def section(experiment: str) -> str:
 def table_of_tests(groups: dict[str, list[Test]]) -> str:
     """The numbers of an experiment's tests."""
     lines = [
-        "| | measured as | difference | 95 % interval | p | p, Holm | verdict | detectable |",
+        "| id | measured as | difference | 95 % interval | p | p, Holm | verdict | detectable |",
         "|---|---|---:|---:|---:|---:|---|---:|",
     ]
     for title, found in groups.items():
@@ -224,7 +229,7 @@ def table_of_tests(groups: dict[str, list[Test]]) -> str:
             mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
             least = ""
             if test.verdict == VERDICTS[2]:
-                least = f"{detectable(deviation(test.values), len(test.values)):.{places}f}"
+                least = f"{detectable(deviation(test.values), len(test.values), test.level):.{places}f}"
             label = " (recipes)" if title not in claims.TOPICS and "recipes" in title else ""
             cells = [test.claim.id, what(test) + label, mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.holm:.2g}"]
             lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
@@ -264,7 +269,7 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
     lines += [f"{minutes:.0f} minutes of training in all; {'; '.join(kinds)}; torch {some['versions']['torch']}."]
     images = some["metrics"].get("images") or FEW_IMAGES
-    if images < FEW_IMAGES:
+    if images < FEW_IMAGES and "miou" not in some["metrics"]:  # pixels of an image are no independent trials
         parts = []
         for method, seeds in metrics.items():
             low, high = wilson(sum(values_of({method: seeds}, "top1")) / len(seeds), images)

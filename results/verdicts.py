@@ -45,11 +45,11 @@ def power_of(difference: float, deviation: float, seeds: int, level: float = LEV
     return float(nct.sf(limit, seeds - 1, shift) + wrong_sign)
 
 
-def detectable(deviation: float, seeds: int) -> float:
-    """The smallest true difference that so many seeds show with 80 % power, without correction for other tests."""
+def detectable(deviation: float, seeds: int, level: float = LEVEL) -> float:
+    """The smallest true difference that so many seeds show with 80 % power at a level of p."""
     if deviation == 0:
         return 0.0
-    return deviation * brentq(lambda size: power_of(size, 1.0, seeds) - POWER, 1e-9, 1e3)
+    return deviation * brentq(lambda size: power_of(size, 1.0, seeds, level) - POWER, 1e-9, 1e3)
 
 
 def seeds_needed(difference: float, deviation: float, level: float = LEVEL, most: int = 1000) -> int | None:

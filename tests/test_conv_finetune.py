@@ -46,7 +46,7 @@ def pictures(folder, sizes, classes=("ant", "bee", "cat")):
 # ------------------------------------------------------------------------------------------------ a folder of images
 
 
-def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path):
+def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, capsys):
     """Mean and deviation are NumPy's over the training pixels, to the four digits that are stored."""
     folder = pictures(tmp_path / "own", [(40, 40)] * 4)
     state = trained(tmp_path / "run", "--data", "folder", "--data-path", folder, "--batch-size", 6)
@@ -63,6 +63,25 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path):
     train.main(
         options.get_parser().parse_args(["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--device", "cpu"])
     )
+    torch.save(state["model"], tmp_path / "bare.pth")  # which says nothing of the model: the command does
+    words = ["--test-only", "--resume", tmp_path / "bare.pth", "--data", "folder", "--data-path", folder, "--device", "cpu"]
+    words += [
+        "--model",
+        args["model"],
+        "--width",
+        args["width"],
+        "--stem-stride",
+        args["stem_stride"],
+        "--mean",
+        *args["mean"],
+        "--std",
+        *args["std"],
+    ]
+    capsys.readouterr()
+    train.main(options.get_parser().parse_args([str(word) for word in words]))
+    of_bare = capsys.readouterr().out.splitlines()[-1]
+    train.main(options.get_parser().parse_args(["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth")]))
+    assert capsys.readouterr().out.splitlines()[-1].split(": ")[1] == of_bare.split(": ")[1]
     again = trained(tmp_path / "again", "--data", "folder", "--data-path", folder, "--batch-size", 6, "--holdout", 0.25)
     assert again["training_rows"].shape == (9,)
 

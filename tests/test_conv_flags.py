@@ -57,7 +57,7 @@ def test_each_flag_of_torchvision_changes_an_option_or_says_that_it_does_not(fla
 
 def test_the_list_is_whole_and_every_spelling_is_known():
     assert len(FLAGS) == len(set(FLAGS)) > 50
-    known = set(options.get_parser().spellings) | set(flags.WITHOUT_EFFECT) | set(flags.REFUSED)
+    known = set(options.get_parser().spellings()) | set(flags.WITHOUT_EFFECT) | set(flags.REFUSED)
     assert set(FLAGS) <= known
 
 

@@ -220,6 +220,18 @@ def test_idx_files(tmp_path):
     found, targets, classes = pixels.read("fashion-mnist", tmp_path, "val", 28)
     assert np.array_equal(found.numpy(), images[..., None].repeat(3, 3)) and targets.tolist() == [9, 0, 3, 3, 1]
     assert classes[9] == "Ankle boot"
+    raw = tmp_path / "download/FashionMNIST/raw"  # as torchvision leaves it, which viz/ finds by the checkpoint's data_path
+    raw.mkdir(parents=True)
+    for stem in ("train", "t10k"):
+        (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(labels)
+    again = pixels.read("fashion-mnist", tmp_path / "download", "val", 28)
+    assert torch.equal(again[0], found) and torch.equal(again[1], targets) and again[2] == classes
+    with viz.active():
+        assert open_images(tmp_path / "download", "val", "fashion-mnist").labels.tolist() == targets.tolist()
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(InputError, match="fashion-mnist: is damaged in .*download"):
+        pixels.read("fashion-mnist", tmp_path / "download", "val", 28)
     with pytest.raises(InputError, match=r"wanted are \(N, 32, 32\)"):
         pixels.read("fashion-mnist", tmp_path, "val", 32)
     with pytest.raises(InputError, match="holds neither"):  # its class names are not CIFAR's

@@ -337,5 +337,5 @@ def test_a_missing_package_ends_a_preparation_with_one_line(script):
     if done.returncode:
         assert re.fullmatch(r"error: the package '\w+' is not installed for \S+; .+\n", done.stderr)
     else:
-        assert script in ("bank", "imdb", "shoppers")
+        assert script in ("bank", "shoppers")
     assert (ROOT / "data/errors.py").read_bytes() == (ROOT / "results/errors.py").read_bytes()

@@ -61,11 +61,11 @@ def by_brute_force(score, wrong):
     best = np.sort(wrong)
     expected = {"error": np.mean(wrong), "aurc": risk.mean()}
     for percent in (20, 80):
-        expected[f"risk_at_{percent}%_coverage"] = risk[-(-percent * n // 100) - 1]
+        expected[f"risk_at_coverage_{percent}"] = risk[-(-percent * n // 100) - 1]
     expected["excess_aurc"] = risk.mean() - np.mean([best[:k].mean() for k in range(1, n + 1)])
     cuts = [k for k in range(1, n + 1) if k == n or score[order[k - 1]] > score[order[k]]]
     for level in RISKS:
-        expected[f"coverage_at_{100 * level:g}%_risk"] = max([k / n for k in cuts if risk[k - 1] <= level], default=0)
+        expected[f"coverage_at_risk_{100 * level:g}"] = max([k / n for k in cuts if risk[k - 1] <= level], default=0)
     both = len(set(wrong)) == 2
     expected["auroc"] = roc_auc_score(~np.array(wrong), score) if both else math.nan
     return expected
@@ -159,9 +159,7 @@ def test_a_worked_example():
     ours = measured([0.9, 0.8, 0.7, 0.6], [False, True, False, False])
     assert ours["aurc"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 4)
     assert ours["excess_aurc"] == pytest.approx((1 / 2 + 1 / 3) / 4)
-    assert (
-        ours["coverage_at_5%_risk"] == 1 / 4 and ours["risk_at_80%_coverage"] == 1 / 4 and ours["auroc"] == pytest.approx(1 / 3)
-    )
+    assert ours["coverage_at_risk_5"] == 1 / 4 and ours["risk_at_coverage_80"] == 1 / 4 and ours["auroc"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -200,7 +198,7 @@ def test_a_risk_exactly_at_the_level_asked_for_is_allowed(level):
     """The last of the first 1 / level samples is wrong, so their risk is the level itself."""
     first = round(1 / level)
     wrong = np.arange(2 * first) >= first - 1
-    name = f"coverage_at_{100 * level:g}%_risk"
+    name = f"coverage_at_risk_{100 * level:g}"
     assert measured(-np.arange(2.0 * first), wrong)[name] == 0.5
     assert measured(-np.arange(1.0 * first), wrong[:first])[name] == 1
     wrong[0] = True
@@ -235,8 +233,8 @@ def test_figures_against_torch_uncertainty():
     assert value(theirs.AURC()) == pytest.approx(trapezoid, abs=1e-6)  # it computes in float32
     for level in RISKS:
         coverage = value(theirs.CovAtxRisk(level))
-        assert ours[f"coverage_at_{100 * level:g}%_risk"] == pytest.approx(0 if math.isnan(coverage) else coverage, abs=1e-6)
-    assert ours["risk_at_80%_coverage"] == pytest.approx(value(theirs.RiskAtxCov(0.8)), abs=1e-6)
+        assert ours[f"coverage_at_risk_{100 * level:g}"] == pytest.approx(0 if math.isnan(coverage) else coverage, abs=1e-6)
+    assert ours["risk_at_coverage_80"] == pytest.approx(value(theirs.RiskAtxCov(0.8)), abs=1e-6)
 
 
 def test_the_best_ranking_against_its_published_limit():
@@ -430,7 +428,7 @@ def test_nothing_to_rank(kind, tmp_path):
         assert row["auroc"] == {"value": None, "interval": None}
         assert row["aurc"]["value"] == pytest.approx(float(kind == "wrong"), abs=1e-12)
         assert row["excess_aurc"]["value"] == pytest.approx(0, abs=1e-12)
-        assert row["coverage_at_1%_risk"]["value"] == float(kind == "right")
+        assert row["coverage_at_risk_1"]["value"] == float(kind == "right")
         assert "undefined" in text and f"all predictions are {kind}" in text
     assert "NaN" not in (tmp_path / "summary.json").read_text()
 

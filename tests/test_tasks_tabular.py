@@ -71,6 +71,7 @@ def test_digits_are_learnt_and_logged(tmp_path):
     logits, labels = found["logits"], found["labels"].numpy()
     assert logits.shape == (360, 10) and logits.dtype == torch.float32 and found["classes"] == list("0123456789")
     assert [line["alpha"] for line in log(tmp_path / "run")] == pytest.approx(np.linspace(0.1, 0.2, 10))
+    assert np.diff([line["seconds"] for line in log(tmp_path / "run")], prepend=0).min() > 0  # since the start of the run
     assert last["val_top1"] > 93 and last["epoch"] == 10 and last["train_top1"] > last["val_top1"]
     probabilities = softmax(logits.double().numpy(), 1)
     assert last["val_top1"] == pytest.approx(100 * (probabilities.argmax(1) == labels).mean(), abs=1e-9)

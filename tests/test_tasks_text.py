@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -201,6 +202,7 @@ def test_reviews_are_learnt_and_logged(reviews, tmp_path):
     assert [("val_top1" in line, "train_top1" in line) for line in lines] == [(i in (3, 5), i == 5) for i in range(6)]
     assert lines[-1]["val_top1"] > 85 and lines[-1]["train_top1"] > 85
     assert [line["alpha"] for line in lines] == pytest.approx(np.linspace(0.1, 0.2, 6))
+    assert lines[-1]["seconds"] > sum(line["train_seconds"] for line in lines)  # those of the whole run
     assert found["labels"].tolist() == [0] * 50 + [1] * 50 and found["classes"] == ["neg", "pos"]
     assert found["logits"].shape == (100, 2) and found["logits"].dtype == torch.float32
     p = softmax(found["logits"].double().numpy(), 1)
@@ -237,6 +239,12 @@ def test_a_large_vocabulary_gives_a_share_of_the_logits(prose, tmp_path, monkeyp
     part = load(tmp_path / "b.pt")
     assert torch.equal(part["logits"], whole["logits"][::3]) and torch.equal(part["labels"], whole["labels"][::3])
     assert log(tmp_path / "a")[-1]["val_nll"] == log(tmp_path / "b")[-1]["val_nll"]
+
+
+def test_a_classifier_keeps_all_its_logits(reviews, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "MOST_LOGITS", 10)
+    train("--data-path", reviews, "--epochs", 1, "--output_dir", tmp_path / "r", "--logits", tmp_path / "l.pt")
+    assert load(tmp_path / "l.pt")["logits"].shape == (100, 2)
 
 
 @pytest.mark.parametrize("model", models.MODELS)
@@ -304,6 +312,7 @@ def test_embeddings_are_read(reviews, tmp_path, capsys):
 def test_a_mistake_is_one_line(tmp_path):
     """As a process: the exit status, one line on stderr, no traceback."""
     complains(run(MAIN, "--data-path", tmp_path / "aclImdb"), "aclImdb: no such file or folder")
+    complains(run(MAIN, "--lost", "ce"), "--lost: no such option; the nearest is --loss")
 
 
 GOOD = {
@@ -400,3 +409,18 @@ def test_a_run_is_not_lost_and_not_mixed_up(reviews, tmp_path):
     assert "a run with --loss maxsup, not ce" in refused(*words, "--resume", "auto", "--loss", "ce")
     assert "a run with --hidden-size 16, not 8" in refused(*words, "--resume", "auto", "--hidden-size", 8)
     assert "trained on other texts" in refused(*words, "--resume", "auto", "--max-tokens", 9)
+
+
+def test_an_archive_of_reviews_is_read_to_its_checksum(tmp_path):
+    """A changed byte of a review that the compression stored as it is. The good archive lacks reviews, which is said."""
+    file = tmp_path / "pos.txt"
+    file.write_bytes(os.urandom(2000))  # what does not compress is stored
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(file, "./aclImdb/train/pos/0_9.txt")
+    command = [ROOT / "data/imdb/prepare.py", "--root", tmp_path, "--archive", tmp_path / "a.tar.gz"]
+    complains(run(*command), "train/neg: 0 reviews, not 12,500")
+    content = bytearray((tmp_path / "a.tar.gz").read_bytes())
+    content[1500] ^= 1
+    (tmp_path / "a.tar.gz").write_bytes(content)
+    complains(run(*command), "damaged, or not a tar archive")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "pos.txt"]

@@ -115,9 +115,9 @@ def test_every_metric_of_a_checkpoint(tmp_path, monkeypatch):
         means = [[distance[labels == a][:, labels == b].mean().item() for a in range(10)] for b in range(10)]
         expected[f"d_within_{split}"] = np.trace(means) / 10
         expected[f"r2_{split}"] = 1 - np.trace(means) / 10 / np.mean(means)
-    # At equal MSP: bins of 0.05 that hold right and wrong predictions, weighted by their samples.
-    bins, top = (msp * 20).long(), z.amax(1)
-    both = [b for b in range(20) if (right & (bins == b)).any() and (~right & (bins == b)).any()]
+    # At equal MSP: twentieths of a power of ten of its odds that hold right and wrong predictions, weighted by their samples.
+    bins, top = (20 * (msp / (1 - msp)).log10()).floor().long(), z.amax(1)
+    both = [b for b in bins.unique() if (right & (bins == b)).any() and (~right & (bins == b)).any()]
     weights = [(bins == b).sum().item() for b in both]
     assert len(both) > 5
     for name, which in (("right", right), ("wrong", ~right)):

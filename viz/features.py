@@ -20,7 +20,7 @@ def main() -> None:
     )
     options.add_models(parser, "checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder for tables and figure")
-    parser.add_argument("--classes", nargs=3, help="three class names to project; none: the first three")
+    parser.add_argument("--classes", nargs=3, help="three class names to project; if omitted: the first three")
     options.add_images(parser)
     args = options.parse(parser)
     models = options.models_of(args)

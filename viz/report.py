@@ -1,9 +1,9 @@
 """One page that shows what models are like: accuracy, calibration, ranking of errors, logits, features, Grad-CAM, mistakes.
 
     python viz/report.py --checkpoint ce.pth ls.pth maxsup.pth --names CE LS MaxSup --data-path P --output report/
-    python viz/report.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output report/      # from logits files alone
+    python viz/report.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output report/      # needs only logits files
     python viz/report.py --group CE ce-*/checkpoint.pth --group LS ls-*/checkpoint.pth --output report/      # several seeds
-    python viz/report.py --input ce.pt ls.pt --figure risk_coverage --output figures/             # one figure alone
+    python viz/report.py --input ce.pt ls.pt --figure risk_coverage --output figures/             # only one figure
 
 Writes index.html, one file that needs nothing else and no network, report.json with every number on it, and figures/ with PDFs.
 """
@@ -29,9 +29,9 @@ def main() -> None:
     help_ = "the seeds of one method, checkpoints or logits files: a name, then the files; once per method"
     models.add_argument("--group", nargs="+", action="append", metavar=("NAME", "FILE"), help=help_)
     parser.add_argument("--output", type=Path, required=True, help="folder for index.html, report.json and figures/")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="make these sections alone")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="make only these sections")
     parser.add_argument("--skip", nargs="+", choices=SECTIONS, default=[], help="leave these sections out")
-    help_ = "draw this figure alone into --output, as PNG and PDF, and make no page"
+    help_ = "draw only this figure into --output, as PNG and PDF, and make no page"
     parser.add_argument("--figure", choices=FIGURES, help=help_)
     parser.add_argument("--title", default="Model report", help="heading of the page")
     parser.add_argument("--note", action="append", default=[], help="a paragraph under the heading; may be repeated")

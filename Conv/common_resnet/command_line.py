@@ -1,31 +1,27 @@
 """A parser whose options have several spellings: no two of them may contradict, and an unknown one names the nearest."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
+import errors
 from errors import InputError
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse's parser with errors of one line, without abbreviations. Raises InputError for every mistake on a command line."""
+class Parser(errors.Parser):
+    """A parser for the options of add_option. Raises InputError for every mistake on a command line."""
 
     def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, **options)
-        self.spellings: list[str] = []
+        super().__init__(**options)
+        self.listed: list[str] = []
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            word = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(word, self.spellings, n=1, cutoff=0)
-            raise InputError(f"{word}: no such option; the nearest is {near[0]}, and --help lists all")
+        found = super().parse_args(args, namespace)
         vars(found).pop("said", None)
         return found
 
-    def error(self, message: str) -> None:
-        raise InputError(message)
+    def spellings(self) -> list[str]:
+        return self.listed
 
 
 class Option(argparse.Action):
@@ -56,4 +52,4 @@ def add_option(parser: Parser, group, name: str, *others: str, **options: Any) -
     options |= {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
     for spelling in dict.fromkeys(hidden):
         group.add_argument(spelling, action=Option, **options)
-    parser.spellings += [name, *others]
+    parser.listed += [name, *others]

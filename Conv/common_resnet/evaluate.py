@@ -30,7 +30,7 @@ from data.longtail import by_shots
 from data.small_images import SmallImages
 from data.superclasses import group
 from engine import evaluate
-from models import create_model, model_facts
+from models import create_model, model_facts, outputs
 from options import RANGES
 
 MODEL_FACTS = ("model", "library", "width", "stem_stride", "small_stem")
@@ -41,7 +41,9 @@ def main(args: argparse.Namespace) -> None:
     if args.checkpoint is None:
         raise InputError("--checkpoint is missing: the file to evaluate")
     check_options(args)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
     distributed.start(device)
     found = foreign.read(args.checkpoint)
     state = found.state
@@ -55,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
         in_memory = size == (SOURCES[args.data].size if args.data in SMALL else side)
         crop_ratio = 1.0 if in_memory else args.crop_ratio
         description = model_facts(args.model, size, args.width, args.stem_stride)
-        num_classes, weights = read_foreign(found.weights, args.checkpoint)
+        num_classes, weights = outputs(found.weights, args.checkpoint), found.weights
         say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
         facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": args.mean, "std": args.std}
         facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, None
@@ -65,6 +67,8 @@ def main(args: argparse.Namespace) -> None:
     data, path = args.data or trained_on, args.data_path
     if path is None and data == trained_on and facts.get("data_path"):
         path = Path(facts["data_path"])
+        if data in SMALL and not path.exists():  # trained on another machine
+            path = None
     small = facts.get("in_memory", trained_on in SMALL) and (data in SMALL or data == "folder")
     if args.corruptions is not None and (not small or (not args.corruptions and facts["input_size"] < 32)):
         raise InputError(f"--corruptions: {data} has {facts['input_size']} px; they are for small images, and made from 32x32 on")
@@ -100,14 +104,6 @@ def read_own(state: dict, path: Path, ema: bool) -> tuple[dict, list[str], dict]
     if not isinstance(weights, dict) or not weights:
         raise InputError(f"{path}: holds no moving average; omit --ema")
     return was, state["classes"], weights
-
-
-def read_foreign(weights: dict, path: str) -> tuple[int, dict]:
-    """The number of classes and the weights of a file from elsewhere."""
-    heads = [weights[key] for key in ("linear.weight", "fc.weight", "classifier.weight", "classifier.1.weight") if key in weights]
-    if not heads or heads[0].ndim != 2:
-        raise InputError(f"{path}: among its keys is no weight of a classifier")
-    return len(heads[0]), weights
 
 
 def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:

@@ -13,7 +13,6 @@ from options import CORES, RANGES
 def get_parser() -> Parser:
     parser = Parser(
         description="Evaluate a checkpoint of train.py, or the weights of a model that --model names.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
 
     def add(name: str, *others: str, **options) -> None:
@@ -22,19 +21,20 @@ def get_parser() -> Parser:
     group = parser
     add("--checkpoint", "--resume", metavar="PATH|URL", help="checkpoint.pth, or weights from elsewhere")
     add("--ema", switch=True, help="use the moving average of the weights")
-    add("--data", choices=SOURCES, help="data set; none: the checkpoint's")
-    add("--data-path", type=Path, help="folder or ZIP form; none: the checkpoint's, built in, or downloaded")
+    add("--data", choices=SOURCES, help="data set; if omitted: the checkpoint's")
+    add("--data-path", type=Path, help="folder or archives; if omitted: the checkpoint's, built in, or downloaded")
     add("--split", choices=("val", "train"), default="val", help="images to evaluate on")
     corrupted = "15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images"
     add("--corruptions", nargs="?", const="", metavar="FOLDER", help=corrupted)
     add("--output", type=Path, help="also write the figures to this JSON file")
     add("--batch-size", "-b", type=int, default=256, help="images per step")
     add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
+    add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
     group = parser.add_argument_group("for weights from elsewhere")
     add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
     add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
     add("--stem-stride", type=int, default=1, help="stride of their first layer")
-    add("--input-size", type=int, help="side of the input, pixels; none: that of small images, else 224")
+    add("--input-size", type=int, help="side of the input, pixels; if omitted: that of small images, else 224")
     add("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
     add("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
     add("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")

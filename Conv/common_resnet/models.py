@@ -30,6 +30,14 @@ def model_facts(name: str, input_size: int, width: int = 16, stem_stride: int = 
     return {"model": name, "library": "torchvision", "small_stem": input_size <= SMALL}
 
 
+def outputs(weights: dict[str, Tensor], source: str) -> int:
+    """The number of classes of a bare state dict. Raises InputError where no weight of a classifier is among its keys."""
+    heads = [value for key, value in weights.items() if key.startswith(("fc.", "linear.", "classifier.")) and value.ndim == 2]
+    if not heads:
+        raise InputError(f"{source}: among its keys is no weight of a classifier")
+    return len(heads[-1])
+
+
 def create_model(facts: dict, num_classes: int) -> nn.Module:
     """The model that facts describe (see model_facts), with fresh weights."""
     if facts["model"] in DENSENETS:

@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from errors import InputError
+from errors import Formatter, InputError
 
 import torchvision_flags
 from catalogue import LARGEST_IN_MEMORY, LOSSES, NAMES, SMALL, SOURCES, Source, need_path
@@ -53,9 +53,9 @@ def get_parser() -> Parser:
         add_option(parser, group, name, *others, **options)
 
     group = parser.add_argument_group("loss and model")
-    add("--loss", choices=LOSSES, help="what is minimised; none: maxsup")
-    add("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
-    add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: --alpha is constant")
+    add("--loss", choices=LOSSES, help="what is minimised; if omitted: maxsup")
+    add("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
+    add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: --alpha is constant")
     add("--prior", default="uniform", choices=("uniform", "frequency"), help="target of ls: 1/K, or the labels' frequencies")
     add("--model", default="resnet20", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
     add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
@@ -63,64 +63,66 @@ def get_parser() -> Parser:
     add("--init", metavar="imagenet|PATH|URL", help="weights to start from: torchvision's, or any checkpoint's")
     add("--freeze-backbone", switch=True, help="train the classifier only (a linear probe)")
     add("--layer-decay", type=float, default=1.0, help="factor of the rate from each stage to the one before it")
-    add("--ema-decay", type=float, help="decay per step of a moving average of the weights; none: no average")
+    add("--ema-decay", type=float, help="decay per step of a moving average of the weights; if omitted: no average")
 
     group = parser.add_argument_group("data")
     add("--data", default="digits", choices=SOURCES, help="data set; folder: your own images")
-    add("--data-path", type=Path, help="folder or ZIP form; none: built in, or downloaded into output/downloads/")
+    add("--data-path", type=Path, help="folder or archives; if omitted: built in, or downloaded into output/downloads/")
     ratio = "keep a long-tailed subset: size of the largest class over that of the smallest"
     add("--imbalance-ratio", type=float, default=1.0, help=ratio)
     add("--label-noise", type=float, default=0.0, metavar="R", help="share of the training images that get a wrong label")
     coarse = "coarse labels: the data set's own, or of a JSON file"
     add("--superclasses", nargs="?", const="default", metavar="FILE", help=coarse)
     add("--holdout", type=float, default=0.0, help="share of the training images to validate on instead of val")
-    add("--padding", type=int, help="pixels around small images for random crops; none: by the data set")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="random horizontal flips; none: by the data set")
+    add("--padding", type=int, help="pixels around small images for random crops; if omitted: by the data set")
+    group.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, help="random horizontal flips; if omitted: by the data set"
+    )
     add("--cutout", type=int, default=0, help="side of the square that is cut out of small images, pixels")
     add("--mixup-alpha", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
     add("--cutmix-alpha", type=float, default=0.0, help="Beta parameter of cutmix; with mixup, each batch takes one of them")
     add("--auto-augment", choices=AUGMENTATIONS, help="torchvision's automatic augmentation of large images")
-    add("--ra-magnitude", type=int, help="magnitude of --auto-augment ra; none: 9")
-    add("--augmix-severity", type=int, help="severity of --auto-augment augmix; none: 3")
+    add("--ra-magnitude", type=int, help="magnitude of --auto-augment ra; if omitted: 9")
+    add("--augmix-severity", type=int, help="severity of --auto-augment augmix; if omitted: 3")
     add("--random-erase", type=float, default=0.0, help="probability of erasing a rectangle of a large image")
-    size = "side of the input, pixels; none: that of small images, 224 for large ones"
+    size = "side of the input, pixels; if omitted: that of small images, 224 for large ones"
     add("--input-size", "--train-crop-size", "--val-crop-size", type=int, help=size)
-    add("--crop-ratio", type=float, help="crop's share of the side in evaluation of large images; none: 0.875")
-    add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; none: by the data set")
-    add("--std", type=float, nargs=3, help="their standard deviation; none: by the data set")
+    add("--crop-ratio", type=float, help="crop's share of the side in evaluation of large images; if omitted: 0.875")
+    add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: by the data set")
+    add("--std", type=float, nargs=3, help="their standard deviation; if omitted: by the data set")
     add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
 
     group = parser.add_argument_group("distillation")
     add("--distillation-type", default="none", choices=("none", "soft", "hard"), help="what the student learns of a teacher")
-    add("--teacher-path", metavar="PATH|URL", help="the teacher: any checkpoint that viz/ reads")
+    add("--teacher-path", metavar="PATH|URL", help="the teacher, trained here; or torchvision's, see --teacher-model")
     add("--teacher-model", metavar="NAME", help="its model, where --teacher-path does not say")
     add("--teacher-logits", type=Path, help="its logits on the training images instead, from viz/logits.py --split train")
-    add("--distillation-alpha", type=float, help="the teacher's share of the loss; none: 0.5")
-    add("--distillation-tau", type=float, help="temperature of the soft distillation; none: 1")
+    add("--distillation-alpha", type=float, help="the teacher's share of the loss; if omitted: 0.5")
+    add("--distillation-tau", type=float, help="temperature of the soft distillation; if omitted: 1")
 
-    group = parser.add_argument_group("optimisation: SGD; none: by the data set")
+    group = parser.add_argument_group("optimisation: SGD; if omitted: by the data set")
     add("--epochs", type=int, help="epochs to train")
     add("--batch-size", "-b", type=int, help="images per step, all processes together")
     add("--opt", default="sgd_nesterov", choices=("sgd_nesterov", "sgd"), help="form of the momentum")
     add("--lr", type=float, help="highest learning rate, not rescaled")
     add("--momentum", type=float, default=0.9, help="momentum")
     add("--weight-decay", "--wd", type=float, help="weight decay, none on norms and biases")
-    add("--clip-grad-norm", type=float, help="largest norm of the gradient; none: not clipped")
+    add("--clip-grad-norm", type=float, help="largest norm of the gradient; if omitted: not clipped")
     add("--sched", choices=("cosine", "step"), help="schedule of the rate")
-    marks = "where the rate drops, for step; none: the data set's, in proportion"
+    marks = "where the rate drops, for step; if omitted: the data set's, in proportion"
     add("--decay-epochs", type=int, nargs="+", help=marks)
-    add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for step; none: 0.1")
+    add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for step; if omitted: 0.1")
     add("--warmup-epochs", "--lr-warmup-epochs", type=int, help="epochs in which the rate rises linearly")
 
     group = parser.add_argument_group("run")
-    add("--output-dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
+    add("--output-dir", type=Path, help="folder for checkpoint and log; if omitted: output/<data>-<model>-<loss>")
     add("--overwrite", switch=True, help="replace the run that --output-dir holds")
-    add("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output-dir")
-    add("--test-only", "--eval", switch=True, help="evaluate the checkpoint of --resume and stop; see evaluate.py")
+    add("--resume", metavar="auto|PATH|URL", help="continue from a checkpoint; auto: the one in --output-dir")
+    add("--test-only", "--eval", switch=True, help="evaluate the checkpoint of --resume in float32 and stop; see evaluate.py")
     add("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     add("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
-    add("--device", choices=("cuda", "cpu"), help="none: cuda where there is one")
-    mixed = "mixed precision; none: bf16 on a GPU, off on a CPU"
+    add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
+    mixed = "mixed precision; if omitted: bf16 on a GPU, off on a CPU"
     add("--amp", nargs="?", const="bf16", choices=("bf16", "off"), help=mixed)
     add("--compile", switch=True, help="compile the model; of small images on a GPU, as CUDA graphs")
     add("--sync-bn", switch=True, help="batch norm over the images of all processes")
@@ -258,7 +260,7 @@ def find_source(args: argparse.Namespace) -> Source:
     return source if args.in_memory else replace(source, padding=0)
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class _Formatter(Formatter, argparse.RawDescriptionHelpFormatter):
     """Defaults in the help, and line breaks in the epilog."""
 
 

@@ -12,7 +12,7 @@ import foreign
 import states
 from data import Images
 from distillation import Distillation, Teacher, match_columns
-from models import create_model, model_facts
+from models import create_model, model_facts, outputs
 
 
 class StoredTeacher(nn.Module):
@@ -60,34 +60,26 @@ def build_teacher(
         raise InputError(f"{source}: the teacher was trained on {size} px, the student gets {input_size} px")
     try:
         facts = facts if found.ours else model_facts(name, input_size)
-        outputs = facts.get("num_classes") or _outputs(found.weights, source)
-        model = _create(facts, outputs, input_size, source)
+        count = facts.get("num_classes") or outputs(found.weights, source)
+        model = _create(facts, count, source)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{source}: describes no model that can be built here ({str(error).splitlines()[0][:120]})")
     states.load_weights(model, found.weights, source)
-    columns = match_columns(found.classes, outputs, classes, source)
+    columns = match_columns(found.classes, count, classes, source)
     theirs = (facts["mean"], facts["std"]) if found.ours else None
     return Teacher(model.to(memory_format=torch.channels_last), columns, stats, theirs)
 
 
-def _create(facts: dict, outputs: int, input_size: int, source: str) -> nn.Module:
+def _create(facts: dict, count: int, source: str) -> nn.Module:
     other = facts["library"] == "timm" or facts.get("blurpool")
     if other:
         raise InputError(
             f"{source}: {facts['model']} of {facts['library']} cannot be built here; viz/logits.py --split train writes its "
             "logits for --teacher-logits"
         )
-    return create_model({"small_stem": False} | facts, outputs)
-
-
-def _outputs(weights: dict[str, Tensor], source: str) -> int:
-    names = ("fc.", "linear.", "classifier.")
-    heads = [value for key, value in weights.items() if key.startswith(names) and value.ndim == 2]
-    if not heads:
-        raise InputError(f"{source}: among its keys is no weight of a classifier")
-    return len(heads[-1])
+    return create_model({"small_stem": False} | facts, count)
 
 
 def stored_teacher(path: Path, train_data: Images, label_noise: float) -> StoredTeacher:

@@ -32,6 +32,7 @@ import states
 from data import Images, Inputs, open_data
 from data.longtail import by_shots
 from data.order import mix
+from data.pixels import usual_path
 from engine import check_weights, evaluate, train_one_epoch
 from evaluate import main as evaluate_checkpoint
 from initial import start_from
@@ -89,7 +90,7 @@ def train(args: argparse.Namespace) -> None:
         interpolation="bilinear",
         crop_ratio=args.crop_ratio,
         data=None if args.data == "folder" else args.data,
-        data_path=args.data_path,
+        data_path=args.data_path or usual_path(args.data),
         superclasses=args.superclasses,
     )
     facts["training_images"] = training_images.tolist()  # of each label, for evaluate.py's many, medium and low
@@ -165,10 +166,14 @@ def auto_augment(args: argparse.Namespace) -> Callable | None:
 
 
 def test(args: argparse.Namespace) -> None:
-    """--test-only: what evaluate.py prints of the checkpoint of --resume."""
-    words = ["--checkpoint", args.resume, "--batch-size", args.batch_size, "--num-workers", args.num_workers]
+    """--test-only: what evaluate.py prints of the checkpoint of --resume. What it is counts where the file does not say."""
+    words = ["--checkpoint", args.resume]
     if args.data_path is not None:
         words += ["--data", args.data, "--data-path", args.data_path]
+    for name in ("batch_size", "num_workers", "device", "model", "width", "stem_stride", "input_size", "crop_ratio"):
+        words += [f"--{name.replace('_', '-')}", getattr(args, name)]
+    for name in ("mean", "std"):
+        words += [f"--{name}", *getattr(args, name)] if getattr(args, name) else []
     evaluate_checkpoint(evaluate_options.get_parser().parse_args([str(word) for word in words]))
 
 

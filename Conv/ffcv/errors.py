@@ -1,11 +1,14 @@
 """What a command tells its user: lines of text, and the one kind of error that the user can mend, without a traceback."""
 
+import argparse
+import difflib
 import multiprocessing
 import os
 import re
 import sys
 import time
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
@@ -23,6 +26,35 @@ class InputError(ValueError):
 
 def _escaped(c: str) -> str:
     return f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else repr(c)[1:-1]  # a byte that is not UTF-8
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help, of the options that have one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, without abbreviations. Raises InputError for a mistake; for an unknown option with the nearest one's name."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"allow_abbrev": False, "formatter_class": Formatter} | options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(word, self.spellings(), n=1, cutoff=0)
+            raise InputError(f"{word}: no such option; the nearest is {near[0]}, and --help lists all")
+        return found
+
+    def spellings(self) -> list[str]:
+        """What an unknown option may have meant."""
+        return [spelling for spelling in self._option_string_actions if spelling.startswith("--")]
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
 
 
 def is_first() -> bool:

@@ -153,6 +153,8 @@ def find_facts(state: dict, source: str) -> tuple[dict, bool]:
     args = state.get("args")
     args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
     ours = args.keys() >= OURS
+    if args.get("library") in ("smp", "text", "tabular"):
+        raise InputError(f"{source}: a model of Tasks/, no classifier of images; its trainer there reads it")
     checks = {
         "model": lambda value: isinstance(value, str) and len(value) < 200,
         "library": lambda value: value in ("timm", "torchvision", "cifar"),

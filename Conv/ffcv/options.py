@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from errors import InputError
+from errors import InputError, Parser
 
 import yaml
 
@@ -107,18 +107,10 @@ def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Names
     return nested(flat), command
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse's parser with errors of one line."""
-
-    def error(self, message: str) -> None:
-        raise InputError(message)
-
-
 def get_parser() -> argparse.ArgumentParser:
     parser = Parser(
         description="Train a ConvNet on .ffcv files with MaxSup or one of the losses it is compared with, or evaluate one.",
         usage="%(prog)s --config FILE [--section.key=value ...] [options]",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", "--config-file", type=Path, metavar="FILE", help="YAML or TOML file, such as configs/rn50.yaml"

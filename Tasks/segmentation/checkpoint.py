@@ -41,7 +41,8 @@ def facts(
 ) -> dict:
     """What another program needs to build the model and to feed it, as entries of a checkpoint's `args`.
 
-    model, library      the model's name, and whose it is: "timm", "torchvision", or "cifar" for the ResNets of 32-pixel images
+    model, library      the model's name, and whose it is: "timm", "torchvision", "cifar" for the ResNets of 32-pixel images,
+                        "smp" for segmentation-models-pytorch
     num_classes         outputs of the classifier
     input_size          side of the square input, pixels; of segmentation, height and width of the training crops
     mean, std           of the input's channels, for values in [0, 1]

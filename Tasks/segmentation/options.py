@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError
+from errors import Formatter, InputError, Parser
 
 from layouts import LAYOUTS
 
@@ -67,7 +67,7 @@ RANGES = {
     **dict.fromkeys(("momentum", "jitter", "aux_weight"), (0, 1)),
     **dict.fromkeys(("lr", "std"), (1e-30, 1e9)),
     **dict.fromkeys(("weight_decay", "power"), (0, 1e9)),
-    **dict.fromkeys(("alpha", "alpha_end"), (-1, 1)),
+    **dict.fromkeys(("alpha", "alpha_end"), (-100, 1)),
     "scale": (0.05, 20),
     "mean": (-1e9, 1e9),
     "max_class_share": (1e-9, 1),
@@ -75,8 +75,8 @@ RANGES = {
 }
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_parser() -> Parser:
+    parser = Parser(
         description="Train a model for semantic segmentation with MaxSup or one of the losses that it is compared with.",
         formatter_class=_Formatter,
         epilog="The data sets' recipes, from sources named in options.py:\n" + "\n".join(_line(name) for name in RECIPES),
@@ -86,8 +86,8 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("loss and model")
     group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
-    group.add_argument("--alpha", type=float, help="strength in the first epoch; none: the published strength and schedule")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant")
+    group.add_argument("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
+    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant")
     group.add_argument(
         "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
     )
@@ -96,7 +96,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--init", metavar="PATH", help="checkpoint of Deit/ or Conv/ whose weights the backbone takes")
     group.add_argument("--encoder-weights", choices=("imagenet",), help="download pre-trained weights of the backbone")
-    group.add_argument("--drop-path", type=float, help="stochastic depth of vision transformers; none: by the data set")
+    group.add_argument("--drop-path", type=float, help="stochastic depth of vision transformers; if omitted: by the data set")
     group.add_argument("--aux-weight", type=float, default=0.4, help="weight of the auxiliary head that vision transformers get")
 
     group = parser.add_argument_group("data; what is not given follows the data set's recipe")
@@ -115,7 +115,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--max-class-share", type=float, help="share of one class above which a crop is drawn again")
     group.add_argument("--mean", type=float, nargs=3, default=[0.485, 0.456, 0.406], help="mean of the inputs, in [0, 1]")
     group.add_argument("--std", type=float, nargs=3, default=[0.229, 0.224, 0.225], help="their standard deviation")
-    group.add_argument("--num-workers", type=int, help="loading processes; none: up to 8 with a GPU, 0 without")
+    group.add_argument("--num-workers", type=int, help="loading processes; if omitted: up to 8 with a GPU, 0 without")
 
     group = parser.add_argument_group("optimisation; what is not given follows the data set's recipe")
     group.add_argument("--steps", type=int, help="steps to train")
@@ -130,21 +130,25 @@ def get_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("evaluation; what is not given follows the data set's recipe")
     group.add_argument("--eval", default="whole", choices=("whole", "sliding"), help="predict whole images, or a sliding window")
-    group.add_argument("--window", **pair, help="size of the sliding window; none: --crop")
-    group.add_argument("--window-stride", **pair, help="step of the sliding window; none: two thirds of its size")
+    group.add_argument("--window", **pair, help="size of the sliding window; if omitted: --crop")
+    group.add_argument("--window-stride", **pair, help="step of the sliding window; if omitted: two thirds of its size")
     group.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--logits", type=Path, metavar="FILE", help="write logits and labels of the test split to a .pt file")
     group.add_argument("--logits-stride", type=int, metavar="S", help="keep every S-th row and column of the logits")
 
     group = parser.add_argument_group("run")
-    group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
+    group.add_argument(
+        "--output_dir", "--output-dir", type=Path, help="folder for checkpoint and log; if omitted: output/<data>-<model>-<loss>"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
     group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
-    group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
-    group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision of training; none: bf16 where the hardware has it")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
+    group.add_argument(
+        "--amp", choices=["bf16", "off"], help="mixed precision of training; if omitted: bf16 where the hardware has it"
+    )
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
-    group.add_argument("--sync-bn", action=switch, help="batch norm over the crops of all processes; none: on several GPUs")
+    group.add_argument("--sync-bn", action=switch, help="batch norm over the crops of all processes; if omitted: on several GPUs")
     group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
     return parser
 
@@ -226,22 +230,23 @@ def rate(step: int, args: argparse.Namespace) -> float:
     return decay * min(1, (step + 1) / (args.warmup_steps + 1))
 
 
-def get_maps_parser() -> argparse.ArgumentParser:
+def get_maps_parser() -> Parser:
     """The command line of uncertainty_maps.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Draw image, truth, prediction, errors and uncertainty of each pixel, one row per model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of main.py, one row each")
-    parser.add_argument("--names", nargs="+", help="titles of the rows; none: the losses they were trained with")
-    parser.add_argument("--data-path", type=Path, help="folder of the data set; none: the one that the first was trained on")
+    parser.add_argument("--names", nargs="+", help="titles of the rows; if omitted: the losses they were trained with")
+    parser.add_argument(
+        "--data-path", type=Path, help="folder of the data set; if omitted: the one that the first was trained on"
+    )
     parser.add_argument("--image", default="0", help="number of the test image, or part of its file name")
     parser.add_argument("--output", type=Path, default=Path("maps.png"), help="figure, .png or .pdf")
     parser.add_argument("--overwrite", action="store_true", help="replace the figure that is there")
     return parser
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class _Formatter(Formatter, argparse.RawDescriptionHelpFormatter):
     """Defaults in the help, and line breaks in the epilog."""
 
 

@@ -54,7 +54,7 @@ def open_table(args) -> Table:
     if target is None:
         names = ", ".join(read_rows(path)[0])
         raise InputError(f"--data {args.data}: needs --target COLUMN, the column to predict; its columns are {names}")
-    return read_csv(path, target, args.categorical or (source.categorical if source else ()), args.drop or ())
+    return read_csv(path, target, args.categorical or (), args.drop or ())
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:

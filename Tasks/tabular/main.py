@@ -101,12 +101,12 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
     log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
 
     metrics, logits = summarise(model, x_train, y_train, x_test, y_test) if start_epoch == args.epochs else ({}, None)
+    started = time.perf_counter()
     for epoch in range(start_epoch, args.epochs):
-        start = time.perf_counter()
         loss = train_one_epoch(model, criterion, x_train, y_train, optimizer, args, epoch)
         metrics, logits = summarise(model, x_train, y_train, x_test, y_test)
         line = {"epoch": epoch + 1, "train_loss": loss, **metrics, "alpha": getattr(criterion, "alpha", None)}
-        log.write(line | {"seconds": round(time.perf_counter() - start, 4)})
+        log.write(line | {"seconds": round(log.seconds + time.perf_counter() - started, 3)})
         parts = {"model": model, "optimizer": optimizer, "loss": criterion}
         state = {name: part.state_dict() for name, part in parts.items()}
         # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.

@@ -5,24 +5,23 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, Parser
 
 LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A published table: its file, its target, columns whose numbers are codes of categories, and the share that trains."""
+    """A published table: its file, its target, and the share of its rows that trains."""
 
     file: str
     target: str
-    categorical: tuple[str, ...] = ()
-    train_share: float = 0.8
+    train_share: float
 
 
 SOURCES = {
-    "bank": Source("bank-full.csv", "y", train_share=0.2),
-    "shoppers": Source("online_shoppers_intention.csv", "Revenue", ("OperatingSystems", "Browser", "Region", "TrafficType")),
+    "bank": Source("bank-full.csv", "y", 0.2),
+    "shoppers": Source("online_shoppers_intention.csv", "Revenue", 0.2),
 }
 
 
@@ -37,15 +36,16 @@ RANGES = {
 }
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_parser() -> Parser:
+    parser = Parser(
         description="Train the MLP of the selective-classification paper on a table, with MaxSup or a loss it is compared with.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
-    group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
+    group.add_argument("--alpha", type=float, help="strength of the loss; if omitted: the published strength and schedule")
+    group.add_argument(
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant --alpha"
+    )
     group.add_argument(
         "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
     )
@@ -53,10 +53,12 @@ def get_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(SOURCES)}, digits, or a CSV file")
     group.add_argument("--data-path", type=Path, help="the CSV file of a named data set")
-    group.add_argument("--target", metavar="COLUMN", help="column to predict; none: that of the named data set")
+    group.add_argument("--target", metavar="COLUMN", help="column to predict; if omitted: that of the named data set")
     group.add_argument("--categorical", nargs="+", metavar="COLUMN", help="columns whose numbers are codes of categories")
     group.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
-    group.add_argument("--train-share", type=float, help="share of the rows for training; none: 0.2 for bank, else 0.8")
+    group.add_argument(
+        "--train-share", type=float, help="share of the rows for training; if omitted: 0.2 for bank and shoppers, else 0.8"
+    )
 
     group = parser.add_argument_group("optimisation: Adam")
     group.add_argument("--epochs", type=int, default=10, help="epochs to train")
@@ -64,7 +66,9 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--lr", type=float, default=1e-3, help="learning rate, constant")
 
     group = parser.add_argument_group("run")
-    group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<loss>")
+    group.add_argument(
+        "--output_dir", "--output-dir", type=Path, help="folder for checkpoint and log; if omitted: output/<data>-<loss>"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
     group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test rows to this file")
@@ -112,7 +116,7 @@ def check_loss(args: argparse.Namespace) -> None:
         raise InputError(f"--alpha-end {args.alpha_end}: is for --loss ls and maxsup, not for {args.loss}")
     if args.prior != "uniform" and args.loss != "ls":
         raise InputError(f"--prior {args.prior}: is for --loss ls, not for {args.loss}")
-    low, high = (-1 if args.loss == "ls" else 0), (100 if args.loss == "focal" else 1)
+    low, high = (-100 if args.loss == "ls" else 0), (100 if args.loss == "focal" else 1)
     for name in ("alpha", "alpha_end"):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:

@@ -62,22 +62,22 @@ def evaluate(model: nn.Module, data: Split, args) -> tuple[dict[str, float], Ten
     """
     model.eval()
     order = data.lengths.argsort(descending=True, stable=True)  # of a language model: the order of the text
-    stride, seen = None, 0
+    classifies = data.targets.ndim == 1
+    stride, seen = 1 if classifies else None, 0
     found, kept = [], []
-    size = 4 * args.batch_size if data.targets.ndim == 1 else -(-args.batch_size // 4)  # a language model's logits are large
+    size = 4 * args.batch_size if classifies else -(-args.batch_size // 4)  # a language model's logits are large
     for rows in tqdm(order.split(size), "evaluate", leave=False, disable=None, unit=" steps"):
         tokens, lengths, targets = data.batch(rows, args.device)
         logits = model(tokens, lengths)
         found.append(outcomes(logits, targets).cpu())
-        total = len(data.lengths) if data.targets.ndim == 1 else int(data.lengths.sum())
-        stride = stride or -(-total * logits.shape[1] // MOST_LOGITS)
+        stride = stride or -(-int(data.lengths.sum()) * logits.shape[1] // MOST_LOGITS)
         first = -seen % stride
         kept.append((logits[first::stride].float().cpu().clone(), targets[first::stride].cpu().clone()))
         seen += len(targets)
     logits, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
     if not logits.isfinite().all():
         raise InputError("some logits are not finite, so there is nothing to measure. Try a lower --lr")
-    if data.targets.ndim == 1:  # back to the order of the files
+    if classifies:  # back to the order of the files
         back = order.argsort()
         logits, targets = logits[back], targets[back]
     return summarise(torch.cat(found, 1)), logits, targets

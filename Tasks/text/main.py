@@ -111,7 +111,7 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
         say_setup(model, len(classes), args)
     log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
 
-    metrics = {}
+    metrics, started = {}, time.perf_counter()
     for epoch in range(start_epoch, args.epochs):
         start = time.perf_counter()
         line = {"epoch": epoch + 1, "train_loss": train_one_epoch(model, criterion, texts.train, optimizer, args, epoch)}
@@ -120,7 +120,7 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
         if last or (epoch + 1) % args.eval_every == 0:
             metrics, logits, targets = measure(model, texts, last, args)
             line |= metrics
-        log.write(line | {"seconds": round(time.perf_counter() - start, 3)})
+        log.write(line | {"seconds": round(log.seconds + time.perf_counter() - started, 3)})
         parts = {"model": model, "optimizer": optimizer, "loss": criterion}
         state = {name: part.state_dict() for name, part in parts.items()}
         # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, Parser
 
 CPU_INFO = Path("/proc/cpuinfo")
 LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
@@ -24,30 +24,35 @@ RANGES = {
 }
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_parser() -> Parser:
+    parser = Parser(
         description="Train an LSTM on texts, with MaxSup or a loss it is compared with.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     group = parser.add_argument_group("loss and model")
     group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
-    group.add_argument("--alpha", type=float, help="strength of the loss; none: the published strength and schedule")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; none: constant --alpha")
+    group.add_argument("--alpha", type=float, help="strength of the loss; if omitted: the published strength and schedule")
+    group.add_argument(
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant --alpha"
+    )
     group.add_argument(
         "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
     )
-    group.add_argument("--model", choices=DATA.values(), help="classifier or language model; none: the one for --data")
+    group.add_argument("--model", choices=DATA.values(), help="classifier or language model; if omitted: the one for --data")
     group.add_argument("--embedding-size", type=int, default=300, help="dimensions of the word embeddings")
     group.add_argument("--hidden-size", type=int, default=256, help="units of the LSTM")
-    group.add_argument("--embeddings", type=Path, metavar="FILE", help="GloVe file to start the embeddings from; none: random")
+    group.add_argument(
+        "--embeddings", type=Path, metavar="FILE", help="GloVe file to start the embeddings from; if omitted: random"
+    )
 
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="imdb", choices=DATA, help="labelled texts in folders, or running text")
     group.add_argument(
         "--data-path", type=Path, help="imdb: folder with train/<class>/*.txt and test/<class>/*.txt; text: file or folder"
     )
-    group.add_argument("--max-tokens", type=int, help="tokens per text (imdb) or window (text); none: 256 or 64")
-    group.add_argument("--vocabulary", type=int, help="number of most frequent words to keep; none: 20000 (imdb) or 10000 (text)")
+    group.add_argument("--max-tokens", type=int, help="tokens per text (imdb) or window (text); if omitted: 256 or 64")
+    group.add_argument(
+        "--vocabulary", type=int, help="number of most frequent words to keep; if omitted: 20000 (imdb) or 10000 (text)"
+    )
 
     group = parser.add_argument_group("optimisation: Adam")
     group.add_argument("--epochs", type=int, default=10, help="epochs to train")
@@ -55,15 +60,19 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--lr", type=float, default=1e-3, help="learning rate, constant")
 
     group = parser.add_argument_group("run")
-    group.add_argument("--output_dir", type=Path, help="folder for checkpoint and log; none: output/<data>-<model>-<loss>")
+    group.add_argument(
+        "--output_dir", "--output-dir", type=Path, help="folder for checkpoint and log; if omitted: output/<data>-<model>-<loss>"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
     group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test split to this file")
     group.add_argument("--eval-every", type=int, default=1, metavar="N", help="test every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of the weights and the order of the texts")
     group.add_argument("--seeds", type=int, metavar="N", help="train N seeds from --seed on, each in its own sub-folder")
-    group.add_argument("--device", choices=["cuda", "cpu"], help="none: cuda where there is one")
-    group.add_argument("--amp", choices=["bf16", "off"], help="mixed precision in training; none: bf16 on a GPU, off on a CPU")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
+    group.add_argument(
+        "--amp", choices=["bf16", "off"], help="mixed precision in training; if omitted: bf16 on a GPU, off on a CPU"
+    )
     return parser
 
 
@@ -112,7 +121,7 @@ def check_loss(args: argparse.Namespace) -> None:
         raise InputError(f"--alpha-end {args.alpha_end}: is for --loss ls and maxsup, not for {args.loss}")
     if args.prior != "uniform" and args.loss != "ls":
         raise InputError(f"--prior {args.prior}: is for --loss ls, not for {args.loss}")
-    low, high = (-1 if args.loss == "ls" else 0), (100 if args.loss == "focal" else 1)
+    low, high = (-100 if args.loss == "ls" else 0), (100 if args.loss == "focal" else 1)
     for name in ("alpha", "alpha_end"):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:

@@ -8,17 +8,18 @@ import os
 import re
 import shutil
 import sys
-import tarfile
-import zlib
 from pathlib import Path
 
-REVIEW = re.compile(r"(?:\./)?(aclImdb/(?:train|test)/(?:pos|neg)/\d+_\d+\.txt)")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from unpack import DataError, members, printable
+
+REVIEW = re.compile(r"aclImdb/(?:train|test)/(?:pos|neg)/\d+_\d+\.txt")
 PER_CLASS = 12_500
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Unpack and check the IMDB reviews (25,000 for training, 25,000 for testing).")
-    parser.add_argument("--archive", type=Path, help="aclImdb_v1.tar.gz; none: check the folder aclImdb that is there")
+    parser.add_argument("--archive", type=Path, help="aclImdb_v1.tar.gz; if omitted: check the folder aclImdb that is there")
     parser.add_argument("--root", type=Path, default=Path(__file__).parent, help="folder to hold aclImdb/ (%(default)s)")
     args = parser.parse_args()
     folder = args.root / "aclImdb"
@@ -33,8 +34,8 @@ def main() -> None:
         else:
             check(folder)
         print(f"{folder}: {2 * PER_CLASS:,} reviews for training, {2 * PER_CLASS:,} for testing")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        sys.exit(f"error: {args.archive}: damaged, or not a tar archive ({error})")
+    except DataError as error:
+        sys.exit(f"error: {printable(str(error))}")
     except OSError as error:
         sys.exit(f"error: {error.filename or args.archive}: {error.strerror or error}")
     finally:
@@ -43,13 +44,11 @@ def main() -> None:
 
 def unpack(archive: Path, folder: Path) -> None:
     """Write the reviews, and nothing else that the archive holds, below the folder."""
-    with tarfile.open(archive, "r|*") as tar:
-        for member in tar:
-            found = REVIEW.fullmatch(member.name)
-            if found and member.isfile():
-                target = folder / found.group(1)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(tar.extractfile(member).read())
+    for name, file in members(archive):
+        if REVIEW.fullmatch(name):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read())
 
 
 def check(folder: Path) -> None:

@@ -178,4 +178,4 @@ def make_stem_small(model: nn.Module) -> None:
     elif isinstance(model, torchvision.models.MobileNetV2):
         model.features[0][0].stride = (1, 1)
     else:
-        raise InputError("a small stem (stride 1) is known for torchvision's ResNets and MobileNetV2 alone")
+        raise InputError("a small stem (stride 1) is known only for torchvision's ResNets and MobileNetV2")

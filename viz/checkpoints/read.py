@@ -91,7 +91,7 @@ def find_weights(state: dict, path: Path, ema: bool) -> tuple[dict[str, Tensor],
     if ema:
         found = next((state[key] for key in AVERAGES if isinstance(state.get(key), dict)), None)
         if found is None:
-            raise InputError(f"{path}: holds no moving average of the weights; leave --model-ema away")
+            raise InputError(f"{path}: holds no moving average of the weights; omit --model-ema")
     else:
         found = next((state[key] for key in WEIGHTS if isinstance(state.get(key), dict)), state)
     weights = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
@@ -115,7 +115,7 @@ def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
     while prefix := next((p for p in WRAPPERS if 2 * sum(key.startswith(p) for key in weights) > len(weights)), None):
         beside = [key for key in weights if not key.startswith(prefix)]
         if beside:
-            notes.append(f"{len(beside)} tensors beside the model are left out ({', '.join(beside[:3])})")
+            notes.append(f"{len(beside)} tensors that are not the model's are omitted ({', '.join(beside[:3])})")
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     return weights, notes
 

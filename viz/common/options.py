@@ -1,8 +1,11 @@
 """The command lines: options that several commands have, and what is checked of them before anything is read."""
 
 import argparse
+import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from common.errors import InputError, printable
 
@@ -38,8 +41,30 @@ RANGES = {
 }
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help, of the options that have one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, without abbreviations. Raises InputError for a mistake; for an unknown option with the nearest one's name."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(word, [*self._option_string_actions], n=1, cutoff=0)
+            raise InputError(f"{word}: no such option; the nearest is {near[0]}, and --help lists all")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def parser(description: str) -> Parser:
+    return Parser(description=description, formatter_class=Formatter, allow_abbrev=False)
 
 
 def add_models(to: argparse.ArgumentParser, *kinds: str) -> argparse._ActionsContainer:
@@ -47,7 +72,7 @@ def add_models(to: argparse.ArgumentParser, *kinds: str) -> argparse._ActionsCon
     group = to.add_mutually_exclusive_group(required=True) if len(kinds) > 1 else to
     for kind in kinds:
         group.add_argument(f"--{kind}", type=Path, nargs="+", help=KINDS[kind], **{} if len(kinds) > 1 else {"required": True})
-    to.add_argument("--names", nargs="+", help="a name for each model; none: the file names, or their folders'")
+    to.add_argument("--names", nargs="+", help="a name for each model; if omitted: the file names, or their folders'")
     return group
 
 
@@ -65,7 +90,7 @@ def add_ignore_index(to: argparse.ArgumentParser) -> None:
 def add_images(to: argparse.ArgumentParser) -> None:
     """The options of every command that runs checkpoints over images."""
     data = to.add_argument_group("images")
-    data.add_argument("--data-path", type=Path, help="image folder, ZIP archives or FFCV file; none: the checkpoint's own")
+    data.add_argument("--data-path", type=Path, help="image folder, ZIP archives or FFCV file; if omitted: the checkpoint's own")
     data.add_argument("--data", choices=NAMED, help="a known data set, at --data-path or downloaded into data/")
     model = to.add_argument_group("model and preprocessing, to override what the checkpoint states")
     model.add_argument("--model", help="architecture: a name of timm's, of torchvision's, or a CIFAR ResNet's (resnet20, ...)")
@@ -78,8 +103,8 @@ def add_images(to: argparse.ArgumentParser) -> None:
     speed = to.add_argument_group("speed")
     speed.add_argument("--batch-size", type=int, default=128, help="images per batch")
     speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="loading processes")
-    speed.add_argument("--device", help="cpu or cuda; none: cuda where PyTorch finds a GPU")
-    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision; none: bf16 on GPUs, off on the CPU")
+    speed.add_argument("--device", help="cpu or cuda; if omitted: cuda where PyTorch finds a GPU")
+    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision; if omitted: bf16 on GPUs, off on the CPU")
 
 
 def parse(to: argparse.ArgumentParser, **ranges: tuple[float, float]) -> argparse.Namespace:

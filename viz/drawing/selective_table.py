@@ -8,7 +8,7 @@ from metrics.risk_coverage import FIGURES
 from metrics.scores import PLAIN
 
 NAMES = PLAIN | {"split_msp": "MSP, as s_p", "normalised": "s_p"}
-DIFFERENCES = ("error", "aurc", "excess_aurc", "coverage_at_1%_risk", "auroc")  # summary.json has them all
+DIFFERENCES = ("error", "aurc", "excess_aurc", "coverage_at_risk_1", "auroc")  # summary.json has them all
 
 
 def page(summary: dict) -> str:
@@ -37,7 +37,7 @@ def page(summary: dict) -> str:
 
 def terminal_tables(summary: dict) -> str:
     """What the terminal shows: each model by MSP and by s_p, and the differences between models with their intervals."""
-    shown = ("error", "aurc", "coverage_at_1%_risk", "auroc")
+    shown = ("error", "aurc", "coverage_at_risk_1", "auroc")
     rows = []
     for name, model in summary["models"].items():
         for key in [key for key in ("msp", "normalised") if key in model["scores"]]:

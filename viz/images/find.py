@@ -54,6 +54,8 @@ def find_images(checkpoint: Checkpoint, path: Path | None, split: str, data: str
         said = facts.get("data")
         data = said if said in NAMED else None
         path = Path(facts["data_path"]) if isinstance(facts.get("data_path"), str) else None
+        if data and path and not path.exists():  # trained on another machine
+            path = None
         if path is None and data is None:
             raise InputError(f"{checkpoint.path}: does not say where its images are; --data-path or --data does")
     images = open_ffcv(path) if path and path.suffix in ENDINGS else open_images(path, split, data)

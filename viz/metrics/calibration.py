@@ -9,11 +9,12 @@ from metrics.calibration_error import BINS
 from metrics.rankings import rank_images
 from metrics.resampling import splits
 from metrics.risk_coverage import aurc, weigh
-from metrics.scores import POWERS, chunks, normalised, normalised_scores, plain_scores
+from metrics.scores import chunks, normalised_scores, plain_scores
 from metrics.selection import FEW_ERRORS, FEW_HELD_OUT, choose
 from metrics.temperature import COLDEST, HOTTEST, at_temperature, fit_temperature
 
-RANKINGS = {"msp": "MSP", "max_logit": "max logit", "normalised": "s_p"}
+# Of s_p the best, even where MSP ranks better: a temperature changes neither it nor the largest logit's ranking.
+RANKINGS = {"msp": "MSP", "max_logit": "max logit", "normalised": "best s_p"}
 
 
 def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, seed: int, name: str) -> dict:
@@ -25,7 +26,7 @@ def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, see
     """
     held_out = splits(len(labels), fraction, repeats, seed)
     model = rank_images(logits, labels, name)
-    chosen = choose(model, held_out, [*map(normalised, POWERS)]) if model.classes > 2 else []
+    chosen = choose(model, held_out, msp=False)
     rows = {"before": [], "after": []}
     bins, temperatures, notes = np.zeros((2, BINS, 3)), [], []
     for split in tqdm(range(repeats), desc=f"temperature of {name}", unit="split", disable=None, leave=False):

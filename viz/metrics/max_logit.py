@@ -4,18 +4,20 @@ import numpy as np
 
 from metrics.outputs import Outputs
 
-BINS = 20  # of the MSP, each 0.05 wide
+NAMES = ("max_logit_right", "max_logit_wrong", "max_logit_gap")
 
 
 def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
-    """Mean largest logit in each bin of the MSP, averaged over the bins that hold right and wrong predictions.
+    """Mean largest logit in each narrow bin of the MSP's odds, averaged over the bins that hold right and wrong predictions.
 
-    A bin counts by its share of all samples. Under label smoothing the paper finds max_logit_gap, right less wrong, negative.
+    A bin counts by its share of all samples. Bins of equal width in the MSP would not do: the last one, whose odds span powers of
+    ten, holds most of what a confident model predicts, and in it the right predictions have larger logits because their MSP is
+    larger. Under label smoothing the paper finds max_logit_gap, right less wrong, negative. None for two classes, where the MSP
+    and the mean of the logits determine the largest one.
     """
-    sums = test.ranked.given_msp  # (2, finer bins, 3): count and sum of the largest logits, right and wrong
-    count, total = np.moveaxis(sums.reshape(2, BINS, -1, 3).sum(2)[:, :, :2], 2, 0)
+    count, total = np.moveaxis(test.ranked.given_odds[:, :, :2], 2, 0)  # each (2, bins): right and wrong
     both = (count > 0).all(0)
-    if not both.any():
-        return dict.fromkeys(("max_logit_right", "max_logit_wrong", "max_logit_gap"))
+    if test.ranked.classes < 3 or not both.any():
+        return dict.fromkeys(NAMES)
     right, wrong = np.average(total[:, both] / count[:, both], axis=1, weights=count[:, both].sum(0)).tolist()
-    return {"max_logit_right": right, "max_logit_wrong": wrong, "max_logit_gap": right - wrong}
+    return dict(zip(NAMES, (right, wrong, right - wrong), strict=True))

@@ -19,8 +19,8 @@ FIGURES = {
     "error": ("error %", 100, 2),
     "aurc": ("AURC", 1, 5),
     "excess_aurc": ("excess AURC", 1, 5),
-    **{f"coverage_at_{100 * risk:g}%_risk": (f"coverage % at {100 * risk:g} % risk", 100, 2) for risk in RISKS},
-    **{f"risk_at_{100 * c:g}%_coverage": (f"risk % at {100 * c:g} % coverage", 100, 2) for c in COVERAGES},
+    **{f"coverage_at_risk_{100 * risk:g}": (f"coverage % at {100 * risk:g} % risk", 100, 2) for risk in RISKS},
+    **{f"risk_at_coverage_{100 * c:g}": (f"risk % at {100 * c:g} % coverage", 100, 2) for c in COVERAGES},
     "auroc": ("AUROC", 1, 4),
 }
 TABLE_SHARE = 16  # a table of harmonic numbers is worth its time up to so many entries for each that is asked for
@@ -82,8 +82,8 @@ def figures(groups: Groups) -> dict[str, np.ndarray]:
 
     aurc: mean over n of the expected risk of the n most confident (Geifman & El-Yaniv 2017). excess_aurc: what that is above the
     best ranking of as many errors (Geifman et al. 2019). coverage_at: the largest with a risk not above, between groups only, 0
-    if there is none. risk_at_20%: of the ceil(0.2 N) most confident. auroc: the probability that a right prediction stands above
-    a wrong one.
+    if there is none. risk_at_coverage_20: of the ceil(0.2 N) most confident. auroc: the probability that a right prediction
+    stands above a wrong one.
     """
     before, size, errors_before, errors, total, wrong = groups
     right = total - wrong
@@ -104,10 +104,10 @@ def figures(groups: Groups) -> dict[str, np.ndarray]:
         risk_before = errors_before[:rows] / before[:rows]
         for level in RISKS:
             largest = np.where(risk_before <= level, before[:rows], 0).max(0, initial=0)
-            result[f"coverage_at_{100 * level:g}%_risk"] = np.where(wrong / total <= level, total, largest) / total
+            result[f"coverage_at_risk_{100 * level:g}"] = np.where(wrong / total <= level, total, largest) / total
         for share in COVERAGES:
             answered = -(-round(5 * share) * total // 5)  # in whole numbers: 0.2 N in floating point may lie above N/5
-            result[f"risk_at_{100 * share:g}%_coverage"] = errors_among(groups, answered[None])[0] / answered
+            result[f"risk_at_coverage_{100 * share:g}"] = errors_among(groups, answered[None])[0] / answered
         above = np.einsum("gr,gr->r", errors, before - errors_before + (size - errors) / 2)  # right predictions above wrong ones
         result["auroc"] = above / (wrong * right)
     return result

@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
-from metrics.rankings import Model, given_msp, given_odds, rank_images
+from metrics.rankings import Model, given_odds, rank_images
 from metrics.risk_coverage import Ranking, rank
 from metrics.scores import all_scores
 
@@ -43,7 +43,7 @@ def rank_pixels(content: dict, name: str) -> Model:
     """The content that load() gave, of the model `name`. More than EXACT pixels are ranked by bins of the score, see edges()."""
     build = _rank_each if content["pixels"] <= EXACT else _rank_bins
     rankings, sums = build(content, f"scores of {name}")
-    return Model(rankings, len(content["labels"]), content["pixels"], content["logits"].shape[1], content["labels"], *sums)
+    return Model(rankings, len(content["labels"]), content["pixels"], content["logits"].shape[1], content["labels"], sums)
 
 
 def rank_file(content: dict, name: str) -> Model:
@@ -53,33 +53,29 @@ def rank_file(content: dict, name: str) -> Model:
     return rank_images(content["logits"], content["labels"], name)
 
 
-def _rank_each(content: dict, title: str) -> tuple[dict[str, Ranking], list[np.ndarray]]:
+def _rank_each(content: dict, title: str) -> tuple[dict[str, Ranking], np.ndarray]:
     images = list(pixels(content, title))
     wrong = np.concatenate([mistakes for _, mistakes in images])
     unit = np.repeat(np.arange(len(images)), [len(mistakes) for _, mistakes in images])
     scores = {key: np.concatenate([scores[key] for scores, _ in images]) for key in images[0][0]}
     rankings = {key: rank(score, wrong, unit, len(images)) for key, score in scores.items()}
-    return rankings, _given(scores, wrong)
+    return rankings, given_odds(scores["msp"], scores["max_logit"], wrong)
 
 
-def _given(scores: dict[str, np.ndarray], wrong: np.ndarray) -> list[np.ndarray]:
-    return [given(scores["msp"], scores["max_logit"], wrong) for given in (given_msp, given_odds)]
-
-
-def _rank_bins(content: dict, title: str) -> tuple[dict[str, Ranking], list[np.ndarray]]:
+def _rank_bins(content: dict, title: str) -> tuple[dict[str, Ranking], np.ndarray]:
     """Samples and errors by bin and image, gathered image by image: a bin is a group, as if its pixels had equal scores."""
     step = -(-content["pixels"] // EXACT)
     sample = [scores for scores, _ in pixels(content, f"{title}, bins", step)]
     bounds = {key: edges(np.concatenate([scores[key] for scores in sample])) for key in sample[0]}
     del sample
-    columns, sums = {key: ([], []) for key in bounds}, [0, 0]
+    columns, sums = {key: ([], []) for key in bounds}, 0
     for scores, wrong in pixels(content, title):
         for key, score in scores.items():
             index = len(bounds[key]) - np.searchsorted(bounds[key], score, side="right")  # the most confident bin is 0
             for which, counted in zip(columns[key], (index, index[wrong]), strict=True):
                 counts = np.bincount(counted, minlength=len(bounds[key]) + 1).astype(np.int32)
                 which.append(sparse.csr_array(counts[None]))
-        sums = [total + more for total, more in zip(sums, _given(scores, wrong), strict=True)]
+        sums = sums + given_odds(scores["msp"], scores["max_logit"], wrong)
     stacked = {key: [sparse.vstack(which).T.tocsr().astype(np.int64) for which in pair] for key, pair in columns.items()}
     return {key: Ranking(*pair) for key, pair in stacked.items()}, sums
 

@@ -30,7 +30,7 @@ def analyse(models: dict[str, Model], fraction: float = 0.2, repeats: int = 10, 
     rows, points, draws, notes = {}, {}, {}, []
     for name, model in models.items():
         held_out = splits(model.units, fraction, repeats, seed)
-        chosen = choose(model, held_out, ["msp", *map(normalised, POWERS)]) if model.classes > 2 else []
+        chosen = choose(model, held_out)
         everything = np.ones((model.units, 1), np.int32)
         points[name] = weighted(model, chosen, ~held_out, everything)
         draws[name] = resample(name, model, chosen, ~held_out, bootstrap, seed) if bootstrap else {}
@@ -74,14 +74,19 @@ def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
     found |= {f"aurc_{score}": value(score, "aurc") for score in (*PLAIN, *SPLIT) if score != "msp"}
     chosen = model["chosen"]
     found["normalised_kept_msp"] = chosen.count("msp") / len(chosen) if chosen else None
-    found |= {f"coverage_at_risk_{level}": value("msp", f"coverage_at_{level}%_risk") for level in ("1", "0.5")}
-    found["coverage_at_risk_1_normalised"] = value("normalised", "coverage_at_1%_risk")
-    found |= {f"risk_at_coverage_{share}": value("msp", f"risk_at_{share}%_coverage") for share in ("20", "80")}
-    return found | {"auroc": value("msp", "auroc")}
+    found |= {key: value("msp", key) for key in ("coverage_at_risk_1", "coverage_at_risk_0.5")}
+    found["coverage_at_risk_1_normalised"] = value("normalised", "coverage_at_risk_1")
+    return found | {key: value("msp", key) for key in ("risk_at_coverage_20", "risk_at_coverage_80", "auroc")}
 
 
-def choose(model: Model, held_out: np.ndarray, names: list[str]) -> list[str]:
-    """For each split, held_out (units, repeats) bool, which of the scores has the lowest AURC there, the first of equals."""
+def choose(model: Model, held_out: np.ndarray, msp: bool = True) -> list[str]:
+    """For each split, held_out (units, repeats) bool, the s_p, or with `msp` also MSP, of the lowest AURC there, first of equals.
+
+    Of two classes there is nothing to choose, and the list is empty.
+    """
+    if model.classes < 3:
+        return []
+    names = [*["msp"] * msp, *map(normalised, POWERS)]
     weights = held_out.astype(np.int32)
     aurc = np.stack([figures(weigh(model.rankings[name], weights))["aurc"] for name in names])
     return [names[index] for index in aurc.argmin(0)]

@@ -19,7 +19,6 @@ from measure import all_metrics
 from metrics.calibration_error import BINS, bins_of
 from metrics.resampling import FRACTION, REPEATS, SEED, interval, resamples, splits
 from metrics.risk_coverage import figures, weigh
-from metrics.scores import POWERS, normalised
 from metrics.selection import choose, mean_of_defined
 from report_page.inputs import Run
 
@@ -78,12 +77,7 @@ METRICS = {
     "d_within_train": Metric("variation, training", 4, *NUMBER, 0, "The variation within classes on the training images."),
     "r2_train": Metric("R², training", 4, *NUMBER, 0, "Separability on the training images."),
 }
-_OF_FIGURES = {  # of metrics.risk_coverage, by the names of measure.py
-    "aurc": "aurc",
-    "auroc": "auroc",
-    "coverage_at_risk_1": "coverage_at_1%_risk",
-    "risk_at_coverage_80": "risk_at_80%_coverage",
-}
+_OF_RANKING = ("aurc", "auroc", "coverage_at_risk_1", "risk_at_coverage_80")  # of metrics.risk_coverage
 # Resampling with replacement moves these in one direction (an ECE up, a distance within classes down): their intervals are
 # shifted back by the mean of that.
 _SHIFTED = ("ece", "ece_temperature", "d_within_val", "r2_val")
@@ -99,7 +93,7 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
     """The metrics (count,) on resamples of the images; equal for all models of as many images, so differences are paired."""
     model, units = run.outputs.ranked, run.outputs.units
     held_out = splits(units, FRACTION, REPEATS, SEED)
-    chosen = choose(model, held_out, ["msp", *map(normalised, POWERS)]) if model.classes > 2 else []
+    chosen = choose(model, held_out)
     means = sparse.csr_array(torch.stack([run.samples.nll, run.samples.near_zero]).numpy())
     sums = sparse.vstack([means, _calibration_gaps(run)]).tocsr()  # not a dense product: its threads would wait for each other
     scored = (~held_out).sum(0)
@@ -107,7 +101,7 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
     def part(index: int) -> dict[str, np.ndarray]:
         weights = draws[index]()  # (units, R)
         of_all = figures(weigh(model.rankings["msp"], weights))
-        found = {key: of_all[figure] for key, figure in _OF_FIGURES.items()} | {"top1": 100 * (1 - of_all["error"])}
+        found = {key: of_all[key] for key in _OF_RANKING} | {"top1": 100 * (1 - of_all["error"])}
         nll, near_zero, *gaps = sums @ weights
         found["nll"], found["near_zero"] = nll / units, near_zero / units
         errors = np.abs(np.reshape(gaps, (-1, BINS, weights.shape[1]))).sum(1)

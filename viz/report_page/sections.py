@@ -15,7 +15,6 @@ from drawing import logit_panels, max_logit, projection, reliability, risk_cover
 from drawing.panels import Panels
 from metrics.calibration_error import BINS, binned
 from metrics.resampling import FRACTION, REPEATS, SEED, splits
-from metrics.scores import POWERS, normalised
 from metrics.selection import TWO_CLASSES, choose
 from report_page import SECTIONS
 from report_page.answer import between, shown
@@ -151,7 +150,7 @@ def mean_curve(seeds: list[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray | N
     for run in seeds:
         model = run.outputs.ranked
         held_out = splits(model.units, FRACTION, REPEATS, SEED)
-        chosen = choose(model, held_out, ["msp", *map(normalised, POWERS)]) if model.classes > 2 else []
+        chosen = choose(model, held_out)
         rows.append(risk_coverage.curves(model, chosen, ~held_out))
     columns = list(zip(*rows, strict=True))
     return columns[0][0], np.mean(columns[1], 0), None if rows[0][2] is None else np.mean(columns[2], 0)

@@ -22,25 +22,33 @@ from data.image_mode import to_rgb
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 TRAIN_DIGITS = 1400  # the first ones; the last 397 were written by other people
 DOWNLOADS = Path("output/downloads")
+# torchvision's class of a data set, and the folder that its download has.
+TORCHVISION = {
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
+}
 Pixels = tuple[Tensor, Tensor, list[str]]
 
 
 def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
     """Images (N, size, size, 3) uint8, labels (N,) int64 and class names of a split, "train" or "val".
 
-    path: a folder that holds train/ and val/, or train.zip and val.zip, or idx files; None: the data set as a package of the
-    system has it, or its download into output/downloads/. Raises InputError where images are missing, damaged or of another size.
+    path: a folder that holds train/ and val/, or train.zip and val.zip, or idx files, or torchvision's download; None: that of
+    usual_path. Raises InputError where images are missing, damaged or of another size.
     """
     if path is None and data == "digits":
         return _digits(split)
-    if path is None and data == "fashion-mnist" and DEBIAN.is_dir():
-        path = DEBIAN
-    if path is None:
-        return _download(data, split)
+    download = path is None
+    path = path or usual_path(data)
+    if download and path != DEBIAN:
+        return _torchvision(data, path, split, download)
     if not path.is_dir():
         raise InputError(f"--data-path {path}: no such folder")
     if (path / split).is_dir() or (path / f"{split}.zip").is_file():
         return _decode(open_folder(path, split), size)
+    if data in TORCHVISION and (path / TORCHVISION[data][1]).is_dir():
+        return _torchvision(data, path, split, download)
     if data == "fashion-mnist" and list(path.glob("*-ubyte*")):
         return _idx(path, split, size)
     raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image> nor {split}.zip")
@@ -58,13 +66,20 @@ def _digits(split: str) -> Pixels:
     return _grey(images[rows]), torch.from_numpy(digits.target[rows]).long(), [str(digit) for digit in range(10)]
 
 
-def _download(data: str, split: str) -> Pixels:
-    kind = {"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[data]
-    folder = DOWNLOADS / data
+def usual_path(data: str) -> Path | None:
+    """Where a data set lies without --data-path: in a package of the system, or downloaded. None of the digits, a library's."""
+    if data == "fashion-mnist" and DEBIAN.is_dir():
+        return DEBIAN
+    return DOWNLOADS / data if data in TORCHVISION else None
+
+
+def _torchvision(data: str, folder: Path, split: str, download: bool) -> Pixels:
+    """Read by torchvision what lies in the folder or, with download, is put there."""
     try:
-        found = getattr(torchvision.datasets, kind)(folder, train=split == "train", download=True)
+        found = getattr(torchvision.datasets, TORCHVISION[data][0])(folder, train=split == "train", download=download)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{data}: cannot be downloaded into {folder} ({str(error).splitlines()[0]}); see --data-path")
+        what = "cannot be downloaded into" if download else "is damaged in"
+        raise InputError(f"{data}: {what} {folder} ({str(error).splitlines()[0]}); see --data-path")
     images = torch.as_tensor(found.data)
     return _grey(images) if images.ndim == 3 else images, torch.as_tensor(found.targets).long(), list(found.classes)
 
