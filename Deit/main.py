@@ -55,6 +55,7 @@ def main(args) -> None:
 
 
 def train(args) -> None:
+    """Train or go on; after each epoch a line of the log and the checkpoint. Raises InputError for what cannot be trained."""
     output = args.output_dir
     if foreign.is_url(args.resume or ""):
         args.resume = str(foreign.download(args.resume))
@@ -99,7 +100,7 @@ def train(args) -> None:
         say(f"--start_epoch {args.start_epoch} has no effect, as in DeiT: {resume} continues with epoch {start_epoch}")
     del found
     say_setup(model, loader, len(val_set), start_epoch, args)
-    wrapped = wrap(model, args.loss == "zipf", args.device, args.compile)
+    wrapped = wrap(model, args.loss == "zipf", args.compile, args.device)
     kept_epochs = start_epoch if resume == output / checkpoint.NAME else 0
     log = run_folder.Log(output, kept_epochs)
     board = TensorBoard(output, kept_epochs) if args.tensorboard and is_first() else None

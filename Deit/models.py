@@ -33,11 +33,11 @@ def create_model(name: str, num_classes: int, input_size: int, drop: float, drop
     raise InputError(f"--model {name} cannot have --input-size {input_size}: {str(reason).splitlines()[0]}")
 
 
-def wrap(model: nn.Module, dense_logits: bool, device: str, compiled: bool) -> nn.Module:
+def wrap(model: nn.Module, dense: bool, compiled: bool, device: str) -> nn.Module:
     """The model as it is trained: with dense logits where it has them, over all processes, compiled."""
-    if dense_logits and has_dense_logits(model):
+    if dense and has_dense_logits(model):
         model = WithDenseLogits(model)
-    elif dense_logits:
+    elif dense:
         say("zipf: this model's classifier cannot read its feature map, so the ranks come from the logits")
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None

@@ -120,6 +120,7 @@ def rendered() -> dict[Path, str]:
 
 
 def block(name: str, runs: dict, judged: dict) -> str:
+    """What stands in a page between the marks of that name: the summary of all runs, the papers' figures, or a table."""
     if name == "results/runs":
         return summary(judged) or "No experiment is finished yet.\n"
     if name == "results/papers.json":
@@ -147,6 +148,7 @@ def metrics_of(runs: dict) -> dict[str, dict[str, dict[int, dict]]]:
 
 
 def page(runs: dict, judged: dict[str, list[Test]]) -> str:
+    """results/README.md: how to read it, a table of claims per topic, then each experiment with its runs and tests."""
     stronger = [name for name in runs if EXPERIMENTS[name].strength == "0.2"]
     at_02 = f" ({', '.join(stronger)})" if stronger else ""
     metrics = metrics_of(runs)

@@ -81,6 +81,7 @@ def main() -> None:
 
 
 def check(args) -> None:
+    """Exit with one line for names, methods and paths that are not there."""
     plans = planned()
     for name in [*args.experiments, *([args.power] if args.power else [])]:
         if name not in EXPERIMENTS and (name not in plans or name == args.power):

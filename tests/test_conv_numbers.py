@@ -30,6 +30,11 @@ def train(folder, *words):
     trainer.main(conv.load("options").get_parser().parse_args([str(word) for word in words]))
 
 
+def course(epoch=0, epochs=1, batch_size=64):
+    """What train_one_epoch is told of the run."""
+    return {"epoch": epoch, "epochs": epochs, "batch_size": batch_size, "seed": 0, "amp": "off"}
+
+
 def test_the_log_holds_the_rate_and_the_strength_of_every_epoch(tmp_path):
     """Two steps per epoch; the rate in the log is that of the step to come."""
     words = ["--epochs", 5, "--lr", 0.08, "--eval-every", 5]
@@ -83,7 +88,9 @@ def test_gradients_are_clipped():
     before = [p.detach().clone() for p in model.parameters()]
     sgd = torch.optim.SGD(model.parameters(), 1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
-    engine.train_one_epoch(model, nn.CrossEntropyLoss(), digits(), sgd, schedule, None, 0, 1, 64, 0, "off", clip_grad_norm=0.05)
+    engine.train_one_epoch(
+        model, nn.CrossEntropyLoss(), digits(), sgd, schedule, None, **course(batch_size=64), clip_grad_norm=0.05
+    )
     steps = [p.detach() - old for p, old in zip(model.parameters(), before, strict=True)]
     assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(0.05, rel=1e-3)
 
@@ -136,7 +143,7 @@ def test_dropout_differs_between_steps_and_epochs():
     sgd = torch.optim.SGD(model.parameters(), 0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
     for epoch in (0, 1, 0):
-        engine.train_one_epoch(model, recorder, data, sgd, schedule, None, epoch, 2, 32, 0, "off")
+        engine.train_one_epoch(model, recorder, data, sgd, schedule, None, **course(epoch, 2, batch_size=32))
     seen = recorder.seen
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen[:4], 2))
     assert torch.equal(seen[0], seen[4]) and torch.equal(seen[1], seen[5])
@@ -159,7 +166,7 @@ def test_online_label_smoothing_is_renewed_after_every_epoch(folder):
         whole = nn.Sequential(nn.Flatten(), nn.Linear(30, 10))
         whole[1].weight.data.copy_(torch.eye(10).repeat(1, 3))
         schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
-        loop.train_one_epoch(whole, criterion, data, sgd, schedule, None, 0, 1, 10, 0, "off")
+        loop.train_one_epoch(whole, criterion, data, sgd, schedule, None, **course(batch_size=10))
     elif folder == "Conv/ffcv":
         config, _ = ffcv_options.read(["--epochs=1"])
         config.training.amp = "off"

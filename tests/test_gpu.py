@@ -232,7 +232,8 @@ def test_no_step_of_small_images_waits_for_the_gpu(mixed, no_watch):
         model = models.create_model(models.model_facts("resnet8", 32), 10).to(DEVICE)
         optimizer = CONV.load("optimizer").build_optimizer(model, 0.1, 0.9, 1e-4)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        extras = [mixing.Mixing(0.2, 1.0, 10, 0)] if mixed else []
+        more = {"mixing": mixing.Mixing(0.2, 1.0, 10, 0)} if mixed else {}
+        run_ = {"epoch": 0, "epochs": 1, "batch_size": 16, "seed": 0, "amp": "bf16"}
         batches = Watched(data.augment(4, True, 8), 6)
         criterion = CONV.load("maxsup_loss").MaxSupLoss()
-        engine.train_one_epoch(model, criterion, batches, optimizer, scheduler, None, 0, 1, 16, 0, "bf16", *extras)
+        engine.train_one_epoch(model, criterion, batches, optimizer, scheduler, None, **run_, **more)

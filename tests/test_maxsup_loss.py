@@ -16,7 +16,7 @@ FocalLoss, LabelSmoothingLoss, LogitPenaltyLoss = (
     maxsup_loss.LogitPenaltyLoss,
 )
 MaxSupLoss, OnlineLabelSmoothingLoss = maxsup_loss.MaxSupLoss, maxsup_loss.OnlineLabelSmoothingLoss
-ZipfLabelSmoothingLoss, label_smoothing_terms = maxsup_loss.ZipfLabelSmoothingLoss, maxsup_loss.label_smoothing_terms
+ZipfLabelSmoothingLoss = maxsup_loss.ZipfLabelSmoothingLoss
 
 TRAINERS = ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/segmentation", "Tasks/tabular", "Tasks/text")
 SHAPES = {"vector": (7,), "batch": (5, 7), "two classes": (6, 2), "image": (2, 4, 3, 5)}
@@ -248,19 +248,6 @@ def test_a_graph_can_be_walked_twice():
     (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
     (second,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-
-def test_terms_of_label_smoothing_add_up():
-    logits, targets = make((200, 10))
-    regularisation, enhancement = label_smoothing_terms(logits, targets, 0.1)
-    whole = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1) - F.cross_entropy(
-        logits, targets, reduction="none"
-    )
-    torch.testing.assert_close(regularisation + enhancement, whole)
-    brute = [sum(min(z[t] - v, 0) for v in z) * 0.1 / 10 for z, t in zip(logits.detach().tolist(), targets.tolist(), strict=True)]
-    torch.testing.assert_close(enhancement, torch.tensor(brute, dtype=torch.float64))
-    right = logits.argmax(1) == targets
-    assert (enhancement[right] == 0).all() and (enhancement[~right] < 0).all() and (regularisation >= 0).all()
 
 
 def test_schedule_is_linear_over_epochs():

@@ -32,6 +32,7 @@ def train_one_epoch(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     ema: AveragedModel | None,
+    *,
     epoch: int,
     epochs: int,
     batch_size: int,
@@ -108,7 +109,7 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
         )
 
 
-def check_weights(model: nn.Module, val_loss: float, epoch: int) -> None:
+def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
     """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
     if not finite or not math.isfinite(val_loss):

@@ -58,6 +58,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train or go on; after each epoch a line of the log and the checkpoint. Raises InputError for what cannot be trained."""
     description = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
@@ -127,9 +128,22 @@ def train(args: argparse.Namespace) -> None:
 
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
-        settings = (epoch, args.epochs, args.batch_size, args.seed, args.amp)
-        extras = (mixing, distillation, args.clip_grad_norm)
-        training = train_one_epoch(wrapped, criterion, train_data, optimizer, scheduler, ema, *settings, *extras)
+        training = train_one_epoch(
+            wrapped,
+            criterion,
+            train_data,
+            optimizer,
+            scheduler,
+            ema,
+            epoch=epoch,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            amp=args.amp,
+            mixing=mixing,
+            distillation=distillation,
+            clip_grad_norm=args.clip_grad_norm,
+        )
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
         line |= {"lr": max(group["lr"] for group in optimizer.param_groups), "alpha": getattr(criterion, "alpha", None)}
         distributed.share_buffers(model)
@@ -142,7 +156,7 @@ def train(args: argparse.Namespace) -> None:
                 distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
                 metrics, *_ = evaluate(ema.module, val_data, len(classes), args.batch_size, args.amp)
                 line |= {f"ema_{key}": value for key, value in metrics.items()}
-        check_weights(model, line.get("val_loss", 0.0), epoch)
+        check_weights(model, epoch, line.get("val_loss", 0.0))
         if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)

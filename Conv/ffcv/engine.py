@@ -51,7 +51,7 @@ def train_one_epoch(
     steps, losses, right = len(batches), [], torch.zeros((), device=batches.device)
     images_per_step = training.batch_size * distributed.world_size()
     start, counted = time.perf_counter(), steps
-    bar = progress(batches.epoch(epoch, side), steps, f"epoch {epoch + 1}/{training.epochs}", images_per_step)
+    bar = progress(batches.epoch(epoch, side), f"epoch {epoch + 1}/{training.epochs}", steps, images_per_step)
     for step, (images, targets) in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = rate * rate_factor(epoch, step / steps, lr, training.epochs)
@@ -95,7 +95,7 @@ def evaluate(model: nn.Module, batches, validation: SimpleNamespace, amp: str, d
     bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=device)  # confidence, right
     images_per_step = validation.batch_size * distributed.world_size()
     share = [] if batches is None else batches.epoch(0, validation.resolution)
-    for images, targets in progress(share, 0 if batches is None else len(batches), "evaluate", images_per_step):
+    for images, targets in progress(share, "evaluate", 0 if batches is None else len(batches), images_per_step):
         with autocast(device, amp):
             logits = model(images)
             if validation.lr_tta:
@@ -147,7 +147,7 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
         )
 
 
-def check_weights(model: nn.Module, val_loss: float, epoch: int) -> None:
+def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
     """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
     if not finite or not math.isfinite(val_loss):
@@ -162,7 +162,7 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
     return torch.autocast(device.type, torch.float16 if amp == "fp16" else torch.bfloat16, enabled=amp != "off")
 
 
-def progress(batches: Iterable, steps: int, title: str, images_per_step: int) -> tqdm:
+def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> tqdm:
     """A bar over batches with the time left, in images/s; only in the main process."""
     return tqdm(
         batches,

@@ -74,6 +74,7 @@ def settle(training: SimpleNamespace) -> torch.device:
 
 
 def train(config: SimpleNamespace, command, device: torch.device) -> None:
+    """Train or go on; after each epoch a line of the log and the checkpoint. Raises InputError for what cannot be trained."""
     output = Path(config.logging.folder)
     resume = run_folder.claim(output, command.resume, command.overwrite)
     state = states.read(resume) if resume else None
@@ -132,7 +133,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
         distributed.share_buffers(model)
         metrics = evaluate(model, val_batches, config.validation, training.amp, device)
         line |= {f"val_{key}": value for key, value in metrics.items()}
-        check_weights(model, line["val_loss"], epoch)
+        check_weights(model, epoch, line["val_loss"])
         if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)

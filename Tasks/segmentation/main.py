@@ -50,6 +50,7 @@ def main(args) -> None:
 
 
 def train(args) -> None:
+    """Train or go on; each epoch a line of the log and the checkpoint, at the end test.json. Raises InputError."""
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
     synced = args.device == "cuda" and distributed.world_size() > 1 and args.sync_bn is not False

@@ -279,17 +279,6 @@ class FocalLoss(nn.Module):
         return F.nll_loss(focal, targets, ignore_index=self.ignore_index)
 
 
-def label_smoothing_terms(logits: Tensor, target: Tensor, alpha: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Split what label smoothing adds to the cross-entropy, alpha * (z_t - mean z), as the MaxSup paper does.
-
-    logits (N, K), target (N,) class indices. Returns two (N,) tensors that add up to it: the regularisation
-    alpha/K * sum of (z_t - z_m) over the z_m below z_t, and the error enhancement, the same sum over the z_m above z_t: never
-    positive, 0 where the prediction is right, and smaller the more wrong the model is, so minimising it widens the error.
-    """
-    gaps = (logits.gather(1, target.unsqueeze(1)) - logits) * (alpha / logits.shape[1])
-    return gaps.clamp(min=0).sum(1), gaps.clamp(max=0).sum(1)
-
-
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
