@@ -12,6 +12,7 @@ from metrics.rankings import Model
 from metrics.risk_coverage import curve, weigh
 
 LOW = 0.2  # coverage up to which the inset shows the curves
+STEADY = 0.01  # coverage below which single errors make the risk jump, and do not choose the axis
 
 
 def curves(model: Model, chosen: list[str], scored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -54,16 +55,17 @@ def panels(models: dict[str, tuple], log_risk: bool = False) -> Panels:
 
 def lines(axis, models: dict[str, tuple], up_to: float, log_risk: bool) -> None:
     """The curves up to a coverage, on axes with labels."""
-    highest = 0.0
+    highest, top = 0.0, 0.0
     for colour, (name, (coverages, msp, normal)) in zip(itertools.cycle(style.COLOURS), models.items(), strict=False):
         shown = coverages <= up_to
         name += " (MSP kept)" * (normal is not None and np.array_equal(msp, normal))  # no dashed line is to be seen then
         for risk, dashes, label in ((msp, "-", name), (normal, "--", None))[: 1 if normal is None else 2]:
             drawn = 100 * (np.where(risk > 0, risk, np.nan) if log_risk else risk)
             highest = max(highest, risk[shown].max())
+            top = max(top, 110 * risk[shown & (coverages >= STEADY)].max())
             axis.plot(100 * coverages[shown], drawn[shown], dashes, color=colour, linewidth=1.6, label=label)
-    axis.plot([], [], "-", color="0.5", label="MSP")
     if any(normal is not None for _, _, normal in models.values()):
+        axis.plot([], [], "-", color="0.5", label="MSP")
         axis.plot([], [], "--", color="0.5", label="normalised logits")
     axis.set(xlim=(0, 100 * up_to), xlabel="coverage: answered samples (%)", ylabel="risk: wrong answers (%)")
     if up_to < 1:
@@ -71,8 +73,11 @@ def lines(axis, models: dict[str, tuple], up_to: float, log_risk: bool) -> None:
     if log_risk:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
     else:
         axis.set_ylim(bottom=0)
+    if top:
+        axis.set_ylim(top=top)
     if highest == 0:
         axis.set_yticks([])
         axis.text(0.5, 0.5, "no errors", transform=axis.transAxes, ha="center", color="0.5")
