@@ -39,16 +39,16 @@ def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
     """
     if path is None and data == "digits":
         return _digits(split)
-    download = path is None
-    path = path or usual_path(data)
-    if download and path != DEBIAN:
-        return _torchvision(data, path, split, download)
+    if path is None:
+        path = usual_path(data)
+        if path != DEBIAN:
+            return _torchvision(data, path, split, download=True)
     if not path.is_dir():
         raise InputError(f"--data-path {path}: no such folder")
     if (path / split).is_dir() or (path / f"{split}.zip").is_file():
         return _decode(open_folder(path, split), size)
     if data in TORCHVISION and (path / TORCHVISION[data][1]).is_dir():
-        return _torchvision(data, path, split, download)
+        return _torchvision(data, path, split, download=False)
     if data == "fashion-mnist" and list(path.glob("*-ubyte*")):
         return _idx(path, split, size)
     raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image> nor {split}.zip")
