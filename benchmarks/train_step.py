@@ -191,7 +191,8 @@ def conv(case: Case, args) -> tuple[nn.Module, Ours]:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 
     def epoch(model: nn.Module, criterion: nn.Module, data: InMemory, optimizer: torch.optim.Optimizer, args) -> None:
-        train_one_epoch(model, criterion, data, optimizer, scheduler, None, 0, 1, data.batch_size, 0, args.amp)
+        run = {"epoch": 0, "epochs": 1, "batch_size": data.batch_size, "seed": 0, "amp": args.amp}
+        train_one_epoch(model, criterion, data, optimizer, scheduler, None, **run)
 
     small = case.side <= 64
     return model, Ours(epoch, optimizer, lambda mode: wrap(model, False, mode == "compiled", args.device, small))
