@@ -108,10 +108,10 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
         )
 
 
-def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
+def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
     """Raise InputError where the last step of an epoch has ruined the model, which no training loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
-    if not finite or not math.isfinite(val_loss):
+    if not finite or not math.isfinite(val_nll):
         raise InputError(
             f"weights or validation loss are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last "
             "checkpoint is good. Try a lower --lr, --clip-grad 1 or --amp off"
@@ -120,7 +120,7 @@ def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: DataLoader, device: str, amp: str, shared: bool) -> dict:
-    """Top-1 and top-5 (%), cross-entropy and expected calibration error over every image of the loader.
+    """Top-1 and top-5 (%), NLL (the cross-entropy, in nats) and expected calibration error over every image of the loader.
 
     With `shared` the loaders of all processes hold a part each, and the figures are those of all images.
     """
@@ -143,9 +143,9 @@ def evaluate(model: nn.Module, loader: DataLoader, device: str, amp: str, shared
     if shared:
         distributed.sum_over_processes(sums)
         distributed.sum_over_processes(bins)
-    count, top1, top5, loss = sums.tolist()
+    count, top1, top5, nll = sums.tolist()
     ece = (bins[0] - bins[1]).abs().sum().item() / count
-    return {"images": int(count), "top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": ece}
+    return {"images": int(count), "top1": 100 * top1 / count, "top5": 100 * top5 / count, "nll": nll / count, "ece": ece}
 
 
 def autocast(device: str, amp: str) -> torch.autocast:

@@ -126,7 +126,7 @@ def train(args) -> None:
             if averaged is not None and memory:
                 averaged.to(memory)
         scheduler.step(epoch + 1)
-        check_weights(model, epoch, line.get("val_loss", 0))
+        check_weights(model, epoch, line.get("val_nll", 0))
         if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
@@ -141,7 +141,7 @@ def train(args) -> None:
 
 
 def evaluate_checkpoint(args) -> None:
-    """--eval --resume X: print top-1, top-5, loss and ECE of the validation images; the model is the one that the file names."""
+    """--eval --resume X: print top-1, top-5, NLL and ECE of the validation images; the model is the one that the file names."""
     if args.resume in (None, "auto"):
         raise InputError("--eval needs --resume PATH, the checkpoint to evaluate")
     found = foreign.read(args.resume, args.model_ema)
@@ -171,7 +171,7 @@ def evaluate_checkpoint(args) -> None:
     result = evaluate(model.to(args.device), loader, args.device, args.amp, args.dist_eval)
     say(
         f"the {'moving average' if args.model_ema else 'weights'} of {args.resume} on {result['images']} images: "
-        f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}  ECE {result['ece']:.4f}"
+        f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  NLL {result['nll']:.4f}  ECE {result['ece']:.4f}"
     )
 
 

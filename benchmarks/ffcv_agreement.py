@@ -38,7 +38,7 @@ COLUMNS = [("model", ""), ("images", ",d"), ("crop ratio", "g"), ("FFCV, top-1 %
 COLUMNS += [(f"Pillow `{way}`", ".2f") for way in WAYS] + [("same prediction, FFCV and `area`, %", ".2f")]
 # Title: words for train_imagenet.py. The second sees digits of 64 px, where scaling matters more.
 MODELS = {
-    "`digits_maxsup.yaml`, 8 px": [],
+    "`digits.yaml`, 8 px": [],
     "the same at 64 px": [
         "--model.small_stem=0",
         *("--resolution.min_res=64", "--resolution.max_res=64", "--validation.resolution=64"),
@@ -80,7 +80,7 @@ def digits() -> list[list]:
     rows = []
     for number, (title, words) in enumerate(MODELS.items()):
         folder = WORK / f"model-{number}"
-        command = ["train_imagenet.py", "--config", "configs/digits_maxsup.yaml", f"--data.train_dataset={train}"]
+        command = ["train_imagenet.py", "--config", "configs/digits.yaml", f"--data.train_dataset={train}"]
         command += [f"--data.val_dataset={val}", f"--logging.folder={folder}", "--resume=auto", "--training.device=cpu", *words]
         subprocess.run([sys.executable, *command], cwd=FFCV, check=True)
         rows += rows_of(title, folder / "checkpoint.pth", WORK / "digits/val")

@@ -9,11 +9,9 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+from unpack import DataError, printable
+
 MOST_BYTES = 2**28  # a member that claims more is no table of these
-
-
-class DataError(ValueError):
-    """Says what is wrong, where, and what to do."""
 
 
 def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: int) -> None:
@@ -40,7 +38,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         sys.exit(f"error: {args.archive}: damaged, or not a ZIP file ({error})")
     except DataError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}; the README beside this script says where the data come from")
 

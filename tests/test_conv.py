@@ -46,7 +46,7 @@ def test_evaluation_gives_what_training_logged(digits_run, ten, tmp_path):
         result = run(CONV_EVALUATE, "--checkpoint", digits_run / "checkpoint.pth", "--output", tmp_path / "r.json", *words)
         assert result.returncode == 0, result.stderr
         clean, last = json.loads((tmp_path / "r.json").read_text())["clean"], log(digits_run)[-1]
-        assert clean["top1"] == last[f"{key}_top1"] and clean["loss"] == pytest.approx(last[f"{key}_loss"], abs=1e-5)
+        assert clean["top1"] == last[f"{key}_top1"] and clean["nll"] == pytest.approx(last[f"{key}_nll"], abs=1e-5)
         assert f"error {100 - clean['top1']:.2f} %" in result.stdout
 
 
@@ -157,7 +157,7 @@ def test_two_processes_equal_one(tmp_path):
         assert result.returncode == 0, result.stderr
     for one, two in zip(log(tmp_path / "1"), log(tmp_path / "2"), strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5) and one["val_images"] == two["val_images"] == 397
-        assert one["val_loss"] == pytest.approx(two["val_loss"], abs=1e-4) and one["train_top1"] == two["train_top1"]
+        assert one["val_nll"] == pytest.approx(two["val_nll"], abs=1e-4) and one["train_top1"] == two["train_top1"]
 
 
 SYNCED = """

@@ -176,8 +176,8 @@ def test_published_corruptions(cifar_like, tmp_path):
             logits = model.eval()(TF.normalize(rows, state["args"]["mean"], state["args"]["std"]))
         expected = found["corruptions"]["brightness"][severity]
         assert expected["top1"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
-        assert expected["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-4)
-        assert found["corruptions"]["fog"][severity]["loss"] == pytest.approx(found["clean"]["loss"], abs=1e-6)
+        assert expected["nll"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-4)
+        assert found["corruptions"]["fog"][severity]["nll"] == pytest.approx(found["clean"]["nll"], abs=1e-6)
     every = [metrics["top1"] for severities in found["corruptions"].values() for metrics in severities]
     assert len(every) == 75 and found["corrupted"]["top1"] == pytest.approx(sum(every) / 75)
     assert len(re.findall(r"^\w+ +error", result.stdout, re.M)) == 16

@@ -193,7 +193,7 @@ def test_ffcv_averages_an_image_and_its_mirror_image():
     for mirrored, gap in ((False, 0.0), (True, 6.0)):
         validation = SimpleNamespace(batch_size=4, resolution=2, lr_tta=mirrored)
         batches = Listed([(images, torch.zeros(4, dtype=torch.int64))])
-        loss = ffcv_engine.evaluate(model, batches, validation, "off", torch.device("cpu"))["loss"]
+        loss = ffcv_engine.evaluate(model, batches, validation, "off", torch.device("cpu"))["nll"]
         assert loss == pytest.approx(math.log1p(math.exp(-gap)), rel=1e-4)
 
 

@@ -68,7 +68,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(few, tmp_path):
     assert len(losses) == 20 and losses[-1] < losses[0] - 0.1
     assert losses == pytest.approx([line["train_loss"] for line in b], abs=1e-4)
     assert a[-1]["val_images"] == b[-1]["val_images"] == 33
-    assert a[-1]["val_loss"] == pytest.approx(b[-1]["val_loss"], abs=1e-4)
+    assert a[-1]["val_nll"] == pytest.approx(b[-1]["val_nll"], abs=1e-4)
     assert "2 x 32" in two.stdout and two.stdout.count("global batch") == 1
 
 
@@ -93,7 +93,7 @@ def test_killed_and_resumed_ends_bit_identical(few, tmp_path, processes, loss):
     for key in ("model", "model_ema", "optimizer", "lr_scheduler", "loss", "epoch", "rng", "classes"):
         assert_same(ours[key], theirs[key])
     assert [line["epoch"] for line in log(broken)] == list(range(1, 11))
-    for key in ("train_loss", "val_top1", "val_loss", "val_ece", "ema_loss", "lr"):
+    for key in ("train_loss", "val_top1", "val_nll", "val_ece", "ema_nll", "lr"):
         assert [line[key] for line in log(broken)] == [line[key] for line in log(whole)]
 
 
@@ -228,7 +228,7 @@ def test_two_processes_evaluate_the_model_that_is_saved(few, tmp_path):
     words = ["--model", "test_resnet", "--data-path", few, "--epochs", 2, "--batch-size", 16, "--output_dir", tmp_path]
     result = torchrun(2, *PLAIN, *words, "--opt", "sgd", "--lr", 0.1, "--unscale-lr", "--model-ema", "--model-ema-decay", 0.5)
     assert result.returncode == 0, result.stderr
-    for average, key in (("--no-model-ema", "val_loss"), ("--model-ema", "ema_loss")):
+    for average, key in (("--no-model-ema", "val_nll"), ("--model-ema", "ema_nll")):
         result = run(MAIN, *SMALL, "--eval", "--resume", tmp_path / "checkpoint.pth", "--data-path", few, average)
         found = float(re.search(r"loss (\S+)", result.stdout).group(1))
         assert found == pytest.approx(log(tmp_path)[-1][key], abs=1e-4)

@@ -114,7 +114,7 @@ def test_a_classifier_in_another_order_is_sorted_by_names(trained, few, tmp_path
     torch.save(state, tmp_path / "reversed.pth")
     main(options(*words, "--weight-decay", 0, "--finetune", tmp_path / "reversed.pth", "--output_dir", tmp_path / "run"))
     torch.testing.assert_close(weights(tmp_path / "run"), weights(trained), atol=1e-6, rtol=0)
-    assert log(tmp_path / "run")[-1]["val_loss"] == pytest.approx(log(trained)[-1]["val_loss"], abs=1e-5)
+    assert log(tmp_path / "run")[-1]["val_nll"] == pytest.approx(log(trained)[-1]["val_nll"], abs=1e-5)
     state["classes"] = ["cats", "dogs"]
     torch.save(state, tmp_path / "animals.pth")
     main(options(*words, "--finetune", tmp_path / "animals.pth", "--output_dir", tmp_path / "other"))

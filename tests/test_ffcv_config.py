@@ -13,7 +13,7 @@ options, errors = ffcv.load("options"), ffcv.load("errors")
 def test_configs_and_losses():
     """The four configurations of ImageNet take any loss, with its published strength."""
     found = {path.stem: options.read(["--config", str(path)])[0] for path in sorted((ffcv.folder / "configs").glob("*.yaml"))}
-    assert set(found) == {"rn18", "rn50", "rn18_16", "rn50_16", "digits_maxsup"}
+    assert set(found) == {"rn18", "rn50", "rn18_16", "rn50_16", "digits"}
     for name, config in found.items():
         assert (config.loss.name, config.loss.prior) == ("maxsup", "uniform")
         assert config.logging.folder == f"output/{name.removesuffix('_maxsup')}_maxsup"

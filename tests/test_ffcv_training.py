@@ -93,7 +93,7 @@ def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
         logits = model.eval()(images.permute(0, 3, 1, 2))
     labels, last = torch.tensor(labels), log(folder)[-1]
     assert last["val_top1"] == pytest.approx(100 * MulticlassAccuracy(2, average="micro")(logits, labels).item(), abs=1e-4)
-    assert last["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
+    assert last["val_nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
     assert last["val_ece"] == pytest.approx(MulticlassCalibrationError(2, 15)(logits.softmax(1), labels).item(), abs=1e-4)
 
 
@@ -125,7 +125,7 @@ def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
     ours, theirs = (torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (broken, tmp_path / "whole"))
     for key in ("model", "optimizer", "lr_scheduler", "loss", "epoch", "rng", "classes"):
         assert_same(ours[key], theirs[key])
-    for key in ("epoch", "train_loss", "val_top1", "val_loss", "val_ece", "lr"):
+    for key in ("epoch", "train_loss", "val_top1", "val_nll", "val_ece", "lr"):
         assert [line[key] for line in log(broken)] == [line[key] for line in log(tmp_path / "whole")]
 
 
@@ -156,7 +156,7 @@ def test_two_processes_count_each_image_once(ffcv_files, tmp_path):
     last = log(tmp_path)[-1]
     assert last["val_images"] == 33
     assert evaluated(tmp_path / "checkpoint.pth", ffcv_files)[1:] == pytest.approx(
-        [last["val_top1"], last["val_top5"], last["val_loss"], last["val_ece"]], abs=0.006
+        [last["val_top1"], last["val_top5"], last["val_nll"], last["val_ece"]], abs=0.006
     )
 
 
@@ -175,7 +175,7 @@ def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, t
     folder, _ = trained
     weights = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
     last = log(folder)[-1]
-    expected = [33, last["val_top1"], last["val_top5"], last["val_loss"], last["val_ece"]]
+    expected = [33, last["val_top1"], last["val_top5"], last["val_nll"], last["val_ece"]]
     lightning = {
         "state_dict": {f"model.{key}": value for key, value in weights.items()},
         "epoch": 89,

@@ -242,7 +242,7 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     assert content["training_seconds"] == last["seconds"] > 0 and content["measuring_seconds"] > 0
     # Another program has run the same model on the same images: equal to the rounding of float32 sums.
     assert content["metrics"]["top1"] == pytest.approx(last["val_top1"])
-    assert content["metrics"]["nll"] == pytest.approx(last["val_loss"], abs=1e-4)
+    assert content["metrics"]["nll"] == pytest.approx(last["val_nll"], abs=1e-4)
     assert content["hardware"]["instructions"] and content["hardware"]["gpu"] is None
     assert content["command"].endswith("--num-workers 0 --loss ls --alpha 0.2 --seed 0")
     # The heir began where its CE run of the same seed ended.

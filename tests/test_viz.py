@@ -83,7 +83,7 @@ def test_the_seeds_two_commands(checkpoint, parity, tmp_path):
     last = json.loads((checkpoint.parent / "log.jsonl").read_text().splitlines()[-1])
     measured = classification(logits, labels)
     assert measured["top1"] == pytest.approx(last["val_top1"]) and f"top-1 {measured['top1']:.2f} %" in result.stdout
-    assert measured["nll"] == pytest.approx(last["val_loss"], abs=1e-5) and measured["ece"] == pytest.approx(
+    assert measured["nll"] == pytest.approx(last["val_nll"], abs=1e-5) and measured["ece"] == pytest.approx(
         last["val_ece"], abs=1e-5
     )
 

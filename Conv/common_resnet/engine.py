@@ -109,10 +109,10 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
         )
 
 
-def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
+def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
     """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
-    if not finite or not math.isfinite(val_loss):
+    if not finite or not math.isfinite(val_nll):
         raise InputError(
             f"weights or validation loss are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last "
             "checkpoint is good. Try a lower --lr, or --warmup-epochs"
@@ -123,7 +123,7 @@ def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
 def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp: str = "off") -> tuple[dict, Tensor, Tensor]:
     """Metrics over every image of all processes, once; and right predictions and images of each class, both (classes,).
 
-    batch_size is that of all processes together. The metrics: images, top1 and top5 (%), loss (cross-entropy, nats), ece (15
+    batch_size is that of all processes together. The metrics: images, top1 and top5 (%), nll (the cross-entropy, nats), ece (15
     equal-width bins).
     """
     model.eval()
@@ -147,12 +147,12 @@ def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp:
         bins[1].index_add_(0, index, right)
     for part in (sums, bins, counts):
         distributed.sum_over_processes(part)
-    images_seen, (top5, loss) = counts[1].sum().item(), sums.tolist()
+    images_seen, (top5, nll) = counts[1].sum().item(), sums.tolist()
     metrics = {
         "images": int(images_seen),
         "top1": 100 * counts[0].sum().item() / images_seen,
         "top5": 100 * top5 / images_seen,
-        "loss": loss / images_seen,
+        "nll": nll / images_seen,
         "ece": (bins[0] - bins[1]).abs().sum().item() / images_seen,
     }
     return metrics, counts[0].cpu(), counts[1].cpu()

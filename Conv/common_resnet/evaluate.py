@@ -31,7 +31,7 @@ from data.small_images import SmallImages
 from data.superclasses import group
 from engine import evaluate
 from models import create_model, model_facts, outputs
-from options import RANGES
+from options import RANGES, choose_device
 
 MODEL_FACTS = ("model", "library", "width", "stem_stride", "small_stem")
 FACTS = ("model", "library", "num_classes", "input_size", "crop_ratio", "mean", "std", "data", "superclasses")
@@ -41,9 +41,7 @@ def main(args: argparse.Namespace) -> None:
     if args.checkpoint is None:
         raise InputError("--checkpoint is missing: the file to evaluate")
     check_options(args)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
+    device = choose_device(args.device)
     distributed.start(device)
     found = foreign.read(args.checkpoint)
     state = found.state
@@ -78,8 +76,8 @@ def main(args: argparse.Namespace) -> None:
     match_classes(images, facts, classes, path or data, args.checkpoint)
 
     metrics, right, counts = evaluate(model, images, facts["num_classes"], args.batch_size)
-    if not math.isfinite(metrics["loss"]):
-        raise InputError(f"{args.checkpoint}: the loss is {metrics['loss']}: damaged weights, or a wrong --mean or --std")
+    if not math.isfinite(metrics["nll"]):
+        raise InputError(f"{args.checkpoint}: the NLL is {metrics['nll']}: damaged weights, or a wrong --mean or --std")
     if facts.get("imbalance_ratio", 1) != 1 and len(facts.get("training_images", [])) == facts["num_classes"]:
         metrics |= by_shots(right, counts, torch.tensor(facts["training_images"]))
     description = {key: facts[key] for key in MODEL_FACTS if key in facts}
@@ -184,7 +182,7 @@ def mean(metrics: list[dict]) -> dict:
 def line(metrics: dict) -> str:
     shots = "  ".join(f"{name} {metrics[name]:.2f} %" for name in ("many", "medium", "low") if metrics.get(name) is not None)
     return (
-        f"error {100 - metrics['top1']:.2f} %  top-5 error {100 - metrics['top5']:.2f} %  NLL {metrics['loss']:.4f}  "
+        f"error {100 - metrics['top1']:.2f} %  top-5 error {100 - metrics['top5']:.2f} %  NLL {metrics['nll']:.4f}  "
         f"ECE {metrics['ece']:.4f}  {shots}".rstrip()
     )
 

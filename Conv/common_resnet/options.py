@@ -148,53 +148,13 @@ def fill_in(args: argparse.Namespace) -> None:
     check_ranges(args)
     torchvision_flags.translate_course(args, flags)
     check_ranges(args)
-    marks = args.decay_epochs
-    if marks is None:  # in proportion, where --epochs is another number
-        args.decay_epochs = [max(1, round(mark * args.epochs / source.epochs)) for mark in source.decay_epochs]
     args.ema_decay = args.ema_decay or 0.0
-    if args.in_memory and args.crop_ratio not in (None, 1):
-        raise InputError(f"--crop-ratio {args.crop_ratio}: for large images; {args.data}, in memory, is not cropped")
+    settle_schedule(args, source)
+    check_images(args, source)
     args.crop_ratio = 1.0 if args.in_memory else args.crop_ratio or 0.875
-    if not 0 <= args.ema_decay < 1:
-        raise InputError(f"--ema-decay {args.ema_decay}: from 0 to below 1")
-    if args.width % 2:
-        raise InputError(f"--width {args.width}: even, for the shortcuts pad half the channels on either side")
-    if args.loss == "ce" and args.alpha is not None:
-        raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
-    if args.prior != "uniform" and args.loss != "ls":
-        raise InputError(f"--prior {args.prior}: for --loss ls, not {args.loss}")
-    if marks and args.sched != "step":
-        raise InputError(f"--decay-epochs: for --sched step, not {args.sched}")
-    if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):
-        raise InputError(f"--sched step: --decay-epochs has to name epochs before {args.epochs} where the rate drops")
-    if args.warmup_epochs >= args.epochs:
-        raise InputError(f"--warmup-epochs {args.warmup_epochs}: fewer than --epochs {args.epochs}, or the rate never falls")
-    if args.data in SMALL and not args.in_memory and args.input_size <= LARGEST_IN_MEMORY:
-        larger = f"it is enlarged to {LARGEST_IN_MEMORY + 1} px and more only"
-        raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; {larger}")
-    if not args.in_memory and (args.cutout or args.padding):
-        raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
-    if args.in_memory and (args.auto_augment or args.random_erase):
-        raise InputError(f"--auto-augment and --random-erase are for large images; {args.data}, in memory, has --cutout")
-    for name, kind in (("ra_magnitude", "ra"), ("augmix_severity", "augmix")):
-        if getattr(args, name) is not None and args.auto_augment != kind:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: for --auto-augment {kind}")
-    if args.decay_rate is not None and args.sched != "step":
-        raise InputError(f"--decay-rate {args.decay_rate}: for --sched step, not {args.sched}")
-    args.decay_rate = 0.1 if args.decay_rate is None else args.decay_rate
-    if not 8 <= args.input_size <= 4096:
-        raise InputError(f"--input-size {args.input_size}: goes from 8 to 4096")
-    for name in ("cutout", "padding"):
-        if getattr(args, name) > args.input_size:
-            raise InputError(f"--{name} {getattr(args, name)}: larger than the images, {args.input_size} pixels")
-    if args.freeze_backbone and not (args.init or args.resume):
-        raise InputError("--freeze-backbone: needs --init, the weights that stay as they are")
-    if args.test_only and args.resume in (None, "auto"):
-        raise InputError("--test-only needs --resume PATH, the checkpoint to evaluate")
+    check_pairs(args)
     check_distillation(args)
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
+    args.device = choose_device(args.device)
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
     name = args.data_path.name if args.data == "folder" else args.data
     args.output_dir = args.output_dir or Path("output") / f"{name}-{args.model}-{args.loss}"
@@ -203,6 +163,16 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def choose_device(device: str | None) -> str:
+    """The device asked for, or the GPU where there is one. Raises InputError for a GPU that is not there."""
+    import torch
+
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
+    return device or ("cuda" if found else "cpu")
 
 
 def cpu_has_bf16() -> bool:
@@ -219,6 +189,59 @@ def check_ranges(args: argparse.Namespace) -> None:
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
                 raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
+
+
+def settle_schedule(args: argparse.Namespace, source: Source) -> None:
+    """Fill in where the rate drops, and by how much. Raises InputError where the schedule's options contradict one another."""
+    marks = args.decay_epochs
+    if args.sched != "step":
+        given = {"decay-epochs": marks, f"decay-rate {args.decay_rate}": args.decay_rate}
+        for name in (name for name, value in given.items() if value is not None):
+            raise InputError(f"--{name}: for --sched step, not {args.sched}")
+    if marks is None:  # in proportion, where --epochs is another number
+        args.decay_epochs = [max(1, round(mark * args.epochs / source.epochs)) for mark in source.decay_epochs]
+    if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):
+        raise InputError(f"--sched step: --decay-epochs has to name epochs before {args.epochs} where the rate drops")
+    if args.warmup_epochs >= args.epochs:
+        raise InputError(f"--warmup-epochs {args.warmup_epochs}: fewer than --epochs {args.epochs}, or the rate never falls")
+    args.decay_rate = 0.1 if args.decay_rate is None else args.decay_rate
+
+
+def check_images(args: argparse.Namespace, source: Source) -> None:
+    """Raise InputError for options of images of another kind than these: small ones, held in memory, or large ones."""
+    if args.in_memory and args.crop_ratio not in (None, 1):
+        raise InputError(f"--crop-ratio {args.crop_ratio}: for large images; {args.data}, in memory, is not cropped")
+    if args.data in SMALL and not args.in_memory and args.input_size <= LARGEST_IN_MEMORY:
+        larger = f"it is enlarged to {LARGEST_IN_MEMORY + 1} px and more only"
+        raise InputError(f"--input-size {args.input_size}: {args.data} has {source.size} px; {larger}")
+    if not args.in_memory and (args.cutout or args.padding):
+        raise InputError(f"--cutout and --padding are for small images, not for {args.data}")
+    if args.in_memory and (args.auto_augment or args.random_erase):
+        raise InputError(f"--auto-augment and --random-erase are for large images; {args.data}, in memory, has --cutout")
+    for name, kind in (("ra_magnitude", "ra"), ("augmix_severity", "augmix")):
+        if getattr(args, name) is not None and args.auto_augment != kind:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: for --auto-augment {kind}")
+    if not 8 <= args.input_size <= 4096:
+        raise InputError(f"--input-size {args.input_size}: goes from 8 to 4096")
+    for name in ("cutout", "padding"):
+        if getattr(args, name) > args.input_size:
+            raise InputError(f"--{name} {getattr(args, name)}: larger than the images, {args.input_size} pixels")
+
+
+def check_pairs(args: argparse.Namespace) -> None:
+    """Raise InputError for options of the model, the loss and the run that contradict one another."""
+    if not 0 <= args.ema_decay < 1:
+        raise InputError(f"--ema-decay {args.ema_decay}: from 0 to below 1")
+    if args.width % 2:
+        raise InputError(f"--width {args.width}: even, for the shortcuts pad half the channels on either side")
+    if args.loss == "ce" and args.alpha is not None:
+        raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.prior != "uniform" and args.loss != "ls":
+        raise InputError(f"--prior {args.prior}: for --loss ls, not {args.loss}")
+    if args.freeze_backbone and not (args.init or args.resume):
+        raise InputError("--freeze-backbone: needs --init, the weights that stay as they are")
+    if args.test_only and args.resume in (None, "auto"):
+        raise InputError("--test-only needs --resume PATH, the checkpoint to evaluate")
 
 
 def check_distillation(args: argparse.Namespace) -> None:

@@ -156,7 +156,7 @@ def train(args: argparse.Namespace) -> None:
                 distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
                 metrics, *_ = evaluate(ema.module, val_data, len(classes), args.batch_size, args.amp)
                 line |= {f"ema_{key}": value for key, value in metrics.items()}
-        check_weights(model, epoch, line.get("val_loss", 0.0))
+        check_weights(model, epoch, line.get("val_nll", 0.0))
         if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)

@@ -86,7 +86,7 @@ def train_one_epoch(
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches, validation: SimpleNamespace, amp: str, device: torch.device) -> dict:
-    """Top-1 and top-5 (%), cross-entropy and expected calibration error; each image counts once, over all processes.
+    """Top-1 and top-5 (%), NLL (cross-entropy, nats) and ECE over all processes; each image counts once.
 
     batches: this process's share as data.val_images gives it, None where it has none. validation: the configuration's section.
     """
@@ -111,9 +111,9 @@ def evaluate(model: nn.Module, batches, validation: SimpleNamespace, amp: str, d
         bins[1].index_add_(0, index, right)
     distributed.sum_over_processes(sums)
     distributed.sum_over_processes(bins)
-    count, top1, top5, loss = sums.tolist()
+    count, top1, top5, nll = sums.tolist()
     ece = (bins[0] - bins[1]).abs().sum().item() / count
-    return {"images": int(count), "top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": ece}
+    return {"images": int(count), "top1": 100 * top1 / count, "top5": 100 * top5 / count, "nll": nll / count, "ece": ece}
 
 
 def rate_factor(epoch: int, within: float, lr: SimpleNamespace, epochs: int) -> float:
@@ -147,10 +147,10 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
         )
 
 
-def check_weights(model: nn.Module, epoch: int, val_loss: float) -> None:
+def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
     """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
-    if not finite or not math.isfinite(val_loss):
+    if not finite or not math.isfinite(val_nll):
         raise InputError(
             f"weights or validation loss are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last "
             "checkpoint is good. Try a lower lr.lr or training.amp=off"

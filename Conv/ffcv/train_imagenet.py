@@ -133,7 +133,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
         distributed.share_buffers(model)
         metrics = evaluate(model, val_batches, config.validation, training.amp, device)
         line |= {f"val_{key}": value for key, value in metrics.items()}
-        check_weights(model, epoch, line["val_loss"])
+        check_weights(model, epoch, line["val_nll"])
         if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
@@ -174,7 +174,7 @@ def evaluate_checkpoint(config, resume: str | None, device: torch.device) -> Non
     result = evaluate(model, batches, config.validation, config.training.amp, device)
     say(
         f"the weights of {resume} on {result['images']:,} images: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
-        f"loss {result['loss']:.4f}  ECE {result['ece']:.4f}"
+        f"NLL {result['nll']:.4f}  ECE {result['ece']:.4f}"
     )
 
 

@@ -41,11 +41,6 @@ def one_line(error: Exception) -> str:
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
-def printable(text: str) -> str:
-    """The text on one line, for a terminal: what does not print, as line breaks and foreign bytes in names, is escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file through a temporary one: whole or not there."""
     temporary = path.with_name(f"{path.name}.{PART}")

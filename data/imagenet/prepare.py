@@ -20,11 +20,12 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import errors  # noqa: F401  it says in one line which package is missing
-from common import InputError, printable
+from common import InputError
 
 from archives import ArchiveError
 from check import check
 from maps import write_maps
+from unpack import printable
 from writer import write_archives
 
 # The cores that this process may use, which taskset and clusters limit.
