@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -264,12 +265,13 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     metrics = metrics_of({experiment: methods})[experiment]
     lines = means(metrics, [key for key in COLUMNS if values_of(metrics, key)])
     every = [run for seeds in methods.values() for run in seeds.values()]
-    minutes = sum(run["training_seconds"] for run in every) / 60
+    seconds = statistics.median(run["training_seconds"] for run in every)  # a machine that slept in one run spoils a mean
+    took = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.3g} seconds"
     if {run["data"] for run in every} != {EXPERIMENTS[experiment].data}:
         raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
     kinds = sorted({machine(run["hardware"]) for run in every})
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
-    lines += [f"{minutes:.0f} minutes of training in all; {'; '.join(kinds)}; torch {some['versions']['torch']}."]
+    lines += [f"Median training time of a run: {took}; {'; '.join(kinds)}; torch {some['versions']['torch']}."]
     images = some["metrics"].get("images") or FEW_IMAGES
     if images < FEW_IMAGES and "miou" not in some["metrics"]:  # pixels of an image are no independent trials
         parts = []
