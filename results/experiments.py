@@ -115,7 +115,7 @@ def digits(labels: str, title: str, seeds: int, **more) -> Experiment:
 EXPERIMENTS = {
     "digits-parity": digits("parity", "odd and even; transfer to the ten", 10, transfer="prefix"),
     "cifar10-resnet20": _resnet(
-        20, "trained for 30 epochs", f"--epochs 30 {RESNET20.format('12 23')}", arms("0.2", "0.1"), 3, 75, strength="0.2"
+        20, "trained for 30 epochs", f"--epochs 30 {RESNET20.format('12 23')}", arms("0.2", "0.1"), 5, 30, strength="0.2"
     ),
     "cifar10-coarse": _cifar10(
         "3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes"

@@ -8,6 +8,7 @@
     python results/reproduce.py --power fashion-coarse     # how many seeds each claim would need, from the finished runs
     python results/reproduce.py --render                   # the pages of results/ and the blocks of all others, from JSON alone
 
+Several of these commands may work on one experiment, on machines that share the folder too: each takes runs that no other has.
 A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoint stays in output/results/.
 """
 
@@ -162,10 +163,11 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
         waiting = list(missing)
         while waiting:
             ready = [run for run in waiting if all(need.json.exists() for need in run.needs) and fits(run)]
-            if ready:
-                waiting.remove(ready[0])
-                started[ready[0]] = time.time()
-                yield ready[0].whole(machine)
+            if ready:  # what another process works on comes last
+                run = next((run for run in ready if not run.taken), ready[0])
+                waiting.remove(run)
+                started[run] = time.time()
+                yield run.whole(machine)
             elif any(not run.json.exists() for run in started):
                 yield None  # one that is needed is under way
             else:

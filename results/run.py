@@ -78,6 +78,19 @@ class Run:
         return [Run(self.name, method, self.seed, self.work, self.experiment) for method in methods]
 
     @property
+    def taken(self) -> bool:
+        """Whether another process is at work on this run, be it another reproduce.py or a trainer that outlived one."""
+        file = self.folder / "lock"
+        if not file.exists():
+            return False
+        with open(file) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    @property
     def finished_epochs(self) -> int:
         log = self.folder / "log.jsonl"
         return min(log.read_text().count("\n"), self.experiment.epochs) if log.exists() else 0

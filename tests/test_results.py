@@ -1,6 +1,7 @@
 """results/: statistics against scipy and brute force, claims at matched strength, runs killed and resumed, pages from JSON."""
 
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -252,6 +253,24 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     assert "## tiny: digits, ten classes" in page and "AVX" in page.upper()
     power = run(tmp_path / "results/reproduce.py", "--power", "tiny")
     assert power.returncode == 0 and "by itself" in power.stdout  # one seed: no test, but no error either
+
+
+def test_what_another_process_works_on_comes_last(tmp_path):
+    checkout(tmp_path)
+    runs, work = tmp_path / "results/runs/tiny", tmp_path / "output/results/tiny"
+    (work / "CE-seed0").mkdir(parents=True)
+    with open(work / "CE-seed0/lock", "w") as lock, open(os.devnull, "w") as nowhere:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = [str(tmp_path / "results/reproduce.py"), "tiny", "--jobs", "1", "--methods", "CE", "LS 0.2"]
+        warm().start(words, ROOT, nowhere, nowhere)
+        deadline = time.time() + 600
+        while not (runs / "LS-0.2-seed0.json").exists():
+            assert time.time() < deadline
+            time.sleep(0.1)
+        assert not (work / "CE-seed0/log.jsonl").exists()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert warm().wait() == 0
+    assert sorted(path.stem for path in runs.iterdir()) == ["CE-seed0", "LS-0.2-seed0"]
 
 
 def test_failures_name_the_run_and_its_last_line(tmp_path):
