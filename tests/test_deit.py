@@ -161,7 +161,7 @@ def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few, tm
         torchrun(2, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few, *SMALL),
     ):
         assert result.returncode == 0, result.stderr
-        found = re.search(r"on 33 images: top-1 (\S+) %  top-5 100.00 %  loss (\S+)  ECE (\S+)", result.stdout)
+        found = re.search(r"on 33 images: top-1 (\S+) %  top-5 100.00 %  NLL (\S+)  ECE (\S+)", result.stdout)
         assert [float(value) for value in found.groups()] == pytest.approx([top1, loss, ece], abs=0.006)
 
 
@@ -230,7 +230,7 @@ def test_two_processes_evaluate_the_model_that_is_saved(few, tmp_path):
     assert result.returncode == 0, result.stderr
     for average, key in (("--no-model-ema", "val_nll"), ("--model-ema", "ema_nll")):
         result = run(MAIN, *SMALL, "--eval", "--resume", tmp_path / "checkpoint.pth", "--data-path", few, average)
-        found = float(re.search(r"loss (\S+)", result.stdout).group(1))
+        found = float(re.search(r"NLL (\S+)", result.stdout).group(1))
         assert found == pytest.approx(log(tmp_path)[-1][key], abs=1e-4)
 
 

@@ -83,7 +83,7 @@ def test_weight_decay_spares_norms_and_biases(trained):
 
 
 def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
-    """Top-1, loss and ECE of the log from logits that Pillow's pixels and a model built here from the checkpoint's names give."""
+    """Top-1, NLL and ECE of the log from logits that Pillow's pixels and a model built here from the checkpoint's names give."""
     folder, _ = trained
     model = models.create_model("resnet18", 2, blurpool=True)
     model.load_state_dict(torch.load(folder / "checkpoint.pth", weights_only=True)["model"])
@@ -161,12 +161,12 @@ def test_two_processes_count_each_image_once(ffcv_files, tmp_path):
 
 
 def evaluated(path, ffcv_files, *words):
-    """What --eval prints: images, top-1, top-5, loss, ECE."""
+    """What --eval prints: images, top-1, top-5, NLL, ECE."""
     with contextlib.redirect_stdout(open(os.devnull, "w")), pytest.MonkeyPatch.context() as patch:
         said = []
         patch.setattr(train_imagenet, "say", said.append)
         train_imagenet.main([*SMALL, "--eval", "--resume", str(path), files(ffcv_files)[1], *words])
-    found = re.search(r"on (\S+) images: top-1 (\S+) %  top-5 (\S+) %  loss (\S+)  ECE (\S+)", said[-1])
+    found = re.search(r"on (\S+) images: top-1 (\S+) %  top-5 (\S+) %  NLL (\S+)  ECE (\S+)", said[-1])
     return [float(value) for value in found.groups()]
 
 
