@@ -164,7 +164,7 @@ def slope(arms: list[str], values: list[float]) -> float:
 
 @dataclass
 class Test:
-    """A claim in an experiment. p is the paired t test's, holm that of all tests of its table together."""
+    """A claim in an experiment. p is the paired t test's, holm the one corrected for all tests of the experiment."""
 
     claim: Claim
     experiment: str
@@ -172,7 +172,7 @@ class Test:
     values: list[float]
     kept_msp: bool  # logit normalisation changed nothing, in any split
     holm: float = 1.0
-    level: float = LEVEL  # of p that the table's smallest one has to be below after Holm's correction
+    level: float = LEVEL  # that the family's smallest p has to be below
 
     def __post_init__(self) -> None:
         self.mean, self.low, self.high = interval(self.values)
@@ -184,18 +184,20 @@ class Test:
 
 
 def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of, unfinished: bool) -> list[Test]:
-    """All tests of a table, corrected together. metrics[experiment][method][seed]; strengths_of(experiment) as resolve takes.
+    """All tests of some claims, not corrected yet. metrics[experiment][method][seed]; strengths_of(experiment) as resolve takes.
 
     A claim is tested once its arms have all seeds of the experiment: whoever looks after each run may stop at a lucky one.
     """
-    found = [
-        test
-        for test in _tests(claims, metrics, strengths_of)
-        if unfinished or len(test.values) >= EXPERIMENTS[test.experiment].seeds
-    ]
-    for test, adjusted in zip(found, holm([test.p for test in found]), strict=True):
-        test.holm, test.level = adjusted, LEVEL / len(found)
-    return found
+    found = _tests(claims, metrics, strengths_of)
+    return [test for test in found if unfinished or len(test.values) >= EXPERIMENTS[test.experiment].seeds]
+
+
+def correct(found: list[Test]) -> None:
+    """Holm's correction over all tests of an experiment: what it shows must not depend on which others have been run."""
+    for name in {test.experiment for test in found}:
+        family = [test for test in found if test.experiment == name]
+        for test, adjusted in zip(family, holm([test.p for test in family]), strict=True):
+            test.holm, test.level = adjusted, LEVEL / len(family)
 
 
 def _tests(claims: list[Claim], metrics: dict[str, dict], strengths_of) -> Iterator[Test]:
@@ -217,14 +219,18 @@ def matched(name: str) -> dict[str, str]:
 
 
 def tables(metrics: dict[str, dict], unfinished: bool = False) -> dict[str, list[Test]]:
-    """Title: tests, each table with a correction of its own. Only the last compares recipes, at unmatched strengths.
+    """Title: tests. Only the last compares recipes, at unmatched strengths. The topics together, the rising strengths, and the
+    recipes are corrected separately.
 
     unfinished: also of experiments whose seeds are not all there, from FEWEST_SEEDS on, which is for planning.
     """
     between = [claim for claims in TOPICS.values() for claim in claims if claim.compares_methods]
     found = {title: tests(claims, metrics, matched, unfinished) for title, claims in TOPICS.items()}
-    rising = dict.fromkeys(("LS", "MaxSup"), SCHEDULE)
-    found["LS and MaxSup, both rising from 0.1 to 0.2"] = tests(between, metrics, lambda name: rising, unfinished)
-    recipes = tests(between, metrics, lambda name: RECIPES, unfinished)
-    found["The papers' recipes: LS at 0.1, MaxSup rising from 0.1 to 0.2"] = recipes
+    correct([test for of_topic in found.values() for test in of_topic])
+    for title, strengths in (
+        ("LS and MaxSup, both rising from 0.1 to 0.2", dict.fromkeys(("LS", "MaxSup"), SCHEDULE)),
+        ("The papers' recipes: LS at 0.1, MaxSup rising from 0.1 to 0.2", RECIPES),
+    ):
+        found[title] = tests(between, metrics, lambda name, strengths=strengths: strengths, unfinished)
+        correct(found[title])
     return found

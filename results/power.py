@@ -9,7 +9,7 @@ from verdicts import LEVEL, seeds_needed
 
 def power(name: str) -> str:
     """A table of the seeds that would show each claim's present mean difference with 80 % power: by itself, and as the first of
-    its table that Holm's correction lets through. The difference is itself an estimate: read the numbers as orders."""
+    the experiment that Holm's correction lets through. The difference is itself an estimate: read the numbers as orders."""
     metrics = metrics_of(read_runs())
     if name not in metrics:
         sys.exit(f"error: {name} has no finished runs; `python results/reproduce.py {name}` makes them")
@@ -20,7 +20,7 @@ def power(name: str) -> str:
         lines += [f"{title}:"] if own else []
         for test in own:
             spread = deviation(test.values)
-            alone, corrected = (seeds_needed(test.mean, spread, LEVEL / tests) for tests in (1, len(found)))
+            alone, corrected = (seeds_needed(test.mean, spread, level) for level in (LEVEL, test.level))
             cells = [f"{'> 1000' if seeds is None else seeds:>11}" for seeds in (alone, corrected)]
             lines.append(f"{test.claim.id:5}{what(test):76}{len(test.values):10}{''.join(cells)}")
     return "\n".join(lines)

@@ -65,11 +65,13 @@ every interval, with filters by paper and by data set.
   the differences between two methods, one per seed (paired t test, two-sided). In bank and shoppers
   the seed also splits the table into training and test rows.
 - **Verdicts.** A claim is supported or contradicted if p is below {level:g} after Holm's correction
-  for all tests of its table. The 95 % intervals are not corrected. A claim of "at least" is tested
-  as "more than": equality cannot be shown by a difference test. A claim is tested when all planned
+  for all tests of its experiment. The tests of rising strengths and those of the recipes are
+  corrected separately. The 95 % intervals are not corrected. A claim of "at least" is tested as
+  "more than": equality cannot be shown by a difference test. A claim is tested when all planned
   seeds of its methods are finished, not before.
 - **Detectable.** For an undecided claim, the table gives the smallest true difference that these
-  seeds would have shown with 80 % power, as the first of its table that Holm's correction lets through.
+  seeds would have shown with 80 % power, as the first of its experiment that Holm's correction
+  lets through.
 - **Choices.** Epochs, learning rates and strengths were fixed beforehand. The p of logit
   normalisation and the temperature are chosen on a fifth of the test images and scored on the
   others.
@@ -177,7 +179,7 @@ def summary(judged: dict[str, list[Test]]) -> str:
     count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
     done = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in EXPERIMENTS}
     verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
-    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per table: {verdicts}. Finished runs: "
+    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per experiment: {verdicts}. Finished runs: "
     parts = [
         f"{name} {count} of {len(EXPERIMENTS[name].methods) * EXPERIMENTS[name].seeds}" for name, count in done.items() if count
     ]

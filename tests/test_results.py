@@ -100,18 +100,33 @@ def test_differences_of_claims():
     assert of("m", "CE", "LS") == pytest.approx([1.0 - 0.8, 1.2 - 0.6, 1.1 - 0.7])
 
 
-def test_verdicts_are_corrected_over_claims_and_experiments():
-    """Four tests whose p is 0.025 each: none stands after correction; alone it does."""
+def test_verdicts_are_corrected_over_the_claims_of_an_experiment():
+    """Two tests whose p is 0.0253 each: neither stands after correction; alone it does. Another experiment changes nothing."""
     one = runs(CE=[1.0, 1.3, 0.9, 1.4], LS_0__1=[0.5, 0.6, 0.7, 0.6])
     up, down = Claim("A", "", "", "m", "CE", "LS"), Claim("B", "", "", "m", "LS", "CE")
     (alone,) = claims.tests([up], {"x": one}, lambda name: STRENGTHS, True)
-    assert alone.verdict == "supported" and alone.p == alone.holm
+    claims.correct([alone])
+    assert alone.verdict == "supported" and alone.p == alone.holm and alone.level == verdicts.LEVEL
     assert alone.p == pytest.approx(ttest_1samp([0.5, 0.7, 0.2, 0.8], 0).pvalue)
     (against,) = claims.tests([down], {"x": one}, lambda name: STRENGTHS, True)
+    claims.correct([against])
     assert against.verdict == "contradicted"
     found = claims.tests([up, down], {"x": one, "y": one}, lambda name: STRENGTHS, True)
-    assert len(found) == 4 and all(test.holm == pytest.approx(4 * alone.p) for test in found)
-    assert all(test.verdict == "undecided" for test in found)
+    claims.correct(found)
+    assert len(found) == 4 and all(test.holm == pytest.approx(2 * alone.p) for test in found)
+    assert all(test.verdict == "undecided" and test.level == verdicts.LEVEL / 2 for test in found)
+
+
+def test_families_of_tests():
+    """The topics of an experiment make one family; rising strengths and recipes have one each."""
+    found = claims.tables(render.metrics_of(made_up("fashion-fine", "bank", seeds=20)))
+    for name in ("fashion-fine", "bank"):
+        own = {title: [test for test in of_title if test.experiment == name] for title, of_title in found.items()}
+        topics = sum(len(own[title]) for title in claims.TOPICS)
+        assert topics > 10 and (len(own.keys() - claims.TOPICS) == 2)
+        for title, of_title in own.items():
+            size = topics if title in claims.TOPICS else len(of_title)
+            assert all(test.level == verdicts.LEVEL / size for test in of_title)
 
 
 def test_a_claim_waits_for_all_seeds_of_the_experiment():
