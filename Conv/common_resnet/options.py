@@ -194,10 +194,10 @@ def check_ranges(args: argparse.Namespace) -> None:
 def settle_schedule(args: argparse.Namespace, source: Source) -> None:
     """Fill in where the rate drops, and by how much. Raises InputError where the schedule's options contradict one another."""
     marks = args.decay_epochs
-    if args.sched != "step":
-        given = {"decay-epochs": marks, f"decay-rate {args.decay_rate}": args.decay_rate}
-        for name in (name for name, value in given.items() if value is not None):
-            raise InputError(f"--{name}: for --sched step, not {args.sched}")
+    if args.sched != "step" and marks:
+        raise InputError(f"--decay-epochs: for --sched step, not {args.sched}")
+    if args.sched != "step" and args.decay_rate is not None:
+        raise InputError(f"--decay-rate {args.decay_rate}: for --sched step, not {args.sched}")
     if marks is None:  # in proportion, where --epochs is another number
         args.decay_epochs = [max(1, round(mark * args.epochs / source.epochs)) for mark in source.decay_epochs]
     if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):
