@@ -179,6 +179,13 @@ class Test:
         self.p = p_value(self.values)
 
     @property
+    def nothing(self) -> str | None:
+        """Why there is nothing to test, in words."""
+        if self.kept_msp:
+            return "MSP was kept in every split"
+        return None if any(self.values) else "equal in every seed"
+
+    @property
     def verdict(self) -> str:
         return VERDICTS[2] if self.holm >= LEVEL else VERDICTS[0] if self.mean > 0 else VERDICTS[1]
 

@@ -101,7 +101,7 @@ def rows(found: list[Test], columns: Sequence[str]) -> list[Row]:
 
 def row(claim: Claim, tests: dict[str, Test], columns: Sequence[str]) -> Row:
     """All pictures of a row have one axis."""
-    ends = [max(abs(test.low), abs(test.high)) for test in tests.values() if not test.kept_msp]
+    ends = [max(abs(test.low), abs(test.high)) for test in tests.values() if not test.nothing]
     bound = min(max(ends), WIDEST * statistics.median(ends)) if ends else 0
     measure = render.heading(claim.metric)[0]
     measure = f"slope of {measure}" if claim.slope else measure
@@ -113,8 +113,8 @@ def cell(test: Test | None, name: str, bound: float) -> Cell:
     empty = Cell(name, EXPERIMENTS[name].data)
     if test is None:
         return empty
-    if test.kept_msp:
-        return Cell(name, empty.data, KINDS[VERDICTS[2]], VERDICTS[2], "MSP kept in every split")
+    if test.nothing:
+        return Cell(name, empty.data, KINDS[VERDICTS[2]], VERDICTS[2], test.nothing)
     places = render.places_of(test.claim)
     mean, low, high = (f"{value:+.{places}f}".replace("-", "−") for value in (test.mean, test.low, test.high))
     words = f"{name}. {render.what(test).replace(' - ', ' − ')}: {mean}; 95 % interval {low} to {high} over {len(test.values)} "

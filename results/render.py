@@ -227,8 +227,8 @@ def table_of_tests(groups: dict[str, list[Test]]) -> str:
     ]
     for title, found in groups.items():
         for test in found:
-            if test.kept_msp:
-                lines.append(f"| {test.claim.id} | {what(test)} | MSP was kept in every split | | | | {VERDICTS[2]} | |")
+            if test.nothing:
+                lines.append(f"| {test.claim.id} | {what(test)} | {test.nothing} | | | | {VERDICTS[2]} | |")
                 continue
             places = places_of(test.claim)
             mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
