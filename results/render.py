@@ -172,36 +172,48 @@ def values_of(methods: dict[str, dict[int, dict]], key: str) -> list[float]:
 
 
 def summary(judged: dict[str, list[Test]]) -> str:
-    """For the main README: how the tests at matched strength came out, and the claims that were decided in an experiment."""
+    """For the main README: how the tests at matched strength came out, and the claims that were decided, by how."""
     matched = [test for title, found in judged.items() if title in claims.TOPICS for test in found]
     if not matched:
         return ""
     count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
-    done = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in EXPERIMENTS}
     verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
-    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per experiment: {verdicts}. Finished runs: "
-    parts = [
-        f"{name} {count} of {len(EXPERIMENTS[name].methods) * EXPERIMENTS[name].seeds}" for name, count in done.items() if count
+    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per experiment: {verdicts}.\n{progress()}\n"
+    supported, contradicted = ({test.claim for test in matched if test.verdict == word} for word in VERDICTS[:2])
+    for title, words, which in (
+        ("Supported in some experiments, contradicted in none", VERDICTS[:1], supported - contradicted),
+        ("Contradicted in some experiments, supported in none", VERDICTS[1:2], contradicted - supported),
+        ("Supported in some experiments, contradicted in others", VERDICTS[:2], supported & contradicted),
+        ("Undecided in all experiments", (), {test.claim for test in matched} - supported - contradicted),
+    ):
+        found = [test for test in matched if test.claim in which]
+        text += f"\n**{title}**\n\n{table_of_claims(found, words, link=False)}" if found else ""
+    return text
+
+
+def progress() -> str:
+    """How many runs are finished, and which experiments are not, in one line."""
+    done = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in EXPERIMENTS}
+    planned = {name: len(experiment.methods) * experiment.seeds for name, experiment in EXPERIMENTS.items()}
+    begun = [name for name in done if done[name]]
+    under_way = [f"{name} ({done[name]} of {planned[name]})" for name in begun if done[name] < planned[name]]
+    text = f"Experiments: {len(begun) - len(under_way)} of {len(done)} are finished, {len(done) - len(begun)} are not begun"
+    return f"{text}, under way: {', '.join(under_way)}." if under_way else f"{text}."
+
+
+def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link: bool = True) -> str:
+    """A row for each claim: the experiments with the verdicts of `words`, and in how many it is undecided."""
+    lines = [
+        f"| id | claim | source | {' | '.join(f'{word} in' for word in (*words, VERDICTS[2]))} |",
+        f"|{'---|' * (len(words) + 4)}",
     ]
-    text += ", ".join(parts) + ".\n"
-    decided = {test.claim for test in matched if test.verdict != VERDICTS[2]}
-    if not decided:
-        return text
-    text += "The table has the claims that were decided in an experiment.\n\n"
-    return text + table_of_claims([test for test in matched if test.claim in decided], link=False)
-
-
-def table_of_claims(found: list[Test], link: bool = True) -> str:
-    """A row for each claim and test: in which experiments it was supported or contradicted, and in how many it is undecided."""
-    lines = [f"| id | claim | source | {VERDICTS[0]} in | {VERDICTS[1]} in | {VERDICTS[2]} in |", "|---|---|---|---|---|---|"]
     rows = {test.claim: [] for test in found}
     for test in found:
         rows[test.claim].append(test)
     for claim, group in rows.items():
         by = {word: [test for test in group if test.verdict == word] for word in VERDICTS}
         names = [
-            ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word])
-            for word in VERDICTS[:2]
+            ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word]) for word in words
         ]
         open_ = f"{len(by[VERDICTS[2]])} of {len(group)}"
         kept = sum(test.kept_msp for test in group)

@@ -343,8 +343,12 @@ def test_a_page_of_made_up_runs():
     test = by["C5a", "fashion-fine", "MaxSup 0.1", "LS 0.1"]
     least = verdicts.detectable(np.std(test.values, ddof=1), 5, test.level)
     assert lines[0].endswith(f"undecided | {least:.2f} |")
-    counts = [int(number) for number in re.findall(r"(?<= )\d+", render.summary(judged).partition("Finished")[0])]
+    said, *groups = render.summary(judged).split("\n\n**")
+    counts = [int(number) for number in re.findall(r"(?<= )\d+", said.partition("Experiments")[0])]
     assert len(counts) == 4 and counts[0] == sum(counts[1:]) > 0
+    shown = [re.findall(r"^\| (C\w+) \|", group, re.M) for group in groups]  # every tested claim once, under its verdict
+    assert sorted(sum(shown, [])) == sorted({t.claim.id for title in claims.TOPICS for t in judged[title]})
+    assert [title for title, ids in zip(groups, shown, strict=True) if "C9" in ids][0].startswith("Contradicted in some")
     papers = results.load("papers").markdown(render.metrics_of(found))
     assert "Our runs: cifar10-resnet20, trained for 30 epochs, where the paper trains for 75." in papers
     assert "| method | seeds, ours | error %, ours | AURC, ours |" in papers and "| CE | 5 | " in papers
