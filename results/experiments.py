@@ -61,6 +61,11 @@ class Experiment:
         words = self.options.split()
         return int(words[words.index("--epochs") + 1])
 
+    @property
+    def planned(self) -> int:
+        """How many runs it has when it is finished."""
+        return self.seeds * len(self.methods)
+
 
 def _small(data: str, name: str, title: str, options: str, methods: dict, minutes: float, seeds: int = 5, **more) -> Experiment:
     """Three stages of one block, the first at half the resolution: small enough to be trained over seeds on 2 cores."""

@@ -72,7 +72,7 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("index.html.j2").render(
-        summary=render.summary(judged).partition("\n")[0],
+        summary=render.summary(runs, judged).partition("\n")[0],
         level=LEVEL,
         half=HALF,
         kinds=KINDS,
@@ -81,14 +81,10 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
         columns=[(name, EXPERIMENTS[name], render.anchor(name)) for name in columns],
         tables={title: rows(found, columns) for title, found in judged.items() if found},
         untested={title: found for title, found in untested.items() if found},
-        experiments=[(name, one, done(runs.get(name, {})), one.seeds * len(one.methods)) for name, one in EXPERIMENTS.items()],
+        experiments=[(name, one, render.done(runs.get(name, {})), one.planned) for name, one in EXPERIMENTS.items()],
         script=Markup(script),  # ours, and as it is: its hash stands in the page's policy
         digest=digest,
     )
-
-
-def done(methods: dict[str, dict[int, dict]]) -> int:
-    return sum(map(len, methods.values()))
 
 
 def rows(found: list[Test], columns: Sequence[str]) -> list[Row]:

@@ -125,7 +125,7 @@ def rendered() -> dict[Path, str]:
 def block(name: str, runs: dict, judged: dict) -> str:
     """What stands in a page between the marks of that name: the summary of all runs, the papers' figures, or a table."""
     if name == "results/runs":
-        return summary(judged) or "No experiment is finished yet.\n"
+        return summary(runs, judged) or "No experiment is finished yet.\n"
     if name == "results/papers.json":
         return papers.markdown(metrics_of(runs))
     if not (TOP / name).exists():
@@ -171,14 +171,14 @@ def values_of(methods: dict[str, dict[int, dict]], key: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def summary(judged: dict[str, list[Test]]) -> str:
+def summary(runs: dict, judged: dict[str, list[Test]]) -> str:
     """For the main README: how the tests at matched strength came out, and the claims that were decided, by how."""
     matched = [test for title, found in judged.items() if title in claims.TOPICS for test in found]
     if not matched:
         return ""
     count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
     verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
-    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per experiment: {verdicts}.\n{progress()}\n"
+    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per experiment: {verdicts}.\n{progress(runs)}\n"
     supported, contradicted = ({test.claim for test in matched if test.verdict == word} for word in VERDICTS[:2])
     for title, words, which in (
         ("Supported in some experiments, contradicted in none", VERDICTS[:1], supported - contradicted),
@@ -191,14 +191,18 @@ def summary(judged: dict[str, list[Test]]) -> str:
     return text
 
 
-def progress() -> str:
-    """How many runs are finished, and which experiments are not, in one line."""
-    done = {name: len(list((RESULTS / "runs" / name).glob("*.json"))) for name in EXPERIMENTS}
-    planned = {name: len(experiment.methods) * experiment.seeds for name, experiment in EXPERIMENTS.items()}
-    begun = [name for name in done if done[name]]
-    under_way = [f"{name} ({done[name]} of {planned[name]})" for name in begun if done[name] < planned[name]]
-    text = f"Experiments: {len(begun) - len(under_way)} of {len(done)} are finished, {len(done) - len(begun)} are not begun"
+def progress(runs: dict) -> str:
+    """How many experiments are finished, and which of them are under way, in one line."""
+    counts = {name: (done(of), EXPERIMENTS[name].planned) for name, of in runs.items()}
+    under_way = [f"{name} ({found} of {planned})" for name, (found, planned) in counts.items() if found < planned]
+    total = len(EXPERIMENTS)
+    text = f"Experiments: {len(runs) - len(under_way)} of {total} are finished, {total - len(runs)} are not begun"
     return f"{text}, under way: {', '.join(under_way)}." if under_way else f"{text}."
+
+
+def done(methods: dict[str, dict[int, dict]]) -> int:
+    """How many runs of an experiment are finished."""
+    return sum(map(len, methods.values()))
 
 
 def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link: bool = True) -> str:

@@ -343,7 +343,7 @@ def test_a_page_of_made_up_runs():
     test = by["C5a", "fashion-fine", "MaxSup 0.1", "LS 0.1"]
     least = verdicts.detectable(np.std(test.values, ddof=1), 5, test.level)
     assert lines[0].endswith(f"undecided | {least:.2f} |")
-    said, *groups = render.summary(judged).split("\n\n**")
+    said, *groups = render.summary(found, judged).split("\n\n**")
     counts = [int(number) for number in re.findall(r"(?<= )\d+", said.partition("Experiments")[0])]
     assert len(counts) == 4 and counts[0] == sum(counts[1:]) > 0
     shown = [re.findall(r"^\| (C\w+) \|", group, re.M) for group in groups]  # every tested claim once, under its verdict
