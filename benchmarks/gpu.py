@@ -68,6 +68,9 @@ def main() -> None:
         return packs.pack(args.pack, args.data_path)
     if args.fill:
         return fill(args.fill)
+    if not find_spec("torch"):
+        mend = "activate the environment that has it, or install requirements.txt"
+        sys.exit(f"error: PyTorch is not installed for {sys.executable}; {mend}")
     if args.cpu_rehearsal and not (TOP / "rehearsal").exists():
         return rehearse(args)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))

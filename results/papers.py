@@ -41,7 +41,10 @@ def beside(setting: dict, metrics: dict) -> str:
         for who in ("paper", "ours")
         if (runs if who == "ours" else any(one[figure] is not None for one in methods.values()))
     ]
-    lines = [f"**{setting['setting']}.** " + (f"Our runs: {runs['experiment']}, {runs['what']}." if runs else "Not run yet."), ""]
+    source = f"Our runs: {runs['experiment']}, {runs['what']}." if runs else "Not run yet."
+    if not any(who == "paper" for _, who in columns):
+        source += " We know no figures of the paper for this setting."
+    lines = [f"**{setting['setting']}.** {source}", ""]
     lines += [f"| method |{' seeds, ours |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"]
     lines += ["|---|" + "---:|" * (bool(runs) + len(columns))]
     for method, reported in methods.items():
