@@ -29,6 +29,13 @@ WORK = TOP / "output/results"
 # What trainers know and logits do not show: accuracy by the classes' numbers of training images, overlap of whole segments.
 FROM_TRAINER = ("many", "medium", "low", "miou")
 NEEDS = re.compile(r"\{(.+?)\}")
+# glibc gives the memory of large tensors back after each step, and the kernel clears it again for the next one. With these, which
+# other C libraries ignore, a step of the small networks here takes about a fifth less time on a CPU. The results are the same.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the largest that glibc accepts
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 # The cores that this process may use, which taskset and clusters limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -197,7 +204,7 @@ def cpu_name() -> str:
 
 def work(command: list[str], printed: Path, threads: int, lock: int | None = None) -> Iterator[None]:
     """Run a script of the repository; what it prints is appended to a file. Closing the generator ends the process."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = KEEP_MEMORY | os.environ | {"OMP_NUM_THREADS": str(threads)}
     keep = [lock] if lock is not None else []
     with open(printed, "a") as file:
         words = [sys.executable, *command]
