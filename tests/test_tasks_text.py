@@ -218,6 +218,16 @@ def test_reviews_are_learnt_and_logged(reviews, tmp_path):
         torch.testing.assert_close(model.eval()(texts.test.tokens, texts.test.lengths), found["logits"], atol=1e-4, rtol=0)
 
 
+def test_a_cpu_without_bfloat16_trains_in_float32(reviews, tmp_path, monkeypatch, capsys):
+    """PyTorch has no LSTM in bfloat16 for it."""
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
+    monkeypatch.setattr(text.load("options"), "CPU_INFO", tmp_path / "cpuinfo")
+    train("--data-path", reviews, "--epochs", 1, "--amp", "bf16", "--output_dir", tmp_path / "r")
+    said = capsys.readouterr().out
+    assert "--amp bf16: this CPU has no bfloat16 instructions" in said and "mixed precision off" in said
+    assert load(tmp_path / "r/checkpoint.pth")["args"]["amp"] == "off"
+
+
 def test_a_language_model_learns_the_text(prose, tmp_path):
     """One word in five is a free choice among four, so the least perplexity is 4 ** (1 / 5) = 1.32."""
     words = ["--data", "text", "--data-path", prose, "--lr", 0.02, "--epochs", 6, "--max-tokens", 32, "--batch-size", 8]

@@ -39,7 +39,9 @@ def main(words: list[str] | None = None) -> None:
     fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
-        print("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
+        args.amp = "off"
+        lacking = "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16), which PyTorch's LSTM needs"
+        print(f"--amp bf16: {lacking}; training in float32")
     start = time.perf_counter()
     read = open_reviews if args.model == "lstm" else open_text
     texts = read(args.data_path, args.max_tokens, args.vocabulary)
