@@ -12,6 +12,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -136,7 +137,8 @@ def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
         raise InputError(f"--max-resolution {args.max_resolution}: {largest / 1e6:.0f} megapixels do not fit a page; lower it")
     cv2.setNumThreads(0)  # the processes are the parallelism
     ffcv.writer.tqdm = partial(tqdm, desc=args.output.name, unit=" images", dynamic_ncols=True, disable=None)
-    complaints, asked, ended = multiprocessing.SimpleQueue(), threading.Event(), threading.Event()
+    # What a signal's handler changes must not have a lock, which the code that it interrupts may hold.
+    complaints, asked, ended = multiprocessing.SimpleQueue(), queue.SimpleQueue(), threading.Event()
 
     flush_page = MemoryAllocator.flush_page
 
@@ -149,7 +151,7 @@ def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
     MemoryAllocator.flush_page = flush_or_give_up
 
     def terminate(*_) -> NoReturn:
-        asked.set()
+        asked.put(None)
         raise Terminated
 
     def unraisable(lost: object) -> None:
@@ -180,7 +182,7 @@ def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
             writer.metadata_sm.unlink()
 
 
-def stop_when_one_dies(complaints: multiprocessing.SimpleQueue, asked: threading.Event, ended: threading.Event) -> None:
+def stop_when_one_dies(complaints: multiprocessing.SimpleQueue, asked: queue.SimpleQueue, ended: threading.Event) -> None:
     """Terminate this process as soon as one that it started has complained or been killed.
 
     More than once if need be, and also where somebody else did it: what a signal raises is lost where Python forks.
@@ -190,7 +192,7 @@ def stop_when_one_dies(complaints: multiprocessing.SimpleQueue, asked: threading
         seen |= set(multiprocessing.active_children())
         if any(process.exitcode not in (None, 0) for process in seen) and complaints.empty():
             complaints.put("a writing process was killed, perhaps for memory; try fewer --num-workers")
-        if asked.is_set() or not complaints.empty():
+        if not asked.empty() or not complaints.empty():
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -230,14 +232,19 @@ def write_description(folder: ImageFolder, args: argparse.Namespace) -> None:
     states.write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
 
 
+def leave(status: int) -> NoReturn:
+    """End at once: Python's own way out would wait for FFCV's queued work, and with some versions of TBB for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    status = 0
     try:
         main(ARGS)
     except (InputError, KeyboardInterrupt, Terminated) as error:
-        status, known = 1, isinstance(error, InputError)
+        known = isinstance(error, InputError)
         sys.stderr.write(f"error: {error}\n" if known else "interrupted; nothing is left under the final name\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Python's own way out would wait for the work that FFCV has queued, and with some versions of TBB for ever, after a fork.
-    os._exit(status)
+        # In here, because dropping the exception closes FFCV's queues, which waits for a lock that a signal may have left taken.
+        leave(1)
+    leave(0)
