@@ -249,7 +249,9 @@ def test_bad_data(ten, tmp_path):
 
     refused("no such folder", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    refused("holds neither", tmp_path / "empty")
+    refused("holds neither .*val.zip$", tmp_path / "empty")
+    (tmp_path / "empty/test").mkdir()
+    refused("val.zip; rename its folder test to val", tmp_path / "empty")
     refused(r"0/0_\d+.png has 8x8 pixels, not 28x28", ten, "fashion-mnist", 28)
     zipped(ten, tmp_path / "stray", "val", flat=True)
     refused("lie in no class folders", tmp_path / "stray")

@@ -51,7 +51,8 @@ def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
         return _torchvision(data, path, split, download=False)
     if data == "fashion-mnist" and list(path.glob("*-ubyte*")):
         return _idx(path, split, size)
-    raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image> nor {split}.zip")
+    mend = "; rename its folder test to val" if split == "val" and (path / "test").is_dir() else ""
+    raise InputError(f"--data-path {path}: holds neither {split}/<class>/<image> nor {split}.zip{mend}")
 
 
 def _digits(split: str) -> Pixels:
