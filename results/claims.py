@@ -164,7 +164,7 @@ def slope(arms: list[str], values: list[float]) -> float:
 
 @dataclass
 class Test:
-    """A claim in an experiment. p is the paired t test's, holm the one corrected for all tests of the experiment."""
+    """A claim in an experiment. p is the paired t test's, holm the one corrected for all tests and looks of the experiment."""
 
     claim: Claim
     experiment: str
@@ -200,11 +200,14 @@ def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of, unfinishe
 
 
 def correct(found: list[Test]) -> None:
-    """Holm's correction over all tests of an experiment: what it shows must not depend on which others have been run."""
+    """Holm's correction over all tests of an experiment: what it shows must not depend on which others have been run.
+
+    Each further look at verdicts, after which seeds were added, is one more chance to be wrong (Bonferroni over the looks).
+    """
     for name in {test.experiment for test in found}:
-        family = [test for test in found if test.experiment == name]
+        family, looks = [test for test in found if test.experiment == name], EXPERIMENTS[name].looks
         for test, adjusted in zip(family, holm([test.p for test in family]), strict=True):
-            test.holm, test.level = adjusted, LEVEL / len(family)
+            test.holm, test.level = min(1.0, looks * adjusted), LEVEL / (looks * len(family))
 
 
 def _tests(claims: list[Claim], metrics: dict[str, dict], strengths_of) -> Iterator[Test]:

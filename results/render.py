@@ -69,6 +69,9 @@ every interval, with filters by paper and by data set.
   corrected separately. The 95 % intervals are not corrected. A claim of "at least" is tested as
   "more than": equality cannot be shown by a difference test. A claim is tested when all planned
   seeds of its methods are finished, not before.
+- **Added seeds.** {twice} had half as many seeds at first.
+  `reproduce.py --power` said that twice as many would decide further claims. Because verdicts were
+  looked at twice, p after Holm's correction is doubled there.
 - **Detectable.** For an undecided claim, the table gives the smallest true difference that these
   seeds would have shown with 80 % power, as the first of its experiment that Holm's correction
   lets through.
@@ -156,7 +159,8 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     at_02 = f" ({', '.join(stronger)})" if stronger else ""
     metrics = metrics_of(runs)
     near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
-    parts = [INTRODUCTION.format(at_02=at_02, level=LEVEL)]
+    twice = " and ".join(name for name, experiment in EXPERIMENTS.items() if experiment.looks == 2)
+    parts = [INTRODUCTION.format(at_02=at_02, level=LEVEL, twice=twice)]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
     parts.append(CAUTION.format(near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
     for name, methods in runs.items():

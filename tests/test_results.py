@@ -101,17 +101,22 @@ def test_differences_of_claims():
 
 
 def test_verdicts_are_corrected_over_the_claims_of_an_experiment():
-    """Two tests whose p is 0.0253 each: neither stands after correction; alone it does. Another experiment changes nothing."""
+    """Two tests whose p is 0.0253 each: neither stands after correction; alone it does. Another experiment changes nothing.
+
+    Nor does it stand alone where seeds were added after a first look."""
     one = runs(CE=[1.0, 1.3, 0.9, 1.4], LS_0__1=[0.5, 0.6, 0.7, 0.6])
     up, down = Claim("A", "", "", "m", "CE", "LS"), Claim("B", "", "", "m", "LS", "CE")
-    (alone,) = claims.tests([up], {"x": one}, lambda name: STRENGTHS, True)
+    (alone,) = claims.tests([up], {"bank": one}, lambda name: STRENGTHS, True)
     claims.correct([alone])
     assert alone.verdict == "supported" and alone.p == alone.holm and alone.level == verdicts.LEVEL
     assert alone.p == pytest.approx(ttest_1samp([0.5, 0.7, 0.2, 0.8], 0).pvalue)
-    (against,) = claims.tests([down], {"x": one}, lambda name: STRENGTHS, True)
+    (twice,) = claims.tests([up], {"cifar10-coarse": one}, lambda name: STRENGTHS, True)
+    claims.correct([twice])
+    assert twice.verdict == "undecided" and twice.p == alone.p and twice.holm == 2 * alone.p and twice.level == verdicts.LEVEL / 2
+    (against,) = claims.tests([down], {"bank": one}, lambda name: STRENGTHS, True)
     claims.correct([against])
     assert against.verdict == "contradicted"
-    found = claims.tests([up, down], {"x": one, "y": one}, lambda name: STRENGTHS, True)
+    found = claims.tests([up, down], {"bank": one, "fashion-fine": one}, lambda name: STRENGTHS, True)
     claims.correct(found)
     assert len(found) == 4 and all(test.holm == pytest.approx(2 * alone.p) for test in found)
     assert all(test.verdict == "undecided" and test.level == verdicts.LEVEL / 2 for test in found)
