@@ -132,8 +132,8 @@ EXPERIMENTS = {
         _cifar10("3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes")
     ),
     "cifar10-fine": _cifar10("ten classes", "--epochs 5", SWEEP, 2.5),
-    "fashion-coarse": _fashion(
-        "4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes"
+    "fashion-coarse": _twice(
+        _fashion("4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes")
     ),
     "fashion-fine": _fashion("ten classes", "--epochs 6", SWEEP, 2.5),
     "fashion-noise-20": _fashion("a fifth of the training labels wrong", "--epochs 6 --label-noise 0.2", MATCHED, 2.5),

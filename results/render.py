@@ -293,7 +293,7 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
     kinds = sorted({machine(run["hardware"]) for run in every})
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
-    lines += [f"Median training time of a run: {took}; {'; '.join(kinds)}; torch {some['versions']['torch']}."]
+    lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
     images = some["metrics"].get("images") or FEW_IMAGES
     if images < FEW_IMAGES and "miou" not in some["metrics"]:  # pixels of an image are no independent trials
         parts = []
@@ -311,7 +311,8 @@ def table_of_runs(experiment: str, methods: dict) -> str:
 
 
 def machine(hardware: dict) -> str:
-    return hardware["gpu"] or f"{hardware['cpu']} ({hardware['instructions']}), {hardware['threads']} thread(s) per run"
+    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
+    return hardware["gpu"] or f"{hardware['cpu']} with {hardware['instructions']}, {threads}"
 
 
 def means(methods: dict[str, dict[int, dict]], shown: Sequence[str]) -> list[str]:
