@@ -17,7 +17,7 @@ import claims
 import render
 from claims import Claim, Test
 from experiments import EXPERIMENTS
-from verdicts import LEVEL, VERDICTS, detectable
+from verdicts import LEVEL, VERDICTS
 
 FOLDER = Path(__file__).parent
 HALF = 54  # half the width of a picture's axis, in the units of its viewBox
@@ -116,9 +116,8 @@ def cell(test: Test | None, name: str, bound: float) -> Cell:
     words = f"{name}. {render.what(test).replace(' - ', ' − ')}: {mean}; 95 % interval {low} to {high} over {len(test.values)} "
     words += f"seeds; p {test.p:.2g}, after Holm's correction {test.holm:.2g}: {test.verdict}."
     if test.verdict == VERDICTS[2]:
-        least = detectable(render.deviation(test.values), len(test.values), test.level)
-        words += f" These seeds would have shown a difference of {least:.{places}f} with 80 % power, as the first that Holm's "
-        words += "correction lets through."
+        words += f" These seeds would have shown a difference of {test.detectable:.{places}f} with 80 % power, as the first that "
+        words += "Holm's correction lets through."
     return Cell(name, empty.data, KINDS[test.verdict], test.verdict, mean, words, interval(test, bound))
 
 

@@ -11,7 +11,7 @@ import papers
 import tables
 from claims import Test
 from experiments import EXPERIMENTS
-from verdicts import LEVEL, VERDICTS, detectable, wilson
+from verdicts import LEVEL, VERDICTS, wilson
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "results"
@@ -252,9 +252,7 @@ def table_of_tests(groups: dict[str, list[Test]]) -> str:
                 continue
             places = places_of(test.claim)
             mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
-            least = ""
-            if test.verdict == VERDICTS[2]:
-                least = f"{detectable(deviation(test.values), len(test.values), test.level):.{places}f}"
+            least = f"{test.detectable:.{places}f}" if test.verdict == VERDICTS[2] else ""
             label = " (recipes)" if title not in claims.TOPICS and "recipes" in title else ""
             cells = [test.claim.id, what(test) + label, mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.holm:.2g}"]
             lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
@@ -298,7 +296,7 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     if images < FEW_IMAGES and "miou" not in some["metrics"]:  # pixels of an image are no independent trials
         parts = []
         for method, seeds in metrics.items():
-            low, high = wilson(sum(values_of({method: seeds}, "top1")) / len(seeds), images)
+            low, high = wilson(statistics.fmean(values_of({method: seeds}, "top1")), images)
             parts.append(f"{method} {low:.1f} to {high:.1f}")
         lines += [
             "",
@@ -327,13 +325,7 @@ def means(methods: dict[str, dict[int, dict]], shown: Sequence[str]) -> list[str
 def spread(values: list[float], places: int) -> str:
     if not values:
         return ""
-    mean = sum(values) / len(values)
-    return f"{mean:.{places}f}" + (f" ± {deviation(values):.{places}f}" if len(values) > 1 else "")
-
-
-def deviation(values: list[float]) -> float:
-    mean = sum(values) / len(values)
-    return (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{statistics.fmean(values):.{places}f}" + (f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else "")
 
 
 def planned() -> str:
