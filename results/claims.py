@@ -3,6 +3,7 @@
 "LS" and "MaxSup" stand for the arms of one strength, the same for both: see `resolve`. What follows from a formula is no claim.
 """
 
+import itertools
 import re
 import statistics
 from collections.abc import Iterator
@@ -164,14 +165,14 @@ def slope(arms: list[str], values: list[float]) -> float:
 
 @dataclass
 class Test:
-    """A claim in an experiment. p is the paired t test's, holm the one corrected for all tests and looks of the experiment."""
+    """A claim in an experiment. p is the paired t test's; `corrected`, for all tests and looks of the experiment, decides."""
 
     claim: Claim
     experiment: str
     arms: list[str | None]
     values: list[float]
     kept_msp: bool  # logit normalisation changed nothing, in any split
-    holm: float = 1.0
+    corrected: float = 1.0
     level: float = LEVEL  # that the family's smallest p has to be below
 
     def __post_init__(self) -> None:
@@ -192,7 +193,7 @@ class Test:
 
     @property
     def verdict(self) -> str:
-        return VERDICTS[2] if self.holm >= LEVEL else VERDICTS[0] if self.mean > 0 else VERDICTS[1]
+        return VERDICTS[2] if self.corrected >= LEVEL else VERDICTS[0] if self.mean > 0 else VERDICTS[1]
 
 
 def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of, unfinished: bool) -> list[Test]:
@@ -207,12 +208,13 @@ def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of, unfinishe
 def correct(found: list[Test]) -> None:
     """Holm's correction over all tests of an experiment: what it shows must not depend on which others have been run.
 
-    Each further look at verdicts, after which seeds were added, is one more chance to be wrong (Bonferroni over the looks).
+    A second look at verdicts, after seeds were added, is a second chance to be wrong. Where seeds may be added, each of the two
+    looks has half the level (Bonferroni).
     """
     for name in {test.experiment for test in found}:
         family, looks = [test for test in found if test.experiment == name], EXPERIMENTS[name].looks
         for test, adjusted in zip(family, holm([test.p for test in family]), strict=True):
-            test.holm, test.level = min(1.0, looks * adjusted), LEVEL / (looks * len(family))
+            test.corrected, test.level = min(1.0, looks * adjusted), LEVEL / (looks * len(family))
 
 
 def _tests(claims: list[Claim], metrics: dict[str, dict], strengths_of) -> Iterator[Test]:
@@ -225,7 +227,15 @@ def _tests(claims: list[Claim], metrics: dict[str, dict], strengths_of) -> Itera
                 kept = claim.less == "aurc_normalised" and all(
                     one.get("normalised_kept_msp") == 1 for one in runs[arms[0]].values()
                 )
-                yield Test(claim, name, arms, values, kept)
+                if not repeats(name, arms):
+                    yield Test(claim, name, arms, values, kept)
+
+
+def repeats(name: str, arms: list[str | None]) -> str | None:
+    """The earlier experiment, if there is one, that has these very runs, and with them the test."""
+    earlier = itertools.takewhile(lambda other: other != name, EXPERIMENTS)
+    same = EXPERIMENTS[name].same_run
+    return next((other for other in earlier if all(same(arm, EXPERIMENTS[other]) for arm in arms if arm)), None)
 
 
 def matched(name: str) -> dict[str, str]:
@@ -249,3 +259,13 @@ def tables(metrics: dict[str, dict], unfinished: bool = False) -> dict[str, list
         found[title] = tests(between, metrics, lambda name, strengths=strengths: strengths, unfinished)
         correct(found[title])
     return found
+
+
+def first_look(metrics: dict[str, dict]) -> dict[str, list[Test]]:
+    """The same tables from the seeds that experiments had before more were added, of these experiments alone."""
+    few = {}
+    for name, methods in metrics.items():
+        first = EXPERIMENTS[name].first
+        if first:
+            few[name] = {method: {seed: one for seed, one in seeds.items() if seed < first} for method, seeds in methods.items()}
+    return tables(few, unfinished=True)

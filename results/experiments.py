@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 CONV = "Conv/common_resnet/train.py"
+MANY_SEEDS = 10  # no experiment of so many gets more
 SMALL_RESNET = "ResNet-8 of width 16, first stage at half resolution"
 SMALL = "--model resnet8 --stem-stride 2 --batch-size 128 --lr 0.1 --weight-decay 5e-4 --warmup-epochs 1"
 
@@ -55,7 +56,7 @@ class Experiment:
     logits: bool = False  # the trainer leaves the logits of its test set, which are measured
     transfer: str | None = None  # frozen features are asked for these finer classes: --transfer-labels of viz/measure.py
     strength: str = "0.1"
-    looks: int = 1  # how often verdicts were looked at until all seeds were there; p after Holm's correction is multiplied by it
+    first: int | None = None  # seeds before more were added, where they were
 
     @property
     def epochs(self) -> int:
@@ -66,6 +67,16 @@ class Experiment:
     def planned(self) -> int:
         """How many runs it has when it is finished."""
         return self.seeds * len(self.methods)
+
+    @property
+    def looks(self) -> int:
+        """How often its verdicts may be looked at: twice where it began with so few seeds that more may be added."""
+        return 2 if (self.first or self.seeds) < MANY_SEEDS else 1
+
+    def same_run(self, method: str, other: "Experiment") -> bool:
+        """Whether a run of a method is also one of another experiment: the same trainer with the same words."""
+        mine, theirs = ((one.trainer, one.options, one.methods.get(method)) for one in (self, other))
+        return mine == theirs
 
 
 def _small(data: str, name: str, title: str, options: str, methods: dict, minutes: float, seeds: int = 5, **more) -> Experiment:
@@ -79,7 +90,7 @@ def _fashion(*words, **more) -> Experiment:
 
 def _twice(experiment: Experiment) -> Experiment:
     """Ten seeds instead of five, added after the verdicts of five: `--power` said that ten would decide further claims."""
-    return replace(experiment, seeds=2 * experiment.seeds, looks=2)
+    return replace(experiment, seeds=2 * experiment.seeds, first=experiment.seeds)
 
 
 def _cifar10(*words, **more) -> Experiment:

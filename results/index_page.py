@@ -114,10 +114,9 @@ def cell(test: Test | None, name: str, bound: float) -> Cell:
     places = render.places_of(test.claim)
     mean, low, high = (f"{value:+.{places}f}".replace("-", "−") for value in (test.mean, test.low, test.high))
     words = f"{name}. {render.what(test).replace(' - ', ' − ')}: {mean}; 95 % interval {low} to {high} over {len(test.values)} "
-    words += f"seeds; p {test.p:.2g}, after Holm's correction {test.holm:.2g}: {test.verdict}."
+    words += f"seeds; p {test.p:.2g}, corrected {test.corrected:.3g}: {test.verdict}."
     if test.verdict == VERDICTS[2]:
-        words += f" These seeds would have shown a difference of {test.detectable:.{places}f} with 80 % power, as the first that "
-        words += "Holm's correction lets through."
+        words += f" These seeds would have shown a difference of {test.detectable:.{places}f} with 80 % power."
     return Cell(name, empty.data, KINDS[test.verdict], test.verdict, mean, words, interval(test, bound))
 
 

@@ -10,7 +10,7 @@ import claims
 import papers
 import tables
 from claims import Test
-from experiments import EXPERIMENTS
+from experiments import EXPERIMENTS, MANY_SEEDS
 from verdicts import LEVEL, VERDICTS, wilson
 
 TOP = Path(__file__).resolve().parents[1]
@@ -33,7 +33,8 @@ COLUMNS = {
     "aurc_normalised": ("AURC, normalised", 5),
     "coverage_at_risk_1": ("coverage at 1 % risk", 3),
     "ece": ("ECE", 4),
-    "ece_temperature": ("ECE, temperature", 4),
+    "temperature": ("temperature", 2),
+    "ece_temperature": ("ECE after it", 4),
     "confidence_wrong": ("MSP of wrong", 3),
 }
 MORE = {
@@ -59,31 +60,52 @@ python results/reproduce.py --render            # writes this page from the JSON
 experiments. [`index.html`](index.html), to be opened in a browser from a checkout, has a picture of
 every interval, with filters by paper and by data set.
 
+- **Measures.** [`viz/README.md`](../viz/README.md) defines them; ± is the standard deviation over
+  seeds. AURC and ECE are of all test images. The p of logit normalisation and the temperature are
+  chosen on a fifth of the test images and scored on the others, and the tables give the mean over
+  ten such splits. C7 compares the two scores on the same images.
 - **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
-  experiments{at_02}. Only the section on the papers' recipes compares different strengths.
-- **Pairs.** Runs with the same seed share initial weights, data order and augmentation. A test uses
-  the differences between two methods, one per seed (paired t test, two-sided). In bank and shoppers
-  the seed also splits the table into training and test rows.
-- **Verdicts.** A claim is supported or contradicted if p is below {level:g} after Holm's correction
-  for all tests of its experiment. The tests of rising strengths and those of the recipes are
-  corrected separately. The 95 % intervals are not corrected. A claim of "at least" is tested as
-  "more than": equality cannot be shown by a difference test. A claim is tested when all planned
-  seeds of its methods are finished, not before.
-- **Added seeds.** {twice} had half as many seeds at first.
-  `reproduce.py --power` said that twice as many would decide further claims. Because verdicts were
-  looked at twice, p after Holm's correction is doubled there.
+  experiments{at_02}. Only the section on the papers' recipes compares LS with MaxSup at different
+  strengths.
+- **Pairs.** Runs with the same seed share initial weights, data order and augmentation. A test is a
+  two-sided paired t test on one difference per seed. The difference is between two methods, except
+  in C7 (two scores of one model), C21a (one method, against zero) and C6b (a slope). The t test
+  assumes normal differences, which five seeds are too few to check.
+- **Scope.** The tests are about seeds, on these data. They do not cover the choice of the test
+  images. In bank and shoppers the seed also splits the table into training and test rows.
+- **Verdicts.** A claim is supported or contradicted if its corrected p is below {level:g}. Holm's
+  correction covers all tests of an experiment; the tests of rising strengths and those of the
+  recipes are corrected separately. The 95 % intervals are not corrected. A claim of "at least" is
+  tested as "more than": equality cannot be shown by a difference test. A claim is tested when all
+  planned seeds of its methods are finished, not before. A verdict says nothing about the size of a
+  difference: read the interval.
+- **Added seeds.** An experiment with fewer than {many} seeds may get {many} if
+  `reproduce.py --power` says that they would decide further claims. Its verdicts may therefore be
+  looked at twice, and its corrected p is doubled, with few seeds already. Seeds were added to
+  {twice}.
 - **Detectable.** For an undecided claim, the table gives the smallest true difference that these
-  seeds would have shown with 80 % power, as the first of its experiment that Holm's correction
-  lets through.
-- **Choices.** Epochs, learning rates and strengths were fixed beforehand. The p of logit
-  normalisation and the temperature are chosen on a fifth of the test images and scored on the
-  others.
+  seeds would have shown with 80 % power, at p below {level:g} divided by the number of tests (and by
+  two where p is doubled). This takes the spread over these seeds for the true one; with three
+  seeds, that is a guess.
+- **Choices.** Epochs, learning rates and strengths were fixed before the runs. Claims, measures and
+  the families of tests were revised after the first results: nothing was preregistered.
+"""
+WEAK = """\
+Each experiment has a level of 5 % of its own, so among all of them one or two false verdicts are to
+be expected: a verdict from one experiment alone is weak evidence. Experiments on the same data share
+test images, and most of them network and seeds. They are no independent repetitions.
 """
 CAUTION = """\
 ## How to read this
 
+{weak}
 MaxSup and LS differ only where the prediction is wrong. At a training accuracy close to 100 %, they
 are nearly the same loss{near}.
+
+A temperature above 1 says that a network is overconfident, one below 1 that it is underconfident.
+With CE, most of these networks are close to 1. LS and MaxSup take them far below 1, which raises
+ECE. C9 and C23 therefore say little about strongly overconfident networks. Only imdb has these, and
+its ECE is lower with LS and MaxSup.
 
 LS and MaxSup lower every confidence. A lower MSP of wrong predictions (C25a) is no better ranking by
 itself: AURC measures the ranking.
@@ -159,14 +181,18 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     at_02 = f" ({', '.join(stronger)})" if stronger else ""
     metrics = metrics_of(runs)
     near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
-    twice = " and ".join(name for name, experiment in EXPERIMENTS.items() if experiment.looks == 2)
-    parts = [INTRODUCTION.format(at_02=at_02, level=LEVEL, twice=twice)]
+    twice = " and ".join(name for name, experiment in EXPERIMENTS.items() if experiment.first)
+    parts = [INTRODUCTION.format(at_02=at_02, level=LEVEL, many=MANY_SEEDS, twice=twice), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
-    parts.append(CAUTION.format(near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
+    parts.append(CAUTION.format(weak=WEAK, near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
+    first = claims.first_look(metrics)
     for name, methods in runs.items():
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
-        tests = {title: [test for test in found if test.experiment == name] for title, found in judged.items()}
+        tests, before = (
+            {title: [test for test in found if test.experiment == name] for title, found in of.items()} for of in (judged, first)
+        )
         parts += [table_of_tests(tests)] if any(tests.values()) else []
+        parts += [changed(before, tests)] if any(before.values()) else []
     return "\n".join([*parts, planned()])
 
 
@@ -178,11 +204,13 @@ def values_of(methods: dict[str, dict[int, dict]], key: str) -> list[float]:
 def summary(runs: dict, judged: dict[str, list[Test]]) -> str:
     """For the main README: how the tests at matched strength came out, and the claims that were decided, by how."""
     matched = [test for title, found in judged.items() if title in claims.TOPICS for test in found]
+    tested = [test for test in matched if not test.nothing]
     if not matched:
         return ""
-    count = {word: sum(test.verdict == word for test in matched) for word in VERDICTS}
+    count = {word: sum(test.verdict == word for test in tested) for word in VERDICTS}
     verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
-    text = f"Tests at matched strength: {len(matched)}. After Holm's correction per experiment: {verdicts}.\n{progress(runs)}\n"
+    text = f"Tests at matched strength: {len(tested)}. After correction for many tests: {verdicts}.\n{progress(runs)}\n"
+    text += f"\n{WEAK}"
     supported, contradicted = ({test.claim for test in matched if test.verdict == word} for word in VERDICTS[:2])
     for title, words, which in (
         ("Supported in some experiments, contradicted in none", VERDICTS[:1], supported - contradicted),
@@ -199,9 +227,10 @@ def progress(runs: dict) -> str:
     """How many experiments are finished, and which of them are under way, in one line."""
     counts = {name: (done(of), EXPERIMENTS[name].planned) for name, of in runs.items()}
     under_way = [f"{name} ({found} of {planned})" for name, (found, planned) in counts.items() if found < planned]
-    total = len(EXPERIMENTS)
-    text = f"Experiments: {len(runs) - len(under_way)} of {total} are finished, {total - len(runs)} are not begun"
-    return f"{text}, under way: {', '.join(under_way)}." if under_way else f"{text}."
+    text = f"Experiments: {len(runs) - len(under_way)} of {len(EXPERIMENTS)} are finished."
+    for state, names in (("Under way", under_way), ("Not begun", [name for name in EXPERIMENTS if name not in runs])):
+        text += f" {state}: {', '.join(names)}." if names else ""
+    return text
 
 
 def done(methods: dict[str, dict[int, dict]]) -> int:
@@ -225,7 +254,7 @@ def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link
         ]
         open_ = f"{len(by[VERDICTS[2]])} of {len(group)}"
         kept = sum(test.kept_msp for test in group)
-        open_ += f"; {kept} kept MSP in every split" if kept else ""
+        open_ += f", {kept} of them without a test, because MSP was kept" if kept else ""
         lines.append(f"| {claim.id} | {claim.sentence} | {claim.source} | {' | '.join([*names, open_])} |")
     return "\n".join(lines) + "\n"
 
@@ -242,7 +271,7 @@ def section(experiment: str) -> str:
 def table_of_tests(groups: dict[str, list[Test]]) -> str:
     """The numbers of an experiment's tests."""
     lines = [
-        "| id | measured as | difference | 95 % interval | p | p, Holm | verdict | detectable |",
+        "| id | measured as | difference | 95 % interval | p | p, corrected | verdict | detectable |",
         "|---|---|---:|---:|---:|---:|---|---:|",
     ]
     for title, found in groups.items():
@@ -254,16 +283,30 @@ def table_of_tests(groups: dict[str, list[Test]]) -> str:
             mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
             least = f"{test.detectable:.{places}f}" if test.verdict == VERDICTS[2] else ""
             label = " (recipes)" if title not in claims.TOPICS and "recipes" in title else ""
-            cells = [test.claim.id, what(test) + label, mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.holm:.2g}"]
+            cells = [test.claim.id, what(test) + label, mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.corrected:.3g}"]
             lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
     return "\n".join(lines) + "\n"
+
+
+def changed(before: dict[str, list[Test]], now: dict[str, list[Test]]) -> str:
+    """How the verdicts of the first seeds differ from those with the added ones. Both: an experiment's tests by title."""
+    found = []
+    for title, tests in before.items():
+        verdicts = {test.claim: test for test in now[title]}
+        for old in tests:
+            new = verdicts.get(old.claim, old)
+            if new.verdict != old.verdict:
+                where = "" if title in claims.TOPICS else " (recipes)" if "recipes" in title else " (rising strengths)"
+                found.append(f"{old.claim.id}{where} from {old.verdict} to {new.verdict}")
+    seeds = max(len(test.values) for tests in before.values() for test in tests)
+    return f"Verdicts that the seeds added to the first {seeds} changed: {', '.join(found) or 'none'}.\n"
 
 
 def what(test: Test) -> str:
     """The quantity whose sign decides, in words."""
     title = heading(test.claim.metric)[0]
     if test.claim.slope:
-        return f"slope of {title} over the strength of {test.claim.slope}"
+        return f"slope of {title} over the strength of {test.claim.slope}, CE being 0"
     higher, lower = test.arms
     if test.claim.less:
         return f"{higher}: {title}"
@@ -283,7 +326,10 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     """What the runs of an experiment gave, and what they took."""
     some = next(iter(next(iter(methods.values())).values()))
     metrics = metrics_of({experiment: methods})[experiment]
-    lines = means(metrics, [key for key in COLUMNS if values_of(metrics, key)])
+    shown = [key for key in COLUMNS if values_of(metrics, key)]
+    if "medium" not in shown and "low" not in shown:  # all classes have many images
+        shown = [key for key in shown if key != "many"]
+    lines = means(metrics, shown)
     every = [run for seeds in methods.values() for run in seeds.values()]
     seconds = statistics.median(run["training_seconds"] for run in every)  # a machine that slept in one run spoils a mean
     took = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.3g} seconds"
@@ -291,20 +337,22 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
     kinds = sorted({machine(run["hardware"]) for run in every})
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
+    planned = EXPERIMENTS[experiment].planned
+    if len(every) < planned:
+        lines += [f"{len(every)} of {planned} runs are finished: verdicts may change as tests are added.", ""]
     lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
+    again = [method for method in methods if claims.repeats(experiment, [method])]
+    if again:
+        where = claims.repeats(experiment, again)
+        lines += ["", f"{', '.join(again)}: the same runs as in {where}, where the claims about them are tested."]
     images = some["metrics"].get("images") or FEW_IMAGES
     if images < FEW_IMAGES and "miou" not in some["metrics"]:  # pixels of an image are no independent trials
         parts = []
         for method, seeds in metrics.items():
             low, high = wilson(statistics.fmean(values_of({method: seeds}, "top1")), images)
             parts.append(f"{method} {low:.1f} to {high:.1f}")
-        lines += [
-            "",
-            f"± is the standard deviation over seeds. The {images} test images add uncertainty. Wilson's 95 % intervals of",
-        ]
-        lines += [
-            f"the mean top-1 over images are, in %, {', '.join(parts)}. The tests below concern seeds only, on these images."
-        ]
+        lines += ["", f"The {images} test images add uncertainty. Wilson's 95 % intervals of the mean top-1 over images are,"]
+        lines += [f"in %, {', '.join(parts)}."]
     return "\n".join(lines) + "\n"
 
 
