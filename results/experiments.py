@@ -56,7 +56,7 @@ class Experiment:
     logits: bool = False  # the trainer leaves the logits of its test set, which are measured
     transfer: str | None = None  # frozen features are asked for these finer classes: --transfer-labels of viz/measure.py
     strength: str = "0.1"
-    first: int | None = None  # seeds before more were added, where they were
+    first_seeds: int | None = None  # how many it had before more were added
 
     @property
     def epochs(self) -> int:
@@ -71,12 +71,11 @@ class Experiment:
     @property
     def looks(self) -> int:
         """How often its verdicts may be looked at: twice where it began with so few seeds that more may be added."""
-        return 2 if (self.first or self.seeds) < MANY_SEEDS else 1
+        return 2 if (self.first_seeds or self.seeds) < MANY_SEEDS else 1
 
     def same_run(self, method: str, other: "Experiment") -> bool:
-        """Whether a run of a method is also one of another experiment: the same trainer with the same words."""
-        mine, theirs = ((one.trainer, one.options, one.methods.get(method)) for one in (self, other))
-        return mine == theirs
+        """Whether another experiment has this method's runs too: the same trainer with the same words."""
+        return (self.trainer, self.options, self.methods[method]) == (other.trainer, other.options, other.methods.get(method))
 
 
 def _small(data: str, name: str, title: str, options: str, methods: dict, minutes: float, seeds: int = 5, **more) -> Experiment:
@@ -88,9 +87,9 @@ def _fashion(*words, **more) -> Experiment:
     return _small("Fashion-MNIST", "fashion-mnist", *words, **more)
 
 
-def _twice(experiment: Experiment) -> Experiment:
-    """Ten seeds instead of five, added after the verdicts of five: `--power` said that ten would decide further claims."""
-    return replace(experiment, seeds=2 * experiment.seeds, first=experiment.seeds)
+def _more(experiment: Experiment) -> Experiment:
+    """With seeds added after the first verdicts: `--power` said that they would decide further claims."""
+    return replace(experiment, seeds=MANY_SEEDS, first_seeds=experiment.seeds)
 
 
 def _cifar10(*words, **more) -> Experiment:
@@ -139,11 +138,11 @@ EXPERIMENTS = {
     "cifar10-resnet20": _resnet(
         20, "trained for 30 epochs", f"--epochs 30 {RESNET20.format('12 23')}", arms("0.2", "0.1"), 5, 30, strength="0.2"
     ),
-    "cifar10-coarse": _twice(
+    "cifar10-coarse": _more(
         _cifar10("3 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes")
     ),
     "cifar10-fine": _cifar10("ten classes", "--epochs 5", SWEEP, 2.5),
-    "fashion-coarse": _twice(
+    "fashion-coarse": _more(
         _fashion("4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes")
     ),
     "fashion-fine": _fashion("ten classes", "--epochs 6", SWEEP, 2.5),

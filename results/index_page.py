@@ -72,7 +72,8 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("index.html.j2").render(
-        summary=render.summary(runs, judged).partition("\n")[0],
+        summary=render.counts(judged) if tested else "",
+        weak=render.weak(judged),
         level=LEVEL,
         half=HALF,
         kinds=KINDS,
@@ -116,7 +117,10 @@ def cell(test: Test | None, name: str, bound: float) -> Cell:
     words = f"{name}. {render.what(test).replace(' - ', ' − ')}: {mean}; 95 % interval {low} to {high} over {len(test.values)} "
     words += f"seeds; p {test.p:.2g}, corrected {test.corrected:.3g}: {test.verdict}."
     if test.verdict == VERDICTS[2]:
-        words += f" These seeds would have shown a difference of {test.detectable:.{places}f} with 80 % power."
+        words += (
+            f" These seeds would have shown a difference of {test.detectable:.{places}f} with 80 % power, as the first in the "
+        )
+        words += "order of Holm's correction."
     return Cell(name, empty.data, KINDS[test.verdict], test.verdict, mean, words, interval(test, bound))
 
 

@@ -9,13 +9,13 @@ from verdicts import LEVEL, seeds_needed
 
 
 def power(name: str) -> str:
-    """A table of the seeds that would show each claim's present mean difference with 80 % power: by itself, and as the first of
-    the experiment that Holm's correction lets through. The difference is itself an estimate: read the numbers as orders."""
+    """A table of the seeds that would show each claim's present mean difference with 80 % power: by itself, and as the first in
+    the order of Holm's correction. The difference is itself an estimate: read the numbers as orders of magnitude."""
     metrics = metrics_of(read_runs())
     if name not in metrics:
         sys.exit(f"error: {name} has no finished runs; `python results/reproduce.py {name}` makes them")
     lines = [f"{name}: seeds for 80 % power if the true difference and its spread are those of the finished runs", ""]
-    lines.append(f"{'':5}{'measured as':76}{'seeds now':>10}{'by itself':>11}{'with Holm':>11}")
+    lines.append(f"{'':5}{'measured as':76}{'seeds now':>10}{'by itself':>11}{'corrected':>11}")
     for title, found in claims.tables(metrics, unfinished=True).items():
         own = [test for test in found if test.experiment == name]
         lines += [f"{title}:"] if own else []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import claims
 import papers
+import prose
 import tables
 from claims import Test
 from experiments import EXPERIMENTS, MANY_SEEDS
@@ -34,7 +35,7 @@ COLUMNS = {
     "coverage_at_risk_1": ("coverage at 1 % risk", 3),
     "ece": ("ECE", 4),
     "temperature": ("temperature", 2),
-    "ece_temperature": ("ECE after it", 4),
+    "ece_temperature": ("ECE after scaling", 4),
     "confidence_wrong": ("MSP of wrong", 3),
 }
 MORE = {
@@ -43,87 +44,6 @@ MORE = {
     "max_logit_gap": ("largest logit, right - wrong at equal MSP", 3),
     "near_zero": ("share of logits near zero", 4),
 }
-INTRODUCTION = """\
-# Which of the papers' claims hold on data that we can run
-
-Environment, in the root of the repository:
-`python3 -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt`. Run the
-commands there:
-
-```
-python results/reproduce.py --list              # every experiment: data, methods, seeds, minutes, what is done
-python results/reproduce.py digits-parity       # runs an experiment that needs no download, then renders this page
-python results/reproduce.py --render            # writes this page from the JSON files of the runs
-```
-
-[`claims.py`](claims.py) lists the claims and their tests, [`experiments.py`](experiments.py) the
-experiments. [`index.html`](index.html), to be opened in a browser from a checkout, has a picture of
-every interval, with filters by paper and by data set.
-
-- **Measures.** [`viz/README.md`](../viz/README.md) defines them; ± is the standard deviation over
-  seeds. AURC and ECE are of all test images. The p of logit normalisation and the temperature are
-  chosen on a fifth of the test images and scored on the others, and the tables give the mean over
-  ten such splits. C7 compares the two scores on the same images.
-- **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
-  experiments{at_02}. Only the section on the papers' recipes compares LS with MaxSup at different
-  strengths.
-- **Pairs.** Runs with the same seed share initial weights, data order and augmentation. A test is a
-  two-sided paired t test on one difference per seed. The difference is between two methods, except
-  in C7 (two scores of one model), C21a (one method, against zero) and C6b (a slope). The t test
-  assumes normal differences, which five seeds are too few to check.
-- **Scope.** The tests are about seeds, on these data. They do not cover the choice of the test
-  images. In bank and shoppers the seed also splits the table into training and test rows.
-- **Verdicts.** A claim is supported or contradicted if its corrected p is below {level:g}. Holm's
-  correction covers all tests of an experiment; the tests of rising strengths and those of the
-  recipes are corrected separately. The 95 % intervals are not corrected. A claim of "at least" is
-  tested as "more than": equality cannot be shown by a difference test. A claim is tested when all
-  planned seeds of its methods are finished, not before. A verdict says nothing about the size of a
-  difference: read the interval.
-- **Added seeds.** An experiment with fewer than {many} seeds may get {many} if
-  `reproduce.py --power` says that they would decide further claims. Its verdicts may therefore be
-  looked at twice, and its corrected p is doubled, with few seeds already. Seeds were added to
-  {twice}.
-- **Detectable.** For an undecided claim, the table gives the smallest true difference that these
-  seeds would have shown with 80 % power, at p below {level:g} divided by the number of tests (and by
-  two where p is doubled). This takes the spread over these seeds for the true one; with three
-  seeds, that is a guess.
-- **Choices.** Epochs, learning rates and strengths were fixed before the runs. Claims, measures and
-  the families of tests were revised after the first results: nothing was preregistered.
-"""
-WEAK = """\
-Each experiment has a level of 5 % of its own, so among all of them one or two false verdicts are to
-be expected: a verdict from one experiment alone is weak evidence. Experiments on the same data share
-test images, and most of them network and seeds. They are no independent repetitions.
-"""
-CAUTION = """\
-## How to read this
-
-{weak}
-MaxSup and LS differ only where the prediction is wrong. At a training accuracy close to 100 %, they
-are nearly the same loss{near}.
-
-A temperature above 1 says that a network is overconfident, one below 1 that it is underconfident.
-With CE, most of these networks are close to 1. LS and MaxSup take them far below 1, which raises
-ECE. C9 and C23 therefore say little about strongly overconfident networks. Only imdb has these, and
-its ECE is lower with LS and MaxSup.
-
-LS and MaxSup lower every confidence. A lower MSP of wrong predictions (C25a) is no better ranking by
-itself: AURC measures the ranking.
-
-Most networks here are small and were trained for minutes. These runs can neither refute nor confirm
-the papers' ImageNet results.
-"""
-PLANNED = """\
-## Planned, not run
-
-These experiments need GPUs. `python results/reproduce.py NAME --data-path imagenet=FOLDER` runs one
-of those with a name on all GPUs of a machine. In the commands, `DATA` is that folder. GPU-hours are
-the sum over all losses named, from published speeds: {images_per_second_source}.
-The size of the .ffcv files is extrapolated: {storage_source}.
-
-| name | experiment | command | images/s per GPU | GPU-hours | storage |
-|---|---|---|---:|---:|---|
-"""
 
 
 def render() -> None:
@@ -181,19 +101,21 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     at_02 = f" ({', '.join(stronger)})" if stronger else ""
     metrics = metrics_of(runs)
     near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
-    twice = " and ".join(name for name, experiment in EXPERIMENTS.items() if experiment.first)
-    parts = [INTRODUCTION.format(at_02=at_02, level=LEVEL, many=MANY_SEEDS, twice=twice), progress(runs) + "\n"]
+    added = " and ".join(name for name, experiment in EXPERIMENTS.items() if experiment.first_seeds)
+    parts = [prose.INTRODUCTION.format(at_02=at_02, level=LEVEL, many=MANY_SEEDS, added=added), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
-    parts.append(CAUTION.format(weak=WEAK, near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
+    parts.append(prose.CAUTION.format(weak=weak(judged), near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
     first = claims.first_look(metrics)
     for name, methods in runs.items():
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
-        tests, before = (
-            {title: [test for test in found if test.experiment == name] for title, found in of.items()} for of in (judged, first)
-        )
+        tests = of_experiment(name, judged)
         parts += [table_of_tests(tests)] if any(tests.values()) else []
-        parts += [changed(before, tests)] if any(before.values()) else []
+        parts += [changed(name, of_experiment(name, first), tests)] if EXPERIMENTS[name].first_seeds else []
     return "\n".join([*parts, planned()])
+
+
+def of_experiment(name: str, judged: dict[str, list[Test]]) -> dict[str, list[Test]]:
+    return {title: [test for test in found if test.experiment == name] for title, found in judged.items()}
 
 
 def values_of(methods: dict[str, dict[int, dict]], key: str) -> list[float]:
@@ -201,16 +123,29 @@ def values_of(methods: dict[str, dict[int, dict]], key: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
+def at_matched_strength(judged: dict[str, list[Test]]) -> list[Test]:
+    return [test for title, found in judged.items() if title in claims.TOPICS for test in found]
+
+
+def counts(judged: dict[str, list[Test]]) -> str:
+    """How the tests at matched strength came out, in one line."""
+    verdicts = [test.verdict for test in at_matched_strength(judged) if not test.nothing]
+    each = ", ".join(f"{word} {verdicts.count(word)}" for word in VERDICTS)
+    return f"Tests at matched strength: {len(verdicts)}. After correction for many tests: {each}."
+
+
+def weak(judged: dict[str, list[Test]]) -> str:
+    """What a single verdict is worth."""
+    tested = len({test.experiment for test in at_matched_strength(judged)})
+    return prose.WEAK.format(percent=100 * LEVEL, experiments=tested, expected=LEVEL * tested)
+
+
 def summary(runs: dict, judged: dict[str, list[Test]]) -> str:
     """For the main README: how the tests at matched strength came out, and the claims that were decided, by how."""
-    matched = [test for title, found in judged.items() if title in claims.TOPICS for test in found]
-    tested = [test for test in matched if not test.nothing]
+    matched = at_matched_strength(judged)
     if not matched:
         return ""
-    count = {word: sum(test.verdict == word for test in tested) for word in VERDICTS}
-    verdicts = ", ".join(f"{word} {count[word]}" for word in VERDICTS)
-    text = f"Tests at matched strength: {len(tested)}. After correction for many tests: {verdicts}.\n{progress(runs)}\n"
-    text += f"\n{WEAK}"
+    text = f"{counts(judged)}\n{progress(runs)}\n\n{weak(judged)}\n{prose.SMALL}"
     supported, contradicted = ({test.claim for test in matched if test.verdict == word} for word in VERDICTS[:2])
     for title, words, which in (
         ("Supported in some experiments, contradicted in none", VERDICTS[:1], supported - contradicted),
@@ -252,9 +187,9 @@ def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link
         names = [
             ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word]) for word in words
         ]
-        open_ = f"{len(by[VERDICTS[2]])} of {len(group)}"
-        kept = sum(test.kept_msp for test in group)
-        open_ += f", {kept} of them without a test, because MSP was kept" if kept else ""
+        equal = [test.nothing for test in group if test.nothing]
+        open_ = f"{len(by[VERDICTS[2]]) - len(equal)} of {len(group) - len(equal)}"
+        open_ += f"; no test in {len(equal)}: {' or '.join(sorted(set(equal)))}" if equal else ""
         lines.append(f"| {claim.id} | {claim.sentence} | {claim.source} | {' | '.join([*names, open_])} |")
     return "\n".join(lines) + "\n"
 
@@ -282,24 +217,21 @@ def table_of_tests(groups: dict[str, list[Test]]) -> str:
             places = places_of(test.claim)
             mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
             least = f"{test.detectable:.{places}f}" if test.verdict == VERDICTS[2] else ""
-            label = " (recipes)" if title not in claims.TOPICS and "recipes" in title else ""
+            label = f" ({claims.LABELS[title]})" if title in claims.LABELS else ""
             cells = [test.claim.id, what(test) + label, mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.corrected:.3g}"]
             lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
     return "\n".join(lines) + "\n"
 
 
-def changed(before: dict[str, list[Test]], now: dict[str, list[Test]]) -> str:
-    """How the verdicts of the first seeds differ from those with the added ones. Both: an experiment's tests by title."""
+def changed(name: str, before: dict[str, list[Test]], now: dict[str, list[Test]]) -> str:
+    """Which verdicts of an experiment its first seeds alone would have given otherwise. before, now: its tests by title."""
     found = []
     for title, tests in before.items():
-        verdicts = {test.claim: test for test in now[title]}
-        for old in tests:
-            new = verdicts.get(old.claim, old)
-            if new.verdict != old.verdict:
-                where = "" if title in claims.TOPICS else " (recipes)" if "recipes" in title else " (rising strengths)"
-                found.append(f"{old.claim.id}{where} from {old.verdict} to {new.verdict}")
-    seeds = max(len(test.values) for tests in before.values() for test in tests)
-    return f"Verdicts that the seeds added to the first {seeds} changed: {', '.join(found) or 'none'}.\n"
+        verdicts = {test.claim: test.verdict for test in now[title]}
+        label = f" ({claims.LABELS[title]})" if title in claims.LABELS else ""
+        found += [f"{old.claim.id}{label} {old.verdict}" for old in tests if verdicts.get(old.claim, old.verdict) != old.verdict]
+    few = f"By the same rules, the first {EXPERIMENTS[name].first_seeds} seeds alone would have given"
+    return f"{few} other verdicts on these claims: {', '.join(found)}.\n" if found else f"{few} the same verdicts.\n"
 
 
 def what(test: Test) -> str:
@@ -310,7 +242,7 @@ def what(test: Test) -> str:
     higher, lower = test.arms
     if test.claim.less:
         return f"{higher}: {title}"
-    return f"{title}: {higher} - {lower}" if higher else f"-({title}): {lower}"
+    return f"{title}: {higher} - {lower}" if higher else f"{title}, negated: {lower}"
 
 
 def places_of(claim: claims.Claim) -> int:
@@ -337,23 +269,35 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
     kinds = sorted({machine(run["hardware"]) for run in every})
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
-    planned = EXPERIMENTS[experiment].planned
-    if len(every) < planned:
-        lines += [f"{len(every)} of {planned} runs are finished: verdicts may change as tests are added.", ""]
     lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
-    again = [method for method in methods if claims.repeats(experiment, [method])]
+    if done(methods) < EXPERIMENTS[experiment].planned:
+        lines += [
+            "",
+            f"{done(methods)} of {EXPERIMENTS[experiment].planned} runs are finished: further tests may change verdicts.",
+        ]
+    again = [method for method in methods if claims.earlier_experiment_with(experiment, [method])]
     if again:
-        where = claims.repeats(experiment, again)
-        lines += ["", f"{', '.join(again)}: the same runs as in {where}, where the claims about them are tested."]
-    images = some["metrics"].get("images") or FEW_IMAGES
-    if images < FEW_IMAGES and "miou" not in some["metrics"]:  # pixels of an image are no independent trials
-        parts = []
-        for method, seeds in metrics.items():
-            low, high = wilson(statistics.fmean(values_of({method: seeds}, "top1")), images)
-            parts.append(f"{method} {low:.1f} to {high:.1f}")
-        lines += ["", f"The {images} test images add uncertainty. Wilson's 95 % intervals of the mean top-1 over images are,"]
-        lines += [f"in %, {', '.join(parts)}."]
-    return "\n".join(lines) + "\n"
+        where = claims.earlier_experiment_with(experiment, again)
+        lines += ["", f"{', '.join(again)}: the same commands as in {where}, where the claims about them are tested. Runs on"]
+        lines += ["another CPU differ in their rounding, which training amplifies."]
+    return "\n".join([*lines, *of_images(metrics)]) + "\n"
+
+
+def of_images(metrics: dict[str, dict[int, dict]]) -> list[str]:
+    """Where test images are few: how uncertain they leave the top-1. metrics[method][seed]."""
+    some = next(iter(next(iter(metrics.values())).values()))
+    images = some.get("images") or FEW_IMAGES
+    if images >= FEW_IMAGES or "miou" in some:  # pixels of an image are no independent trials
+        return []
+    parts = []
+    for method, seeds in metrics.items():
+        low, high = wilson(statistics.fmean(values_of({method: seeds}, "top1")), images)
+        parts.append(f"{method} {low:.1f} to {high:.1f}")
+    return [
+        "",
+        f"The {images} test images add uncertainty. Wilson's 95 % intervals of the mean top-1 over images are,",
+        f"in %, {', '.join(parts)}.",
+    ]
 
 
 def machine(hardware: dict) -> str:
@@ -386,4 +330,4 @@ def planned() -> str:
             command = row["command"].replace("|", "\\|")  # a bar would end the cell
             cells = [row["name"], row["experiment"], f"`{command}`", f"{row['images_per_second']:,.0f}", f"{hours:,.0f}"]
         lines.append(f"| {' | '.join([*cells, row['storage']])} |")
-    return PLANNED.format(**content) + "\n".join(lines) + "\n"
+    return prose.PLANNED.format(**content) + "\n".join(lines) + "\n"

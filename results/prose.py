@@ -1,0 +1,93 @@
+"""The prose of results/README.md and of the blocks about the runs; braces stand for what the runs say."""
+
+INTRODUCTION = """\
+# Which of the papers' claims hold on data that we can run
+
+Environment, in the root of the repository:
+`python3 -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt`. Run the
+commands there:
+
+```
+python results/reproduce.py --list              # every experiment: data, methods, seeds, minutes, what is done
+python results/reproduce.py digits-parity       # runs an experiment that needs no download, then renders this page
+python results/reproduce.py --render            # writes this page from the JSON files of the runs
+```
+
+[`claims.py`](claims.py) lists the claims and their tests, [`experiments.py`](experiments.py) the
+experiments. [`index.html`](index.html), to be opened in a browser from a checkout, has a picture of
+every interval, with filters by paper and by data set.
+
+- **Measures.** [`viz/README.md`](../viz/README.md) defines them; ± is the standard deviation over
+  seeds. AURC and ECE use all test images. The temperature and the exponent of logit normalisation
+  are chosen on a fifth of the test images, and the measures after them use the others (means over
+  ten such splits). C7 compares two scores on the same images.
+- **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
+  experiments{at_02}. Only the section on the papers' recipes compares LS with MaxSup at different
+  strengths.
+- **Pairs.** Runs with the same seed share initial weights, data order and augmentation. A test is a
+  two-sided paired t test on one difference per seed. The difference is between two methods, except
+  in C7 (two scores of one model), C21a (one method, against zero) and C6b (a slope). The t test
+  assumes normal differences, which five seeds are too few to check.
+- **Scope.** The tests cover variation between seeds only, not the choice of the test images. In bank
+  and shoppers the seed also splits the table into training and test rows.
+- **Verdicts.** A claim is supported or contradicted if its corrected p is below {level:g}. Holm's
+  correction covers all tests of an experiment, those in which every seed is equal too; the tests of
+  rising strengths and those of the recipes are corrected separately. The 95 % intervals are not
+  corrected. A claim is tested when all planned seeds of its methods are finished, not before. A
+  verdict says nothing about the size of a difference: read the interval. Undecided does not mean
+  equal.
+- **Added seeds.** An experiment with fewer than {many} seeds may get {many} if
+  `reproduce.py --power` says that they would decide further claims. Verdicts may therefore be read
+  twice, so the corrected p is doubled, even before seeds are added. The last look counts. Seeds were
+  added to {added}.
+- **Detectable.** For an undecided claim, the table gives the true difference that these seeds would
+  have shown with 80 % power as the first in the order of Holm's correction: at p below {level:g}
+  divided by the number of tests, and by two where p is doubled. Further down that order, smaller
+  differences suffice. The spread over these seeds is taken for the true one; with three seeds, that
+  is a guess.
+- **Choices.** Epochs, learning rates and strengths were fixed before the runs. Claims, measures and
+  the families of tests were revised after the first results: nothing was preregistered, and the
+  corrected p does not cover these choices.
+"""
+# Under the counts of verdicts, in each page.
+WEAK = """\
+If all differences were zero, each experiment would still have a {percent:g} % chance of a false
+verdict: of {experiments} experiments, {expected:.1f} would have one on average. A verdict from one
+experiment alone is weak evidence. Experiments on the same data share test images, and most of them network and
+seeds: they are not independent replications.
+"""
+SMALL = """\
+Most networks here are small and were trained for minutes. With CE most are nearly calibrated, and a
+loss that lowers confidence then raises ECE (C9, C23). Undecided does not mean equal.
+"""
+CAUTION = """\
+## How to read this
+
+{weak}
+distillation-cifar10 nearly repeats cifar10-fine: its networks without a teacher differ by one epoch.
+
+MaxSup and LS differ only where the prediction is wrong. At a training accuracy close to 100 %, they
+are nearly the same loss{near}.
+
+LS and MaxSup lower confidence in general, so C25a is contradicted almost by construction. A lower
+MSP of wrong predictions does not by itself mean a better ranking; AURC measures that.
+
+A temperature above 1 says that a network is overconfident, one below 1 that it is underconfident.
+With CE, most temperatures are between 0.9 and 1.3; label noise lowers them. LS and MaxSup lower
+them, mostly far below 1, which raises ECE. C9 and C23 therefore say little about strongly
+overconfident networks; only imdb has them here. C24 compares ECE after temperature scaling.
+
+Most networks here are small and were trained for minutes. These runs can neither refute nor confirm
+the papers' ImageNet results.
+"""
+PLANNED = """\
+## Planned, not run
+
+These experiments need GPUs. `python results/reproduce.py NAME --data-path imagenet=FOLDER` runs one
+of those with a name on all GPUs of a machine. In the commands, `DATA` is that folder. GPU-hours are
+the sum over all losses named, from published speeds: {images_per_second_source}.
+The size of the .ffcv files is extrapolated: {storage_source}.
+
+| name | experiment | command | images/s per GPU | GPU-hours | storage |
+|---|---|---|---:|---:|---|
+"""
