@@ -79,13 +79,17 @@ def block(name: str, runs: dict, judged: dict) -> str:
 
 
 def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
-    """A run's JSON by experiment, method and seed, in the order of experiments.py."""
+    """A run's JSON by experiment, method and seed, in the order of experiments.py.
+
+    Seeds beyond the planned ones are left out: verdicts that changed with each of them could be stopped at a lucky one.
+    """
     found: dict = {}
     for name, experiment in EXPERIMENTS.items():
         of: dict = {}
         for file in sorted((RESULTS / "runs" / name).glob("*.json")):
             run = json.loads(file.read_text())
-            of.setdefault(run["method"], {})[run["seed"]] = run
+            if run["seed"] < experiment.seeds:
+                of.setdefault(run["method"], {})[run["seed"]] = run
         if of:
             found[name] = {method: dict(sorted(of[method].items())) for method in experiment.methods if method in of}
     return found

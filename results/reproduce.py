@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD", help="run only these methods, such as CE 'LS 0.1'; if omitted: all"
     )
-    parser.add_argument("--seeds", type=int, help="seeds per method; if omitted: the experiment's number")
+    parser.add_argument(
+        "--seeds", type=int, help="seeds per method; if omitted: the experiment's number, beyond which pages show none"
+    )
     parser.add_argument("--jobs", type=int, default=CORES, help="runs in parallel, which share the cores (%(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; start no run that would not fit")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")

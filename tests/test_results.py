@@ -167,6 +167,14 @@ def test_a_page_says_which_verdicts_the_added_seeds_changed(early):
         assert line.endswith("given the same verdicts.")
 
 
+def test_seeds_beyond_the_plan_change_no_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "RESULTS", tmp_path)
+    (tmp_path / "runs/bank").mkdir(parents=True)
+    for seed in (0, 19, 20):
+        (tmp_path / f"runs/bank/CE-seed{seed}.json").write_text(json.dumps({"method": "CE", "seed": seed}))
+    assert list(render.read_runs()["bank"]["CE"]) == [0, 19]
+
+
 def test_an_unfinished_experiment_says_so():
     found = made_up("fashion-fine", "fashion-longtail-50", seeds=4)
     for one in found["fashion-longtail-50"]["CE"].values():
