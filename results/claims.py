@@ -218,7 +218,7 @@ def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of, unfinishe
 
 
 def correct(found: list[Test]) -> None:
-    """Holm's correction over all tests of an experiment: what it shows must not depend on which others have been run.
+    """Holm's correction over all tests of an experiment: its verdicts must not depend on which other experiments have been run.
 
     A second look at verdicts, after seeds were added, is a second chance to be wrong. Where seeds may be added, each of the two
     looks has half the level (Bonferroni).
@@ -230,7 +230,7 @@ def correct(found: list[Test]) -> None:
 
 
 def earlier_experiment_with(name: str, arms: list[str | None]) -> str | None:
-    """The earlier experiment, if there is one, that has these very runs, and with them the test."""
+    """The earlier experiment, if there is one, that runs these arms with the same commands, and so has the same test."""
     earlier = itertools.takewhile(lambda other: other != name, EXPERIMENTS)
     same = EXPERIMENTS[name].same_run
     return next((other for other in earlier if all(same(arm, EXPERIMENTS[other]) for arm in arms if arm)), None)
