@@ -16,11 +16,10 @@ MAXSUP, SELECTIVE, OVERVIEW = "MaxSup paper", "selective-classification paper", 
 MUELLER = "Müller et al. 2019"
 OURS = "a question of ours"  # no document states it
 SCHEDULE = "0.1-0.2"  # the MaxSup paper's
-RECIPES = {"LS": "0.1", "MaxSup": SCHEDULE}
-# The tables besides the topics, at other than matched constant strengths, with the word for a line about them.
-LABELS = {
-    "LS and MaxSup, both rising from 0.1 to 0.2": "rising strengths",
-    "The papers' recipes: LS at 0.1, MaxSup rising from 0.1 to 0.2": "recipes",
+# The tables besides the topics, at other than matched constant strengths: a word for a line about one, and the strengths.
+OTHER_STRENGTHS = {
+    "LS and MaxSup, both rising from 0.1 to 0.2": ("rising strengths", dict.fromkeys(("LS", "MaxSup"), SCHEDULE)),
+    "The papers' recipes: LS at 0.1, MaxSup rising from 0.1 to 0.2": ("recipes", {"LS": "0.1", "MaxSup": SCHEDULE}),
 }
 BARE = re.compile(r"\b(LS|MaxSup)$")
 
@@ -250,7 +249,7 @@ def tables(metrics: dict[str, dict], unfinished: bool = False) -> dict[str, list
     between = [claim for claims in TOPICS.values() for claim in claims if claim.compares_methods]
     found = {title: tests(claims, metrics, matched, unfinished) for title, claims in TOPICS.items()}
     correct([test for of_topic in found.values() for test in of_topic])
-    for title, strengths in zip(LABELS, (dict.fromkeys(("LS", "MaxSup"), SCHEDULE), RECIPES), strict=True):
+    for title, (_, strengths) in OTHER_STRENGTHS.items():
         found[title] = tests(between, metrics, lambda name, strengths=strengths: strengths, unfinished)
         correct(found[title])
     return found

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 import claims
+import prose
 import render
 from claims import Claim, Test
 from experiments import EXPERIMENTS
@@ -73,6 +74,7 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("index.html.j2").render(
         summary=render.counts(judged) if tested else "",
+        small=prose.SMALL.strip(),
         weak=render.weak(judged),
         level=LEVEL,
         half=HALF,

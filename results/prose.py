@@ -53,8 +53,8 @@ every interval, with filters by paper and by data set.
 WEAK = """\
 If all differences were zero, each experiment would still have a {percent:g} % chance of a false
 verdict: of {experiments} experiments, {expected:.1f} would have one on average. A verdict from one
-experiment alone is weak evidence. Experiments on the same data share test images, and most of them network and
-seeds: they are not independent replications.
+experiment alone is weak evidence. Experiments on the same data share test images, and most of them
+network and seeds: they are not independent replications.
 """
 SMALL = """\
 Most networks here are small and were trained for minutes. With CE most are nearly calibrated, and a

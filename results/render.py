@@ -221,8 +221,7 @@ def table_of_tests(groups: dict[str, list[Test]]) -> str:
             places = places_of(test.claim)
             mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
             least = f"{test.detectable:.{places}f}" if test.verdict == VERDICTS[2] else ""
-            label = f" ({claims.LABELS[title]})" if title in claims.LABELS else ""
-            cells = [test.claim.id, what(test) + label, mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.corrected:.3g}"]
+            cells = [test.claim.id, what(test) + label(title), mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.corrected:.3g}"]
             lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
     return "\n".join(lines) + "\n"
 
@@ -232,10 +231,16 @@ def changed(name: str, before: dict[str, list[Test]], now: dict[str, list[Test]]
     found = []
     for title, tests in before.items():
         verdicts = {test.claim: test.verdict for test in now[title]}
-        label = f" ({claims.LABELS[title]})" if title in claims.LABELS else ""
-        found += [f"{old.claim.id}{label} {old.verdict}" for old in tests if verdicts.get(old.claim, old.verdict) != old.verdict]
+        found += [
+            f"{old.claim.id}{label(title)} {old.verdict}" for old in tests if verdicts.get(old.claim, old.verdict) != old.verdict
+        ]
     few = f"By the same rules, the first {EXPERIMENTS[name].first_seeds} seeds alone would have given"
     return f"{few} other verdicts on these claims: {', '.join(found)}.\n" if found else f"{few} the same verdicts.\n"
+
+
+def label(title: str) -> str:
+    """What sets a line of this table apart from those at matched constant strengths."""
+    return f" ({claims.OTHER_STRENGTHS[title][0]})" if title in claims.OTHER_STRENGTHS else ""
 
 
 def what(test: Test) -> str:
@@ -279,9 +284,9 @@ def table_of_runs(experiment: str, methods: dict) -> str:
             "",
             f"{done(methods)} of {EXPERIMENTS[experiment].planned} runs are finished: further tests may change verdicts.",
         ]
-    again = [method for method in methods if claims.earlier_experiment_with(experiment, [method])]
+    again = {method: name for method in methods if (name := claims.earlier_experiment_with(experiment, [method]))}
     if again:
-        where = claims.earlier_experiment_with(experiment, again)
+        where = " and ".join(dict.fromkeys(again.values()))
         lines += ["", f"{', '.join(again)}: the same commands as in {where}, where the claims about them are tested. Runs on"]
         lines += ["another CPU differ in their rounding, which training amplifies."]
     return "\n".join([*lines, *of_images(metrics)]) + "\n"
