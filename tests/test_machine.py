@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from conftest import ROOT, complains
 from subprojects import Subproject
@@ -37,6 +39,32 @@ def test_a_cpu_without_bfloat16_is_said_to_be_slower(few, tmp_path, monkeypatch)
     args = options(*PLAIN, "--data-path", few, "--amp", "bf16")
     DEIT.load("options").fill_in(args)
     assert any("--amp bf16: this CPU has no bfloat16 instructions" in note for note in args.notes)
+
+
+def test_convolutions_without_bfloat16_instructions_round_as_with_them(monkeypatch):
+    """Against float64 on rounded operands. Sums of float32 may fall on the other side of a rounding: 1/128 of a value, seldom."""
+    precision = CONV.load("precision")
+    monkeypatch.setattr(precision, "_lacks_bf16", lambda: True)
+    generator = torch.Generator().manual_seed(0)
+    shapes = (8, 16, 12, 12), (32, 16, 3, 3), (32,), (8, 32, 6, 6)
+    images, weight, bias, gradient = (torch.randn(shape, generator=generator) for shape in shapes)
+
+    def convolve(operands):
+        for operand in operands:
+            operand.requires_grad_()
+        output = F.conv2d(*operands, stride=2, padding=1)
+        output.backward(gradient.bfloat16().to(output.dtype))
+        return [output.detach(), *(operand.grad for operand in operands)]
+
+    expected = convolve([operand.bfloat16().double() for operand in (images, weight, bias)])
+    with precision.autocast("cpu", "bf16"):
+        found = convolve([operand.clone() for operand in (images, weight, bias)])
+        with torch.autocast("cpu", enabled=False):
+            assert F.conv2d(images, weight).dtype == torch.float32
+    assert found[0].dtype == torch.bfloat16
+    for exact, rounded in zip(expected, found, strict=True):
+        exact, rounded = exact.bfloat16().float(), rounded.float()
+        assert torch.allclose(rounded, exact, rtol=1 / 128, atol=1e-5) and (rounded != exact).float().mean() < 0.01
 
 
 def test_workers_are_as_many_as_the_cores_that_the_process_may_use():

@@ -19,6 +19,7 @@ from distillation import Distillation
 from mixing import Mixing
 from models import bare_model
 from optimizer import use_frozen_statistics
+from precision import autocast
 from teacher import StoredTeacher
 
 CALIBRATION_BINS = 15
@@ -156,11 +157,6 @@ def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp:
         "ece": (bins[0] - bins[1]).abs().sum().item() / images_seen,
     }
     return metrics, counts[0].cpu(), counts[1].cpu()
-
-
-def autocast(device: str, amp: str) -> torch.autocast:
-    """Mixed precision: amp is "bf16" or "off"."""
-    return torch.autocast(device, torch.bfloat16, enabled=amp == "bf16")
 
 
 def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> Iterator:

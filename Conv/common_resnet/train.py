@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> None:
         return test(args)
     distributed.start(args.device)
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
-        say("--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here")
+        lacking = "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)"
+        say(f"--amp bf16: {lacking}; float32 is rounded as they would round it, which is no faster than --amp off")
     with run_folder.locked(args.output_dir):
         train(args)
     distributed.stop()

@@ -1,0 +1,48 @@
+"""Mixed precision, on processors that lack its instructions as well."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from options import cpu_has_bf16
+
+
+@contextmanager
+def autocast(device: str, amp: str) -> Iterator[None]:
+    """Mixed precision: amp is "bf16" or "off"; the backward pass stays outside.
+
+    On a CPU without bfloat16 instructions convolutions are RoundedConvolutions: PyTorch's own take ten times longer there, and
+    their gradients sum in bfloat16.
+    """
+    with torch.autocast(device, torch.bfloat16, enabled=amp == "bf16"):
+        if amp == "bf16" and device == "cpu" and _lacks_bf16():
+            with RoundedConvolutions():
+                yield
+        else:
+            yield
+
+
+class RoundedConvolutions(TorchFunctionMode):
+    """Convolutions under autocast as bfloat16 hardware defines them: operands of bfloat16, sums of float32, rounded once.
+
+    The gradients are rounded to bfloat16 in the same places. The order of the sums differs, as between two processors.
+    """
+
+    def __torch_function__(self, function: Callable, types: list, args: tuple = (), kwargs: dict | None = None) -> object:
+        kwargs = kwargs or {}
+        if function is not F.conv2d or not torch.is_autocast_enabled("cpu"):
+            return function(*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, lambda operand: operand.bfloat16().float(), (args, kwargs))
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(*args, **kwargs).bfloat16()
+
+
+@cache
+def _lacks_bf16() -> bool:
+    return not cpu_has_bf16()
