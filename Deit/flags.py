@@ -46,25 +46,19 @@ class Parser(errors.Parser):
         return [*super().spellings(), *SPELLINGS]
 
     def _translate(self, words: list[str]) -> list[str]:
-        """The words with each option in the spelling that it was declared with. Raises InputError where two spellings differ."""
+        """The words with each option in the spelling that it was declared with; of several the last counts, as in argparse."""
         declared = {name.replace("_", "-"): name for name in self._option_string_actions}
         spellings = {
             name.replace("_", "-"): target for name, target in SPELLINGS.items() if target in self._option_string_actions
         }
-        translated, given = [], {}
-        for word, following in zip(words, [*words[1:], ""], strict=True):
+        translated = []
+        for word in words:
             flag, equals, value = word.partition("=")
             key = flag.replace("_", "-")
             if not flag.startswith("-") or (key not in declared and key not in spellings):
                 translated.append(word)
                 continue
-            target = declared.get(key) or spellings[key]
-            given.setdefault(target, {})[key if key in spellings else target] = value if equals else following
-            translated.append(target + equals + value)
-        for target, values in given.items():
-            if len(set(values.values())) > 1:
-                pairs = " and ".join(f"{name} {value}" for name, value in values.items())
-                raise InputError(f"{pairs}: two spellings of {target} with different values; give one of them")
+            translated.append((declared.get(key) or spellings[key]) + equals + value)
         return translated
 
 

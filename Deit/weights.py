@@ -95,6 +95,11 @@ def rebuild(found: Foreign, name: str, input_size: int | None = None) -> nn.Modu
         raise InputError(
             f"{found.source}: a CIFAR ResNet of Conv/common_resnet, which alone builds it; this trainer takes timm's"
         )
+    variants = {"blurpool": "BlurPool", "small_stem": "first layers for small images"}
+    variant = [text for key, text in variants.items() if found.ours and found.facts.get(key)]
+    if variant and library == "torchvision":
+        mend = "a model of --model.blurpool=0 --model.small_stem=0 fits"
+        raise InputError(f"{found.source}: a model with {' and '.join(variant)}, which only Conv/ builds; {mend}")
     if library != "torchvision" and timm.is_model(name):
         make = partial(_timm_model, name, input_size)
     elif name in torchvision.models.list_models(module=torchvision.models):

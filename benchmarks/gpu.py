@@ -5,9 +5,9 @@
     bash benchmarks/gpu.sh --pack DIR --data-path FOLDER    # CIFAR-10 as archives, and wheels, as DIR/part1, part2, ...
     bash benchmarks/gpu.sh --fill output/gpu        # what came back becomes results/tables/gpu_*.json and results/runs/
 
-A result is fresh if GPU model, PyTorch and the code it depends on are those of now. Finished parts are in one file, results.json
-in --output: copy it away, and back to go on elsewhere. A machine without network takes its data from --packs, a folder that holds
-any of the parts; what came in an earlier call is kept in output/gpu_data.
+A result is fresh if it did not fail, and GPU model, PyTorch and the code it depends on are those of now. Finished parts are in
+one file, results.json in --output: copy it away, and back to go on elsewhere. A machine without network takes its data from
+--packs, a folder that holds any of the parts; what came in an earlier call is kept in output/gpu_data.
 """
 
 import argparse
@@ -33,6 +33,7 @@ EXPERIMENTS = "cifar10-resnet20 cifar10-longtail-resnet32-50 cifar10-longtail-re
 LOSS, STEP = "benchmarks/loss.py --json {table}", "benchmarks/train_step.py --json {table}"
 LOGITS, CIFAR = "benchmarks/logits.py --json {table} --data {images}", "benchmarks/cifar.py --json {table}"
 CONV, PYTEST = ["Conv/common_resnet"], "-m pytest -q -p no:cacheprovider tests/test_gpu.py -m gpu -rs"
+REHEARSAL = "CPU rehearsal"  # in the place of the GPU's name
 PARTS = {
     "tests": (6, ["Deit", *CONV, "viz", "tests"], PYTEST + " -n 4" * bool(find_spec("xdist"))),
     "loss": (4, ["Deit"], f"{LOSS} --seconds 5"),
@@ -56,7 +57,7 @@ TINY = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9, help="stop after so many minutes; start nothing that would not fit")
-    parser.add_argument("--output", type=Path, default=TOP / "output/gpu", help="folder for results.json and the log")
+    parser.add_argument("--output", type=Path, help="folder for results.json and the log (output/gpu, or output/gpu_rehearsal)")
     parser.add_argument("--packs", type=Path, default=TOP / "gpu_packs", help="folder that holds parts of --pack")
     parser.add_argument("--jobs", type=int, default=4, help="training runs at once on the GPU")
     parser.add_argument("--cpu-rehearsal", action="store_true", help="everything in miniature, on a CPU")
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="CIFAR-10 as archives")
     parser.add_argument("--fill", type=Path, metavar="FOLDER", help="turn its results.json into tables and runs, and stop")
     args = parser.parse_args()
+    args.output = args.output or TOP / ("output/gpu_rehearsal" if args.cpu_rehearsal else "output/gpu")
     if args.pack:
         return packs.pack(args.pack, args.data_path)
     if args.fill:
@@ -85,15 +87,17 @@ def measure(args, deadline: float) -> None:
 
     if not args.cpu_rehearsal and not torch.cuda.is_available():
         sys.exit("error: this machine has no GPU that PyTorch can use; --cpu-rehearsal tries everything in miniature on a CPU")
-    gpu = "CPU rehearsal" if args.cpu_rehearsal else torch.cuda.get_device_name()
+    gpu = REHEARSAL if args.cpu_rehearsal else torch.cuda.get_device_name()
     cores = max(1, len(os.sched_getaffinity(0)) - 1)
     args.output.mkdir(parents=True, exist_ok=True)
     results = args.output / "results.json"
     found = json.loads(results.read_text()) if results.exists() else {"parts": {}, "runs": {}}
     restore_runs(found["runs"])
-    for name, (minutes, folders, command) in (TINY if args.cpu_rehearsal else PARTS).items():
+    parts = TINY if args.cpu_rehearsal else PARTS
+    failed = {name for name, part in found["parts"].items() if part["status"]}  # tried again, after the others
+    for name, (minutes, folders, command) in sorted(parts.items(), key=lambda part: part[0] in failed):
         key = {"gpu": gpu, "torch": torch.__version__, "code": digest([command.split()[0], *folders])}
-        if key.items() <= found["parts"].get(name, {}).items():
+        if name not in failed and key.items() <= found["parts"].get(name, {}).items():
             print(f"{name}: fresh")
             continue
         if deadline - time.time() < 60 * minutes:
@@ -186,7 +190,9 @@ def fill(folder: Path) -> None:
     """Write the tables, those of several models as one, and the runs."""
     found, tables = json.loads((folder / "results.json").read_text()), {}
     for name, part in found["parts"].items():
-        if "table" in part:
+        if part["gpu"] == REHEARSAL:
+            sys.exit(f"error: {folder / 'results.json'}: of a rehearsal on a CPU, whose numbers are no results; see --output")
+        if "table" in part and part["status"] == 0:
             kind = name.split()[0]
             tables[kind] = part["table"] | {"rows": tables.get(kind, {}).get("rows", []) + part["table"]["rows"]}
             tables[kind]["command"] = re.sub(r" --models \S+", "", tables[kind]["command"])

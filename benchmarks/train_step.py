@@ -178,7 +178,7 @@ def deit(case: Case, args) -> tuple[nn.Module, Ours]:
         run = {"epoch": 0, "epochs": 1, "seed": 0, "device": args.device, "amp": args.amp}
         train_one_epoch(model, criterion, data, optimizer, scaler, **run)
 
-    return model, Ours(epoch, optimizer, lambda mode: wrap(model, False, args.device, mode == "compiled"))
+    return model, Ours(epoch, optimizer, lambda mode: wrap(model, False, mode == "compiled", args.device))
 
 
 def conv(case: Case, args) -> tuple[nn.Module, Ours]:

@@ -279,6 +279,8 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     kinds = sorted({machine(run["hardware"]) for run in every})
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
     lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
+    if {"Conv/common_resnet/train.py", "bf16"} <= set(some["command"].split()) and any("AVX2" in kind for kind in kinds):
+        lines += ["A CPU with AVX2 alone has no bfloat16 instructions: float32 is rounded to bfloat16 in the same places there."]
     if done(methods) < EXPERIMENTS[experiment].planned:
         lines += [
             "",

@@ -152,6 +152,8 @@ def test_teachers_from_elsewhere_and_teachers_that_cannot_teach(few, teacher, tm
     refused("lacks 2 of the student's 2 classes: even, odd", *words, tmp_path / "c", "--teacher-path", tmp_path / "animals.pth")
     torch.save(state | {"args": state["args"] | {"library": "cifar"}}, tmp_path / "cifar.pth")
     refused("a CIFAR ResNet of Conv/common_resnet", *words, tmp_path / "c", "--teacher-path", tmp_path / "cifar.pth")
+    torch.save(state | {"args": state["args"] | {"library": "torchvision", "blurpool": True}}, tmp_path / "blurred.pth")
+    refused("with BlurPool, which only Conv/ builds", *words, tmp_path / "c", "--teacher-path", tmp_path / "blurred.pth")
     torch.save({"model": timm.create_model("deit_tiny_patch16_224", num_classes=2).state_dict()}, tmp_path / "vit.pth")
     small = ["--teacher-path", tmp_path / "vit.pth", "--teacher-model", "deit_tiny_patch16_224"]
     refused("deit_tiny_patch16_224 takes 224 px, not --input-size 32", *words, tmp_path / "c", *small)

@@ -80,6 +80,7 @@ def test_both_names_of_one_thing_mean_the_same():
     three = settled("--ThreeAugment")
     assert (three.aa, three.reprob) == ("3a", 0) and "takes the place of --aa" in three.notes[0]
     assert settled().loss == "maxsup" and settled("--lr", 1, "--lr", 2).lr == 2
+    assert settled("--weight-decay", 0.05, "--wd", 0.1).weight_decay == 0.1  # over the recipe of a script
 
 
 CONTRADICTIONS = {
@@ -88,7 +89,6 @@ CONTRADICTIONS = {
     "--smoothing 0 --alpha 0.2": "--smoothing 0 and --alpha 0.2",
     "--bce-loss --loss ce": "--bce-loss and --loss ce",
     "--bce-loss --smoothing 0.1": "--bce-loss and --smoothing 0.1",
-    "--workers 3 --num_workers 4": "--workers 3 and --num_workers 4",
     "--finetune P --resume auto": "--finetune P and --resume auto",
     "--freeze-backbone --attn-only": "--freeze-backbone and --attn-only",
     "--teacher-path P": "--teacher-path without --distillation-type",

@@ -67,6 +67,7 @@ def test_a_run_says_what_it_does_and_leaves_checkpoint_params_and_log(trained, f
     assert state["classes"] == ["even", "odd"] and state["epoch"] == 1 and state["model_ema"] is None
     facts = {"library": "torchvision", "model": "resnet18", "num_classes": 2, "input_size": 8, "crop_ratio": 1.0}
     facts |= {"interpolation": "area", "blurpool": True, "small_stem": False, "data_path": str(few), "loss": "maxsup"}
+    facts |= {"epochs": 2, "seed": 0, "alpha_end": 0.2}
     assert {key: state["args"][key] for key in facts} == facts
     assert state["args"]["mean"] == [0.485, 0.456, 0.406] and state["args"]["std"] == [0.229, 0.224, 0.225]
     assert "layer2.0.conv1.conv.weight" in state["model"] and "layer2.0.conv1.blur_filter" in state["model"]

@@ -73,13 +73,19 @@ def test_tables_and_runs_are_filled_in(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "TOP", tmp_path)
     (tmp_path / "results/tables").mkdir(parents=True)
     table = {"command": "python benchmarks/train_step.py --models a", "environment": "e", "columns": [["x", "d"]]}
-    parts = {f"train_step {n}": {"table": table | {"rows": [[n]]}} for n in (1, 2)} | {"tests": {}}
+    done, failed = {"gpu": "H200", "status": 0}, {"gpu": "H200", "status": 1}
+    parts = {f"train_step {n}": done | {"table": table | {"rows": [[n]]}} for n in (1, 2)}
+    parts |= {"tests": failed, "train_step 3": failed | {"table": table | {"rows": [[3]]}}}
     runs = {"results/runs/x/CE-seed0.json": "{}\n", "../evil.json": "{}"}
     (tmp_path / "results.json").write_text(json.dumps({"parts": parts, "runs": runs}))
     gpu.fill(tmp_path)
     (file,) = (tmp_path / "results/tables").iterdir()
     filled = json.loads(file.read_text())
     assert file.name == "gpu_train_step.json" and filled["rows"] == [[1], [2]] and "--models" not in filled["command"]
+    parts["tests"]["gpu"] = gpu.REHEARSAL
+    (tmp_path / "results.json").write_text(json.dumps({"parts": parts, "runs": {}}))
+    with pytest.raises(SystemExit, match="rehearsal"):
+        gpu.fill(tmp_path)
     assert (tmp_path / "results/runs/x/CE-seed0.json").exists() and not (tmp_path.parent / "evil.json").exists()
 
 

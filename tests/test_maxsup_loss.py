@@ -135,6 +135,14 @@ def test_ignored_targets_may_lie_outside_the_classes():
     assert loss.isfinite() and (logits.grad[0, :, 0] == 0).all() and (logits.grad[1] != 0).any()
 
 
+@pytest.mark.parametrize(
+    "loss", [MaxSupLoss(0.1, ignore_index=255), torch.compile(MaxSupLoss(0.1, ignore_index=255), backend="eager")]
+)
+def test_a_label_of_minus_100_is_refused_where_another_is_to_be_ignored(loss):
+    with pytest.raises(IndexError, match="-100 is out of bounds"):
+        loss(torch.zeros(4, 3), torch.tensor([1, -100, 2, 255]))
+
+
 def test_one_hot_probabilities_equal_indices_with_class_weights():
     logits, targets = make((30, 7))
     weight = torch.rand(7, dtype=torch.float64)
@@ -490,13 +498,16 @@ def test_unknown_losses_and_schedules_are_refused():
         make_loss("ce", 10, alpha=0.1)
 
 
+DECODERS = ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet")
+
+
 @pytest.mark.parametrize(
     "name, folders",
     {
         "maxsup_loss.py": TRAINERS,
-        "archives.py": ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet"),
+        "archives.py": DECODERS,
         "foreign.py": ("Deit", "Conv/common_resnet", "Conv/ffcv"),
-        "image_mode.py": ("Deit/data", "Conv/common_resnet/data", "Conv/ffcv", "Tasks/segmentation", "viz/images"),
+        "image_mode.py": (*DECODERS, "Conv/ffcv", "Tasks/segmentation"),
         "checksums.py": (*TRAINERS, "viz/checkpoints"),
         **dict.fromkeys(("errors.py", "run_folder.py", "states.py"), TRAINERS),
         **dict.fromkeys(("checkpoint.py", "distributed.py"), TRAINERS[:4]),

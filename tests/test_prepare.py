@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from archives import jpeg, write_zip
@@ -160,6 +161,15 @@ def test_re_encoding(odd, tmp_path):
     prepare(small_zips, "--output", tmp_path / "max", "--max-side", 100)
     data = ZipImages(tmp_path / "max", "train")
     assert data[0][0].size == (100, 40) and bytes(data.read(1)) == (small_zips / "train/a/2.jpg").read_bytes()
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(small_zips / "train/a/3.png")
+    prepare(small_zips, "--output", tmp_path / "deep", "--quality", 95)
+    deep = np.asarray(ZipImages(tmp_path / "deep", "train")[2][0], float)
+    assert abs(deep - ramp[..., None] / 257).max() < 8  # JPEG; Pillow's own conversion makes most of it white
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(small_zips / "train/a/3.png", "TIFF")
+    result = run(PREPARE, "--root", small_zips, "--check", "--workers", 1)
+    assert "broken: " in result.stdout and "3.png" in result.stdout and "floating-point" in result.stdout
+    (small_zips / "train/a/3.png").unlink()
     (small_zips / "train/a/2.jpg").write_bytes(jpeg(2)[:300])
     words = ["--output", tmp_path / "bad", "--quality", "50", "--workers", 1]
     complains(run(PREPARE, "--root", small_zips, *words), "a/2.jpg: does not decode as an image")

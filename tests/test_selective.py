@@ -22,7 +22,7 @@ from subprojects import Subproject
 SUBPROJECT = viz = Subproject("viz")
 selective, selection = viz.load("selective"), viz.load("metrics.selection")
 classification = viz.load("metrics.classification").classification
-InputError = viz.load("common.errors").InputError
+InputError, logits_file = viz.load("common.errors").InputError, viz.load("common.logits_file")
 resampling, rankings = viz.load("metrics.resampling"), viz.load("metrics.rankings")
 interval, resamples, splits = resampling.interval, resampling.resamples, resampling.splits
 given_odds, rank_images = rankings.given_odds, rankings.rank_images
@@ -478,6 +478,16 @@ def test_another_commands_files_are_not_replaced(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_model_may_have_more_outputs_than_the_data_has_classes(tmp_path):
+    """Then the first are named."""
+    logits, labels = sample()
+    torch.save({"logits": logits, "labels": labels, "classes": ["a", "b"]}, tmp_path / "a.pt")
+    assert logits_file.load(tmp_path / "a.pt")["classes"] == ["a", "b"]
+    torch.save({"logits": logits, "labels": labels, "classes": [*"abcdefgh"]}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="not a list of up to 7 names"):
+        logits_file.load(tmp_path / "a.pt")
 
 
 def test_what_is_wrong_is_said(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def extract(
     from common import distributed
 
     from checkpoints import inference
-    from checkpoints.read import build_model, load_checkpoint
+    from checkpoints.read import build_model, load_checkpoint, training_said
     from images.find import find_images
 
     loaded = load_checkpoint(checkpoint, ema, **overrides)
@@ -78,7 +78,8 @@ def extract(
     if distributed.rank() > 0:
         return {}
     paths = [images.name(index) for index in range(len(images))]
-    return whole | {"classes": images.classes, "model": loaded.facts["model"], "args": loaded.facts, "paths": paths}
+    trained = training_said(loaded.args) | loaded.facts
+    return whole | {"classes": images.classes, "model": loaded.facts["model"], "args": trained, "paths": paths}
 
 
 if __name__ == "__main__":

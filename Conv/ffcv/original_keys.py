@@ -39,8 +39,8 @@ WITHOUT_EFFECT = {
 # Refused, with this reason, for every other value than these.
 ONLY = {"training.optimizer": (("sgd",), "the optimiser is SGD")}
 REFUSED = {
-    "batch-size": "training.batch_size counts the images of one process, --batch-size of the other trainers those of all",
-    "lr": "lr.lr is scaled by the batch, --lr of the other trainers is not; --lr.lr=X --lr.for_batch=0 takes it as it is",
+    "batch-size": "training.batch_size counts the images of one process, --batch-size of Conv/common_resnet those of all",
+    "lr": "lr.lr is scaled by the batch, --lr of Conv/common_resnet is not; --lr.lr=X --lr.for_batch=0 takes it as it is",
 }
 TRANSLATED = ("training.label_smoothing", "model.pretrained", "training.eval_only")
 KEYS = (*RENAMED, *WITHOUT_EFFECT, *ONLY, *REFUSED, *TRANSLATED)

@@ -111,6 +111,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     inputs |= {"input_size": config.validation.resolution, "num_classes": num_classes}
     facts = checkpoint.facts(library="torchvision", **described, **inputs, **source)
     facts |= {"train_dataset": str(train_file.path.resolve()), "val_dataset": str(val_file.path.resolve())}
+    facts |= {"alpha": config.loss.alpha, "alpha_end": config.loss.alpha_end, "epochs": training.epochs, "seed": training.seed}
     facts |= {"loss": config.loss.name, "global_batch": global_batch, "rate": rate, "config": options.plain(config)}
 
     threads = config.data.num_workers

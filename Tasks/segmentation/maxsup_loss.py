@@ -68,7 +68,7 @@ def max_sup_from_formula(z: Tensor, y: Tensor, alpha: float | Tensor) -> Tensor:
     """
     dim = 0 if z.ndim == 1 else 1
     log_p = F.log_softmax(z, dim)
-    cross_entropy = -(y * log_p).sum(dim) if y.is_floating_point() else F.nll_loss(log_p, y, reduction="none")
+    cross_entropy = -(y * log_p).sum(dim) if y.is_floating_point() else -_at_target(log_p, y)
     # The log-partition cancels in max - mean, so log-probabilities serve as well as logits.
     return cross_entropy + alpha * (log_p.max(dim).values - log_p.mean(dim))
 
@@ -283,6 +283,11 @@ def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
+def _at_target(values: Tensor, targets: Tensor) -> Tensor:
+    """A gather that checks the targets' range, of which -100, what PyTorch ignores unless told otherwise, is no part."""
+    return -F.nll_loss(values, targets, ignore_index=-(2**62), reduction="none")
+
+
 def _like(targets: Tensor, logits: Tensor) -> Tensor:
     """Probabilities in the logits' dtype, which F.cross_entropy wants; class indices as they are."""
     return targets.to(logits.dtype) if targets.is_floating_point() else targets
@@ -387,7 +392,7 @@ class _FastMaxSup(torch.autograd.Function):
         if y.is_floating_point():
             at_target = (y * shifted).sum(dim)
         else:
-            at_target = -F.nll_loss(shifted, y, reduction="none")  # a gather that checks the targets' range
+            at_target = _at_target(shifted, y)
         peak = -shifted.mean(dim)
         exponentials = shifted.exp_()
         total = exponentials.sum(dim, keepdim=True)

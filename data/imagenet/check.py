@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from archives import folder_order, read_directory, read_image
+from image_mode import to_rgb
 from maps import read_devkit
 from writer import list_folder
 
@@ -79,7 +80,7 @@ def try_image(path: Path | str, record: np.void | None) -> str | None:
         with open(path, "rb") as file:
             data = file.read() if record is None else read_image(lambda at, size: os.pread(file.fileno(), size, at), record)
         with Image.open(io.BytesIO(data)) as image:
-            image.convert("RGB")
+            to_rgb(image)
     except Exception as error:  # a damaged file can fail in any way
         return one_line(error)
     return None

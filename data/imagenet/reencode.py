@@ -7,6 +7,8 @@ from common import IN_FLIGHT, InputError, in_order, one_line, processes
 
 from PIL import Image
 
+from image_mode import to_rgb
+
 
 def reencoded(images: list, read: Callable, settings: tuple, workers: int) -> Iterator[bytes]:
     jobs = ((name, read(location), *settings) for name, location in images)
@@ -27,7 +29,7 @@ def reencode(name: str, data: bytes, shorter_side: int | None, max_side: int | N
             factor = min(1, (shorter_side or min(image.size)) / min(image.size), (max_side or max(image.size)) / max(image.size))
             if factor == 1 and not quality:
                 return data
-            image = image.convert("RGB")
+            image = to_rgb(image)
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(f"{name}: does not decode as an image ({one_line(error)}); replace or remove it")
     if factor < 1:

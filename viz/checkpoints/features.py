@@ -13,7 +13,7 @@ from checkpoints.models import templates
 from checkpoints.read import build_model
 from drawing import projection
 from drawing.projection import SPLITS
-from images.find import find_images
+from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
 from metrics.variation import variation_of_sums
 
@@ -26,7 +26,8 @@ def measure(path: Path, args) -> tuple[dict, dict | None]:
     checkpoint = inference.load(path, args)
     model = build_model(checkpoint)
     row, shown, corners = {"checkpoint": str(path)}, {}, None
-    sets = {split: find_images(checkpoint, args.data_path, split, args.data) for split in SPLITS}
+    train, _ = find_training_images(checkpoint, args.data_path, args.data)
+    sets = {"train": train, "val": find_images(checkpoint, args.data_path, "val", args.data)}
     check_different(*sets.values())
     names = three_classes(sets["train"].classes, checkpoint.facts["num_classes"], args.classes)
     wanted = [index for index, _ in names]

@@ -26,6 +26,7 @@ WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, Lightning, and people
 OURS = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std", "data_path"}
+SAID = ("loss", "alpha", "alpha_end", "epochs", "seed", "data")
 VARIANTS = ("small_stem", "blurpool", "width", "stem_stride")
 
 
@@ -124,6 +125,16 @@ def args_of(state: dict) -> dict:
     """The options of the command line that wrote a file; {} where it does not hold them."""
     args = state.get("args")
     return vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+
+
+def training_said(args: dict) -> dict:
+    """Loss, alpha, alpha_end, epochs, seed and data of a training, as far as its options hold them."""
+    found = {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)}
+    return {key: value[:200] if isinstance(value, str) else value for key, value in found.items() if _can_be_said(value)}
+
+
+def _can_be_said(value: str | float) -> bool:
+    return isinstance(value, str) or abs(value) < 1e15  # JSON has no NaN, and Python prints no number of thousands of digits
 
 
 def facts_said(state: dict, path: Path) -> tuple[dict, list[str] | None]:

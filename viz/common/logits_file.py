@@ -49,11 +49,12 @@ def load(path: Path, ignore_index: int | None = None) -> dict:
 
 
 def _check_optional(path: Path, content: dict, count: int, classes: int) -> None:
-    for key, least, most in (("paths", count, count), ("classes", classes, classes)):
+    for key, least, most in (("paths", count, count), ("classes", 1, classes)):
         value = content.setdefault(key, None)
         right = isinstance(value, list) and least <= len(value) <= most and all(isinstance(name, str) for name in value)
         if value is not None and not right:
-            raise InputError(f"{path}: its {key} are not a list of {most:,} names")
+            up_to = "up to " * (least < most)
+            raise InputError(f"{path}: its {key} are not a list of {up_to}{most:,} names")
     features = content.get("features")
     if features is not None:
         if not torch_file.is_ordinary(features) or features.ndim != 2 or len(features) != count or features.dtype not in FLOATS:

@@ -14,7 +14,7 @@ from torch import Tensor
 from checkpoints import inference, torch_file
 from checkpoints.features import POINTS, class_sums
 from checkpoints.models import templates
-from checkpoints.read import Checkpoint, args_of, build_model
+from checkpoints.read import Checkpoint, args_of, build_model, training_said
 from drawing import projection
 from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
@@ -22,8 +22,6 @@ from metrics.outputs import Outputs
 from metrics.resampling import FRACTION, check_split
 from metrics.samples import Samples, samples
 from metrics.variation import variation_of_sums
-
-SAID = ("loss", "alpha", "alpha_end", "epochs", "seed", "data")  # of a checkpoint's or a logits file's args, if they say so
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Run:
     path: Path
     threshold: float  # a logit z is near zero if |z| is below this
     content: dict  # of a logits file: logits (N, K), labels (N,), and perhaps features, classes, paths
-    said: dict = field(default_factory=dict)  # what the file says of its training, see SAID
+    said: dict = field(default_factory=dict)  # what the file says of its training, see training_said
     architecture: str | None = None
     checkpoint: Checkpoint | None = None
     images: Images | None = None
@@ -78,7 +76,7 @@ def is_logits(path: Path) -> bool:
 def of_logits(method: str, path: Path, threshold: float) -> Run:
     content = logits_file.load(path)
     model = content.get("model")
-    return Run(method, path, threshold, content, _said(args_of(content)), model if isinstance(model, str) else None)
+    return Run(method, path, threshold, content, training_said(args_of(content)), model if isinstance(model, str) else None)
 
 
 def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_training_images: bool) -> Run:
@@ -90,7 +88,8 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
     content = inference.outputs(model, images, checkpoint.facts, title, ("logits", "labels", "features"), **loading)
     content["paths"] = [images.name(index) for index in range(len(images))]
     content["classes"] = images.classes or checkpoint.classes
-    run = Run(method, path, args.threshold, content, _said(checkpoint.args), checkpoint.facts["model"], checkpoint, images)
+    said = training_said(checkpoint.args)
+    run = Run(method, path, args.threshold, content, said, checkpoint.facts["model"], checkpoint, images)
     run.notes += [*checkpoint.notes, *images.notes]
     if with_training_images:
         _add_training_images(run, model, args, title)
@@ -121,15 +120,6 @@ def _add_training_images(run: Run, model: torch.nn.Module, args: argparse.Namesp
 
 def _unit(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features.double(), dim=1).float()
-
-
-def _said(args: dict) -> dict:
-    found = {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)}
-    return {key: value[:200] if isinstance(value, str) else value for key, value in found.items() if _can_be_said(value)}
-
-
-def _can_be_said(value: str | float) -> bool:
-    return isinstance(value, str) or abs(value) < 1e15  # JSON has no NaN, and Python prints no number of thousands of digits
 
 
 def check_comparable(first: Run, run: Run) -> None:
