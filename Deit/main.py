@@ -155,16 +155,17 @@ def evaluate_checkpoint(args) -> None:
     except ValueError:
         raise InputError(f"{args.resume}: its images are resized by {facts['interpolation']!r}, which this trainer does not have")
     (val_set,) = open_splits(args, val=transform)
+    outputs = model.num_classes if hasattr(model, "num_classes") else found.facts["num_classes"]
+    names = foreign.class_names(found.classes, outputs, val_set.classes)
     if not found.ours:
-        names = "" if found.classes else ", which are taken to be the folder's in sorted order, for it has no names"
+        order = "" if names else ", which are taken to be in the order of the folder's, for it has no names"
         say(
             "\n".join(
-                [f"{args.resume} is taken for {facts['model']} of timm at {size} px, with its own classes{names}", *found.notes]
+                [f"{args.resume} is taken for {facts['model']} of timm at {size} px, with its own classes{order}", *found.notes]
             )
         )
-    if found.classes:
-        match_classes(val_set, found.classes, args.resume)
-    outputs = model.num_classes if hasattr(model, "num_classes") else found.facts["num_classes"]
+    if names:
+        match_classes(val_set, names, args.resume)
     settle_num_classes(outputs, len(val_set.classes), args.data_path)
     pin = args.pin_mem and args.device == "cuda"
     loader = eval_loader(val_set, int(1.5 * args.batch_size), args.dist_eval, args.num_workers, pin)

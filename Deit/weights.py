@@ -36,7 +36,7 @@ def finetune(model: nn.Module, found: Foreign, input_size: int, classes: list[st
     if not head:
         raise InputError(f"--finetune {found.source}: timm does not say which layer of this model is the classifier")
     rows = next((len(weights[name]) for name in head if name in weights and weights[name].ndim), 0)
-    names = found.classes if found.classes and len(found.classes) == rows else None
+    names = foreign.class_names(found.classes if found.classes and len(found.classes) == rows else None, rows, classes)
     if rows != len(expected[head[0]]) or (names and set(names) != set(classes)):
         old = f"{rows} classes" if rows != len(expected[head[0]]) else "other classes"
         say(f"the classifier is new: {old if rows else 'none'} in {found.source}, {len(expected[head[0]])} classes here")
@@ -160,8 +160,9 @@ def build_teacher(args, classes: list[str]) -> Teacher:
         )
     if native != args.input_size:
         say(f"the teacher is made for {native} px and sees the student's {args.input_size} px")
-    columns = match_columns(found.classes, outputs, classes, f"--teacher-path {args.teacher_path}")
-    if found.classes is None:
+    names = foreign.class_names(found.classes, outputs, classes)
+    columns = match_columns(names, outputs, classes, f"--teacher-path {args.teacher_path}")
+    if names is None:
         say("the teacher's file has no class names: its outputs are taken to be in the student's order")
     stats = [[float(value) for value in found.facts[key]] for key in ("mean", "std")] if found.ours else None
     return Teacher(model, columns, (args.mean, args.std), tuple(stats) if stats else None)

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
             temporary.write_bytes(content)
             os.replace(temporary, path)
         print(f"{path}: {said}")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         sys.exit(f"error: {args.archive}: damaged, or not a ZIP file ({error})")
     except DataError as error:
         sys.exit(f"error: {printable(str(error))}")
@@ -61,7 +62,10 @@ def check(content: bytes, path: Path, target: str, rows: int, columns: int, rare
     """A sentence on the table. Raises DataError where it is not the published one."""
     text = content.decode("utf-8-sig", errors="replace")
     delimiter = max(",;", key=text.split("\n", 1)[0].count)
-    table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    try:
+        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"{path}: not this table: {error}")
     names, body = (table[0], [row for row in table[1:] if row]) if table else ([], [])
     if target not in names or any(len(row) != len(names) for row in body):
         raise DataError(f"{path}: not this table: no column {target!r}, or rows of different lengths")

@@ -22,6 +22,7 @@ InputError = conv.load("errors").InputError
 states, options, train, models, initial, optimizer, evaluate = (
     conv.load(name) for name in ("states", "options", "train", "models", "initial", "optimizer", "evaluate")
 )
+distillation, foreign, small_images = (conv.load(name) for name in ("distillation", "foreign", "data.small_images"))
 QUICK = "--model resnet8 --width 8 --stem-stride 2 --device cpu --num-workers 0 --warmup-epochs 0 --epochs 1".split()
 
 
@@ -82,6 +83,19 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
     of_bare = capsys.readouterr().out.splitlines()[-1]
     train.main(options.get_parser().parse_args(["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth")]))
     assert capsys.readouterr().out.splitlines()[-1].split(": ")[1] == of_bare.split(": ")[1]
+    other = {key: torch.randn_like(value) if value.is_floating_point() else value for key, value in state["model"].items()}
+    torch.save({"model": other, "model_ema": state["model"]}, tmp_path / "both.pth")
+    words[2] = tmp_path / "both.pth"
+    train.main(options.get_parser().parse_args([str(word) for word in (*words, "--model-ema")]))
+    assert capsys.readouterr().out.splitlines()[-1].split(": ")[1] == of_bare.split(": ")[1]
+    words[2] = tmp_path / "bare.pth"
+    with pytest.raises(InputError, match="holds no moving average of the weights; omit --model-ema or --ema"):
+        train.main(options.get_parser().parse_args([str(word) for word in (*words, "--model-ema")]))
+    own = ["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--data"]
+    with pytest.raises(InputError, match="--data imagenet needs --data-path"):
+        train.main(options.get_parser().parse_args([*own, "imagenet"]))
+    with pytest.raises(InputError, match="digits: has classes that .* was not trained on"):
+        train.main(options.get_parser().parse_args([*own, "digits", "--device", "cpu"]))
     again = trained(tmp_path / "again", "--data", "folder", "--data-path", folder, "--batch-size", 6, "--holdout", 0.25)
     assert again["training_rows"].shape == (9,)
 
@@ -263,3 +277,31 @@ def test_densenet_bc_has_the_published_size_and_viz_recognises_it(tmp_path):
 def test_it_and_resnet152_are_named_in_the_help():
     text = options.get_parser().format_help()
     assert "densenet_bc100" in text and "resnet152" in text and str(ROOT) not in text
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_imagenets_outputs_without_names_are_the_wnids_in_sorted_order(reverse, tmp_path):
+    """Whatever the order of the archive's map: for evaluation, for a classifier to start from, and for a teacher."""
+    wnids = sorted((f"n{number:08d}" for number in range(1000)), reverse=reverse)
+    order = [wnids.index(name) for name in sorted(wnids)]
+    images = small_images.SmallImages(torch.zeros(1000, 8, 8, 3, dtype=torch.uint8), torch.arange(1000), wnids, None, None, "cpu")
+    facts = {"superclasses": None, "num_classes": 1000}
+    evaluate.match_classes(images, facts, None, "a", tmp_path)
+    assert images.labels[order].tolist() == list(range(1000)) and images.classes == sorted(wnids)
+    description = {"model": "resnet8", "library": "cifar", "width": 8, "stem_stride": 2}
+    model, start = (models.create_model(description, 1000) for _ in range(2))
+    torch.save({"model": start.state_dict()}, tmp_path / "c.pth")
+    initial.start_from(str(tmp_path / "c.pth"), model, description, wnids)
+    torch.testing.assert_close(model.linear.weight[order], start.linear.weight, rtol=0, atol=0)
+    names = foreign.class_names(None, 1000, wnids)
+    assert distillation.match_columns(names, 1000, wnids, "t") == ([999 - i for i in range(1000)] if reverse else None)
+    assert foreign.class_names(None, 10, wnids[:10]) is None and foreign.class_names(["a"], 1000, wnids) == ["a"]
+
+
+def test_superclasses_of_classes_that_the_data_lacks(tmp_path):
+    images = small_images.SmallImages(torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.arange(3), [*"dba"], None, None, "cpu")
+    facts = {"superclasses": {"x": ["a", "b"], "y": ["c", "d"]}, "num_classes": 2}
+    evaluate.match_classes(images, facts, ["x", "y"], "p", tmp_path)
+    assert images.labels.tolist() == [1, 0, 0] and images.classes == ["x", "y"]
+    with pytest.raises(InputError, match="its class x is in no superclass"):
+        evaluate.match_classes(images, facts | {"superclasses": {"y": ["y"], "z": ["z"]}}, None, "p", tmp_path)

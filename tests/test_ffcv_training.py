@@ -314,8 +314,15 @@ def test_bad_files(ffcv_files, few, tmp_path):
 
 
 def test_files_from_elsewhere_have_numbers_for_classes(ffcv_files, tmp_path):
-    shutil.copy(ffcv_files / "val_500_0_90.ffcv", tmp_path)
+    """Their checkpoints say no names, rather than these."""
+    for split in ("train", "val"):
+        shutil.copy(ffcv_files / f"{split}_500_0_90.ffcv", tmp_path)
     assert ffcv_file.read(tmp_path / "val_500_0_90.ffcv", "").classes == ["0", "1"]
+    words = [*files(tmp_path), f"--logging.folder={tmp_path}/run"]
+    train(*words, "--training.epochs=1")
+    assert "classes" not in torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
+    train(*words, "--training.epochs=2", "--resume", "auto")
+    assert torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["epoch"] == 1
 
 
 def test_a_file_larger_than_memory_is_warned_of(ffcv_files, tmp_path, capsys):

@@ -110,6 +110,18 @@ def test_of_two_processes_the_one_that_writes_says_what_is_wrong(few, tmp_path):
     assert "by peer" not in result.stderr and 'main.py", line' not in result.stderr, result.stderr
 
 
+def test_machines_that_do_not_share_the_folder_do_not_resume_together(few, tmp_path):
+    """One of them sees the checkpoint, the other would begin anew."""
+    words = ["--data-path", few, "--batch-size", 16, "--epochs", 1, "--resume", "auto", "--output_dir"]
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/checkpoint.pth").touch()
+    alone = f'exec "$@" {tmp_path}/$RANK'
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    result = run(*torchrun, "bash", "-c", alone, "bash", sys.executable, DEIT.folder / "main.py", *PLAIN, *words)
+    assert result.returncode != 0 and "all machines must share it" in result.stderr, result.stderr
+    assert not (tmp_path / "1/checkpoint.pth").exists()
+
+
 def test_a_killed_run_keeps_no_lock(tmp_path):
     """Its loading processes, which it leaves behind, do not hold it either; and what it has half written is removed."""
     holder = (

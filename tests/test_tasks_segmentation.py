@@ -224,7 +224,7 @@ def test_the_gradient_is_the_mean_over_all_pixels_of_all_processes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ce", "ls", "focal", "logit-penalty", "maxsup"])
-def test_pixels_without_a_label_count_in_no_loss(name):
+def test_pixels_without_a_label_count_in_no_loss(name, monkeypatch):
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 5, 6, 7, requires_grad=True), torch.randint(0, 5, (2, 6, 7), dtype=torch.uint8)
     labels[0, :2] = 255
@@ -234,6 +234,11 @@ def test_pixels_without_a_label_count_in_no_loss(name):
     kept = labels != 255
     rows = logits.detach().movedim(1, -1)[kept]
     assert loss.item() == pytest.approx(make_loss(name, 5)(rows, labels[kept].long()).item(), rel=1e-5)  # float32 sums
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    gradient, logits.grad = logits.grad, None
+    again = engine.pixel_loss(make_loss(name, 5, ignore_index=255), (logits,), labels, 0.4)
+    again.backward()
+    torch.testing.assert_close((again, logits.grad), (loss, gradient))
     nothing = engine.pixel_loss(make_loss(name, 5, ignore_index=255), (logits,), labels * 0 + 255, 0.4)
     assert nothing.item() == 0
 

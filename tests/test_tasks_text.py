@@ -430,6 +430,8 @@ def test_an_archive_of_reviews_is_read_to_its_checksum(tmp_path):
     command = [ROOT / "data/imdb/prepare.py", "--root", tmp_path, "--archive", tmp_path / "a.tar.gz"]
     complains(run(*command), "train/neg: 0 reviews, not 12,500")
     content = bytearray((tmp_path / "a.tar.gz").read_bytes())
+    (tmp_path / "a.tar.gz").write_bytes(content[:1500])
+    complains(run(*command), "damaged, or ends too early")
     content[1500] ^= 1
     (tmp_path / "a.tar.gz").write_bytes(content)
     complains(run(*command), "damaged, or not a tar archive")

@@ -28,7 +28,6 @@ from data import Images, Inputs, open_split
 from data.folders import common_size
 from data.longtail import by_shots
 from data.small_images import SmallImages
-from data.superclasses import group
 from engine import evaluate
 from models import create_model, model_facts, outputs
 from options import RANGES, choose_device
@@ -43,10 +42,10 @@ def main(args: argparse.Namespace) -> None:
     check_options(args)
     device = choose_device(args.device)
     distributed.start(device)
-    found = foreign.read(args.checkpoint)
-    state = found.state
+    found = foreign.read(args.checkpoint, args.ema)
+    state, weights = found.state, found.weights
     if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
-        facts, classes, weights = read_own(state, args.checkpoint, args.ema)
+        facts, classes = read_own(state, args.checkpoint)
     elif args.model is None or args.data is None:
         raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
     else:
@@ -55,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
         in_memory = size == (SOURCES[args.data].size if args.data in SMALL else side)
         crop_ratio = 1.0 if in_memory else args.crop_ratio
         description = model_facts(args.model, size, args.width, args.stem_stride)
-        num_classes, weights = outputs(found.weights, args.checkpoint), found.weights
+        num_classes = outputs(weights, args.checkpoint)
         say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
         facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": args.mean, "std": args.std}
         facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, None
@@ -91,17 +90,14 @@ def main(args: argparse.Namespace) -> None:
     distributed.stop()
 
 
-def read_own(state: dict, path: Path, ema: bool) -> tuple[dict, list[str], dict]:
-    """The facts of a checkpoint of train.py, the class names in label order, and the weights."""
+def read_own(state: dict, path: Path) -> tuple[dict, list[str]]:
+    """The facts of a checkpoint of train.py, and the class names in label order."""
     was = states.check(state, path)["args"]
     missing = [key for key in FACTS if key not in was]
     if missing or not (was["data"] is None or (isinstance(was["data"], str) and was["data"] in SOURCES)):
         raise InputError(f"{path}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}")
     check_facts(was, path)
-    weights = state.get("model_ema") if ema else state.get("model")
-    if not isinstance(weights, dict) or not weights:
-        raise InputError(f"{path}: holds no moving average; omit --ema")
-    return was, state["classes"], weights
+    return was, state["classes"]
 
 
 def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
@@ -116,12 +112,15 @@ def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
 
 def match_classes(images: Images, facts: dict, classes: list[str] | None, source: object, path: Path) -> None:
     """Give the images the labels of the checkpoint's classes, by name where these are known (None: not known)."""
-    if facts["superclasses"]:
-        table, _, names = group(str(source), images.classes, facts["superclasses"])
-        images.relabel(table, names)
+    if grouping := facts["superclasses"]:
+        coarse = {name: label for label, members in enumerate(grouping.values()) for name in members}
+        if unknown := sorted(set(images.classes) - set(coarse)):
+            raise InputError(f"{source}: its class {unknown[0]} is in no superclass of {path} ({', '.join(grouping)})")
+        images.relabel([coarse[name] for name in images.classes], list(grouping))
+    classes = foreign.class_names(classes, facts["num_classes"], images.classes)
     if classes is not None and set(images.classes) - set(classes):
-        foreign = ", ".join(sorted(set(images.classes) - set(classes))[:3])
-        raise InputError(f"{source}: has classes that {path} was not trained on: {foreign}")
+        unknown = ", ".join(sorted(set(images.classes) - set(classes))[:3])
+        raise InputError(f"{source}: has classes that {path} was not trained on: {unknown}")
     if classes is not None and images.classes != classes:
         images.relabel([classes.index(name) for name in images.classes], classes)
     if len(images.classes) != facts["num_classes"]:  # known by their number alone

@@ -74,6 +74,15 @@ def read(source: str | Path, ema: bool = False) -> Foreign:
     return Foreign(source, state, weights, facts, ours, classes, notes)
 
 
+def class_names(classes: list[str] | None, outputs: int, data_classes: list[str]) -> list[str] | None:
+    """A model's class names in the order of its outputs, None where nothing tells them.
+
+    `classes` are those that its file has. ImageNet's 1,000 outputs have their names from the data: its wnids, in sorted order.
+    """
+    imagenet = outputs == 1000 == len(data_classes) and all(re.fullmatch(r"n\d{8}", name) for name in data_classes)
+    return sorted(data_classes) if classes is None and imagenet else classes
+
+
 # --------------------------------------------------------------------------------------------------------- downloads
 
 
@@ -122,7 +131,7 @@ def find_weights(state: dict, source: str, ema: bool = False) -> tuple[dict[str,
     if ema:
         found = next((state[key] for key in AVERAGES if isinstance(state.get(key), dict)), None)
         if found is None:
-            raise InputError(f"{source}: holds no moving average of the weights; omit --model-ema")
+            raise InputError(f"{source}: holds no moving average of the weights; omit --model-ema or --ema")
         found = next((found[key] for key in WEIGHTS if isinstance(found.get(key), dict)), found)
     else:
         found = next((state[key] for key in WEIGHTS if isinstance(state.get(key), dict)), state)

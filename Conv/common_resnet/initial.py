@@ -29,6 +29,8 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
     own = model.state_dict()
     head = head_name(model)
     heads = [key for key in own if key.startswith(head)]
+    if all(key in weights for key in heads):
+        their_classes = foreign.class_names(their_classes, len(weights[heads[0]]), classes)
     reason = ""
     if any(key not in weights for key in heads):
         reason = "it has none"

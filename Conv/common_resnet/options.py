@@ -66,7 +66,7 @@ def get_parser() -> Parser:
     add("--ema-decay", type=float, help="decay per step of a moving average of the weights; if omitted: no average")
 
     group = parser.add_argument_group("data")
-    add("--data", default="digits", choices=SOURCES, help="data set; folder: your own images")
+    add("--data", choices=SOURCES, help="data set, digits if omitted; folder: your own images")
     add("--data-path", type=Path, help="folder or archives; if omitted: built in, or downloaded into output/downloads/")
     ratio = "keep a long-tailed subset: size of the largest class over that of the smallest"
     add("--imbalance-ratio", type=float, default=1.0, help=ratio)
@@ -137,7 +137,7 @@ def fill_in(args: argparse.Namespace) -> None:
     import torch
 
     flags = torchvision_flags.translate(args)
-    args.loss = args.loss or "maxsup"
+    args.loss, args.data = args.loss or "maxsup", args.data or "digits"
     need_path(args.data, args.data_path)
     source, given = find_source(args), args.warmup_epochs
     for name in OF_DATA:

@@ -67,7 +67,7 @@ def build_teacher(
             raise
         raise InputError(f"{source}: describes no model that can be built here ({str(error).splitlines()[0][:120]})")
     states.load_weights(model, found.weights, source)
-    columns = match_columns(found.classes, count, classes, source)
+    columns = match_columns(foreign.class_names(found.classes, count, classes), count, classes, source)
     theirs = (facts["mean"], facts["std"]) if found.ours else None
     return Teacher(model.to(memory_format=torch.channels_last), columns, stats, theirs)
 

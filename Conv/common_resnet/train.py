@@ -45,10 +45,11 @@ from teacher import build_distillation
 
 
 def main(args: argparse.Namespace) -> None:
+    data = args.data
     fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
     if args.test_only:
-        return test(args)
+        return test(args, data)
     distributed.start(args.device)
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
         lacking = "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)"
@@ -180,11 +181,14 @@ def auto_augment(args: argparse.Namespace) -> Callable | None:
     return transforms.AutoAugment(transforms.AutoAugmentPolicy(kind)) if kind else None
 
 
-def test(args: argparse.Namespace) -> None:
-    """--test-only: what evaluate.py prints of the checkpoint of --resume. What it is counts where the file does not say."""
-    words = ["--checkpoint", args.resume]
-    if args.data_path is not None:
-        words += ["--data", args.data, "--data-path", args.data_path]
+def test(args: argparse.Namespace, data: str | None) -> None:
+    """--test-only: what evaluate.py prints of the checkpoint of --resume. What it is counts where the file does not say.
+
+    data: the data set that was asked for; None: the checkpoint's own.
+    """
+    words = ["--checkpoint", args.resume] + ["--ema"] * bool(args.ema_decay)
+    for name, value in (("data", data), ("data-path", args.data_path)):
+        words += [f"--{name}", value] if value is not None else []
     for name in ("batch_size", "num_workers", "device", "model", "width", "stem_stride", "input_size", "crop_ratio"):
         words += [f"--{name.replace('_', '-')}", getattr(args, name)]
     for name in ("mean", "std"):
@@ -222,7 +226,8 @@ def say_setup(model: nn.Module, train_data: Images, val_data: Images, start_epoc
     prior = ", prior: the training labels' frequencies" if args.prior == "frequency" else ""
     steps = len(train_data) // args.batch_size
     epochs = f"{start_epoch + 1} to {args.epochs}, {steps} steps each" if start_epoch < args.epochs else "all done already"
-    source = "in memory" if args.in_memory else f"in {args.data_path}"
+    path = None if args.in_memory else args.data_path or usual_path(args.data)
+    source = f"in {path}" if path else "in memory"
     held = f" ({args.holdout:.0%} of the training images, held out)" if args.holdout else ""
     noise = f", {args.label_noise:.0%} of the training labels are wrong" if args.label_noise else ""
     teacher = args.teacher_path or args.teacher_logits

@@ -6,7 +6,7 @@ A checkpoint is a dict of tensors and plain types:
     model_ema           the state dict of the moving average of the weights, or None
     epoch               the last finished epoch, counted from 0
     rng                 {"seed": ...}: every generator is reseeded from the seed and the step, so the seed is its whole state
-    classes             class names in label order
+    classes             class names in label order; not there where nothing names them
     args                the options of the run, and the facts below
     training_rows       optional: int64, the rows of the training split that were trained on, where it was a part of them
     training_labels     optional: int64, the labels of those rows, where they are not the data set's own
@@ -63,7 +63,7 @@ def save(
     model: nn.Module,
     ema: nn.Module | None,
     parts: dict[str, object],
-    classes: list[str],
+    classes: list[str] | None,
     epoch: int,
     seed: int,
     args: dict,
@@ -76,4 +76,5 @@ def save(
     state = {"model": model.state_dict(), "model_ema": ema.state_dict() if ema else None, "scaler": {}}
     state |= {name: part.state_dict() for name, part in parts.items()}
     plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in args.items()}
-    states.write(state | {"epoch": epoch, "rng": {"seed": seed}, "args": plain, "classes": classes, **more}, path)
+    names = {} if classes is None else {"classes": classes}
+    states.write(state | {"epoch": epoch, "rng": {"seed": seed}, "args": plain, **names, **more}, path)

@@ -82,7 +82,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     model_options, training = config.model, config.training
     train_file, val_file = open_file(config.data.train_dataset, "train"), open_file(config.data.val_dataset, "val")
     classes = match_classes(train_file, val_file, state, resume)
-    num_classes = model_options.num_classes = model_options.num_classes or len(classes)
+    num_classes = model_options.num_classes = model_options.num_classes or len(classes or train_file.classes)
     for file in (train_file, val_file):
         check_labels(file, num_classes)
     warn_of_memory(config.data.in_memory, train_file, val_file)
@@ -93,7 +93,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     torch.manual_seed(training.seed)
     model = create_model(model_options.arch, num_classes, model_options.blurpool, model_options.small_stem)
     if model_options.init and not state:
-        start_from(model_options.init, model, described, classes)
+        start_from(model_options.init, model, described, classes or train_file.classes)
     model = model.to(device, memory_format=torch.channels_last)
     try_sizes(
         model, model_options.arch, {config.resolution.min_res, config.resolution.max_res, config.validation.resolution}, device
@@ -193,16 +193,16 @@ def open_file(path: str | None, split: str) -> ffcv_file.File:
     return ffcv_file.read(Path(path), f"data.{split}_dataset")
 
 
-def match_classes(train_file, val_file, state: dict | None, resume: Path | None) -> list[str]:
-    """The classes in label order. Raises InputError where training file, validation file and checkpoint differ in them."""
+def match_classes(train_file, val_file, state: dict | None, resume: Path | None) -> list[str] | None:
+    """The classes in label order, None where nothing names them. Raises InputError where the files and the checkpoint differ."""
     if train_file.named and val_file.named and train_file.classes != val_file.classes:
         raise InputError(
             f"{val_file.path}: its classes, or their order, are not those of {train_file.path}; write both from one image folder"
         )
-    named = next((file for file in (train_file, val_file) if file.named), train_file)
-    if state and "classes" in state and named.named and state["classes"] != named.classes:
+    named, known = next((file for file in (train_file, val_file) if file.named), None), (state or {}).get("classes")
+    if named and known not in (None, named.classes):
         raise InputError(f"{resume}: its classes, or their order, are not those of {named.path}")
-    return state["classes"] if state and "classes" in state else named.classes
+    return known or (named.classes if named else None)
 
 
 def check_labels(file: ffcv_file.File, num_classes: int) -> None:

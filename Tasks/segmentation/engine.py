@@ -62,6 +62,8 @@ def pixel_loss(criterion: nn.Module, outputs: tuple[Tensor, ...], labels: Tensor
     if labelled == 0:  # a mean over no pixel is not a number
         return sum(logits.sum() for logits in outputs) * 0 * _share(labelled)
     targets = labels.long()
+    if torch.are_deterministic_algorithms_enabled():  # a GPU has such a loss for rows of logits only
+        outputs, targets = [logits.movedim(1, -1).flatten(0, 2) for logits in outputs], targets.flatten()
     losses = [criterion(logits.float(), targets) for logits in outputs]
     return (losses[0] + aux_weight * sum(losses[1:])) * _share(labelled)
 

@@ -67,7 +67,8 @@ def train(args) -> None:
     grid = logits_grid(splits["test"].images, args) if args.logits else None
 
     torch.manual_seed(mix(args.seed))
-    model = create_model(args.model, len(classes), args.crop, args.drop_path, args.encoder_weights is not None)
+    pretrained = args.encoder_weights is not None and state is None
+    model = create_model(args.model, len(classes), args.crop, args.drop_path, pretrained)
     if args.init and state is None:
         say(start_from(Path(args.init), model))
     model = model.to(args.device, memory_format=torch.channels_last)

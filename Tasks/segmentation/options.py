@@ -205,6 +205,8 @@ def fill_in(args: argparse.Namespace) -> None:
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
     torch.backends.cudnn.benchmark = not args.deterministic
     torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
+    if args.deterministic and args.device == "cuda" and args.model.startswith("upernet"):
+        raise InputError(f"--deterministic: PyTorch has no deterministic pooling on GPUs as {args.model} needs it; see --model")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -77,6 +77,11 @@ def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:
     """
     own = output / checkpoint.NAME
     found = own.exists()
+    if dist.is_initialized():
+        everyone = [found] * dist.get_world_size()
+        dist.all_gather_object(everyone, found)  # every process has looked before one of them writes
+        if len(set(everyone)) > 1:
+            raise InputError(f"--output_dir {output}: some processes do not see the checkpoint in it; all machines must share it")
     continues = resume == "auto" or (resume is not None and Path(resume).resolve() == own.resolve())
     if continues and overwrite:
         raise InputError(f"--resume continues the run in {output}, --overwrite replaces it: give one of them")
@@ -85,8 +90,6 @@ def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:
             f"--output_dir {output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
             "another --output_dir leaves it alone"
         )
-    if dist.is_initialized():
-        dist.barrier()  # every process has looked before one of them writes
     if resume == "auto" and not found:
         say(f"--resume auto: no checkpoint in {output}, starting fresh")
         return None

@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import sys
+import tarfile
+import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,6 +38,8 @@ def main() -> None:
         print(f"{folder}: {2 * PER_CLASS:,} reviews for training, {2 * PER_CLASS:,} for testing")
     except DataError as error:
         sys.exit(f"error: {printable(str(error))}")
+    except (tarfile.TarError, EOFError, zlib.error) as error:  # in the middle of a review
+        sys.exit(f"error: {args.archive}: damaged, or ends too early ({error}); download it again")
     except OSError as error:
         sys.exit(f"error: {error.filename or args.archive}: {error.strerror or error}")
     finally:

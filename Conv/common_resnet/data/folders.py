@@ -4,7 +4,7 @@ import io
 import os
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, say
 
 import numpy as np
 from PIL import Image
@@ -57,6 +57,8 @@ class Archive(Dataset):
         if found.classes is None:
             map_file = path.with_name(f"{split}_map.txt")
             raise InputError(f"{map_file}: names no class folders, nor does a train_map.txt beside it")
+        for note in found.notes:
+            say(f"note: {note}")
         self.root, self.names, self.records, self.classes = path, found.names, found.records, found.classes
         self.targets = found.records["label"].tolist()
         self.samples = list(enumerate(self.targets))
