@@ -362,9 +362,9 @@ FAULTS = {
     },
     "results/claims.py": {
         "test_results.py::verdicts_are_corrected_over_the_claims_of_an_experiment": [
-            ("if test.experiment == name]\n        for", "]\n        for")
+            ("if test.experiment == name], EXP", "], EXP")
         ],
-        "test_results.py::families_of_tests": [("LEVEL / len(family)", "LEVEL / len(found)")],
+        "test_results.py::families_of_tests": [("looks * len(family)", "looks * len(found)")],
     },
     "results/verdicts.py": {
         "test_results.py::intervals_and_p_are_students": [
