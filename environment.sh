@@ -13,13 +13,16 @@ suits() {
 
 # lacking PYTHON: prints the first requirement that this interpreter's packages do not meet, and nothing if they meet all.
 lacking() {
+    local said
     if ! "$1" -m pip --version >/dev/null 2>&1; then
         echo "pip"
-    else
-        # pip itself compares the versions; without an index it can only find what is installed, and fails where that is not enough.
-        PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' "$1" -m pip install --dry-run --no-index --quiet \
-            --disable-pip-version-check "${required[@]/#/--requirement=}" 2>&1 >/dev/null |
-            sed -n 's/.*No matching distribution found for //p; s/^ERROR: Could not open/could not open/p' | head -n 1 || true
+    # pip itself compares the versions; without an index it can only find what is installed, and fails where that is not enough.
+    # Nothing is installed, so a system's ban on installing into it does not matter.
+    elif ! said=$(PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' PIP_BREAK_SYSTEM_PACKAGES=1 PIP_REQUIRE_VIRTUALENV=0 \
+        "$1" -m pip install --dry-run --no-index --quiet --disable-pip-version-check \
+        "${required[@]/#/--requirement=}" 2>&1 >/dev/null); then
+        sed -n 's/.*No matching distribution found for //p; s/^ERROR: Could not open/could not open/p; $s/.*/a pip that works/p' \
+            <<<"$said" | head -n 1
     fi
 }
 
@@ -40,7 +43,7 @@ set_up() {
     # One set-up at a time: a second script waits here and then finds the environment made.
     exec 9>"$here/.venv.lock"
     if command -v flock >/dev/null; then flock 9; fi
-    if ! suits "$PYTHON"; then
+    if ! suits "$PYTHON" || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then # interrupted, venv leaves an interpreter without pip
         for candidate in python3 python3.13 python3.12 python3.11; do
             if suits "$candidate"; then
                 base=$candidate

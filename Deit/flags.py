@@ -16,6 +16,7 @@ SPELLINGS = {
     "-j": "--num_workers",
     "--workers": "--num_workers",
     "--wd": "--weight-decay",
+    "--dr": "--decay-rate",
     "--label-smoothing": "--smoothing",
     "--mixup-alpha": "--mixup",
     "--cutmix-alpha": "--cutmix",

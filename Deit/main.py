@@ -10,7 +10,7 @@ from pathlib import Path
 import errors
 from errors import InputError, is_first, say
 
-from options import fill_in, get_parser
+from options import INPUTS, fill_in, get_parser
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
     ARGS = get_parser().parse_args()
@@ -141,14 +141,21 @@ def train(args) -> None:
 
 
 def evaluate_checkpoint(args) -> None:
-    """--eval --resume X: print top-1, top-5, NLL and ECE of the validation images; the model is the one that the file names."""
+    """--eval --resume X: print top-1, top-5, NLL and ECE of the validation images.
+
+    The model is the one that the file names, and so are size, crop and normalisation unless the command line names others.
+    """
     if args.resume in (None, "auto"):
         raise InputError("--eval needs --resume PATH, the checkpoint to evaluate")
     found = foreign.read(args.resume, args.model_ema)
     said = {key: value for key, value in found.facts.items() if found.ours or key != "model" or timm.is_model(value)}
-    facts = vars(args) | said
+    given = {name: getattr(args, name) for name in INPUTS if getattr(args, name) is not None}
+    facts = vars(args) | INPUTS | said | given
     size = facts["input_size"]
-    ratio = said.get("crop_ratio", crop_ratio(size, args.eval_crop_ratio))
+    ratio = said.get("crop_ratio", crop_ratio(size, INPUTS["eval_crop_ratio"]))
+    if args.eval_crop_ratio is not None:
+        ratio = crop_ratio(size, args.eval_crop_ratio)
+    say(f"images of {size} px, a central crop of {ratio:g}, less mean {facts['mean']}, over std {facts['std']}")
     model = weights.rebuild(found, facts["model"], size)
     try:
         transform = eval_transform(size, ratio, facts["mean"], facts["std"], said.get("interpolation", "bicubic"))
@@ -243,8 +250,8 @@ def build_distillation(args, model: nn.Module, classes: list[str]) -> Distillati
 
 
 def build_optimizer(model: nn.Module, args):
-    """timm's optimiser and schedule, stepped once per epoch as DeiT does."""
-    options = {"eps": args.opt_eps} if "adam" in args.opt else {}
+    """timm's optimiser and schedule, stepped once per epoch; DeiT's own loop is one epoch behind its schedule."""
+    options = {"eps": args.opt_eps}  # which timm drops where an optimiser has none
     if args.opt_betas:
         options["betas"] = tuple(args.opt_betas)
     if args.layer_decay is not None:

@@ -48,6 +48,7 @@ RANGES = {
 }
 
 
+INPUTS = {"input_size": 224, "eval_crop_ratio": 0.875, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # ImageNet's
 ALPHAS = {"focal": (0, 100), "ls": (-100, 1)}  # focal's gamma; negative label smoothing
 
 
@@ -56,6 +57,9 @@ def fill_in(args: argparse.Namespace) -> None:
     import torch
 
     settle(args)
+    for name, value in INPUTS.items():
+        if getattr(args, name) is None and not args.eval:  # there the checkpoint may know better
+            setattr(args, name, value)
     check_values(args)
     check_pairs(args)
     args.train_mode = args.train_mode and not args.freeze_backbone
@@ -70,7 +74,7 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.num_workers is None:
         args.num_workers = min(10, CORES)
     if args.no_aug:
-        args.mixup, args.cutmix, args.cutmix_minmax = 0.0, 0.0, None
+        args.mixup, args.cutmix, args.cutmix_minmax, args.repeated_aug = 0.0, 0.0, None, False
     if (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax) and args.batch_size % 2 and not args.eval:
         raise InputError(f"--batch-size {args.batch_size}: mixup pairs the images of a batch, so it must be even")
     torch.backends.cudnn.benchmark = not args.deterministic
@@ -165,7 +169,9 @@ def get_parser() -> Parser:
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="deit_small_patch16_224", metavar="NAME", help="any timm model")
     group.add_argument("--num-classes", type=int, help="size of the classifier; if omitted: as many as the data has classes")
-    group.add_argument("--input-size", type=int, default=224, help="side of the square input, pixels")
+    group.add_argument(
+        "--input-size", type=int, help="side of the square input, pixels; if omitted: 224, or the checkpoint's with --eval"
+    )
     group.add_argument("--drop", type=float, default=0.0, help="dropout rate")
     group.add_argument("--drop-path", type=float, default=0.1, help="stochastic depth rate")
     group.add_argument("--model-ema", action=switch, default=False, help="keep an exponential moving average of the weights")
@@ -205,7 +211,7 @@ def get_parser() -> Parser:
     group.add_argument("--start_epoch", type=int, default=0, help="first epoch, counted from 0, of a run that is not resumed")
 
     group = parser.add_argument_group("augmentation")
-    group.add_argument("--no-aug", action="store_true", help="resize and centre crop only, and no mixup")
+    group.add_argument("--no-aug", action="store_true", help="resize and centre crop only, no mixup, no repeated augmentation")
     group.add_argument("--color-jitter", type=float, default=0.3, help="strength of colour jitter, without --aa")
     group.add_argument("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="timm's AutoAugment policy, or none")
     group.add_argument("--ThreeAugment", action="store_true", help="DeiT III's: grey, solarise or blur (--aa 3a), no erasing")
@@ -235,9 +241,11 @@ def get_parser() -> Parser:
     group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once per machine")
     group.add_argument("--num_workers", type=int, help="loading processes per process; if omitted: one per core, at most 10")
     group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
-    group.add_argument("--mean", type=float, nargs=3, default=[0.485, 0.456, 0.406], help="mean of the inputs")
-    group.add_argument("--std", type=float, nargs=3, default=[0.229, 0.224, 0.225], help="their standard deviation")
-    group.add_argument("--eval-crop-ratio", type=float, default=0.875, help="crop's share of the side in evaluation")
+    group.add_argument("--mean", type=float, nargs=3, help="mean of the inputs; if omitted: ImageNet's, or likewise")
+    group.add_argument("--std", type=float, nargs=3, help="their standard deviation; if omitted: as --mean")
+    group.add_argument(
+        "--eval-crop-ratio", type=float, help="crop's share of the side in evaluation; if omitted: 0.875, or likewise"
+    )
 
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, default=Path("output/deit"), help="folder for checkpoint and log")

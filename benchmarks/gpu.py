@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import packs
+from table import CORES
 
 TOP = Path(__file__).resolve().parents[1]
 MODELS = {"deit_small": 4, "resnet50": 4, "mobilenet_v2": 3, "resnet18": 2, "resnet20": 2, "resnet32": 2}
@@ -88,7 +89,7 @@ def measure(args, deadline: float) -> None:
     if not args.cpu_rehearsal and not torch.cuda.is_available():
         sys.exit("error: this machine has no GPU that PyTorch can use; --cpu-rehearsal tries everything in miniature on a CPU")
     gpu = REHEARSAL if args.cpu_rehearsal else torch.cuda.get_device_name()
-    cores = max(1, len(os.sched_getaffinity(0)) - 1)
+    cores = max(1, CORES - 1)
     args.output.mkdir(parents=True, exist_ok=True)
     results = args.output / "results.json"
     found = json.loads(results.read_text()) if results.exists() else {"parts": {}, "runs": {}}
@@ -155,7 +156,7 @@ def run(words: list[str], deadline: float, environment: dict, log: Path) -> tupl
                     process.wait(10)
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
-    return status, log.read_text(errors="replace")[start:].splitlines()[-40:]
+    return status, log.read_bytes()[start:].decode(errors="replace").splitlines()[-40:]
 
 
 def digest(names: list[str]) -> str:
@@ -188,6 +189,8 @@ def restore_runs(runs: dict[str, str]) -> None:
 
 def fill(folder: Path) -> None:
     """Write the tables, those of several models as one, and the runs."""
+    if not (folder / "results.json").is_file():
+        sys.exit(f"error: {folder}: no results.json in it")
     found, tables = json.loads((folder / "results.json").read_text()), {}
     for name, part in found["parts"].items():
         if part["gpu"] == REHEARSAL:

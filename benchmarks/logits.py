@@ -90,7 +90,8 @@ def theirs(model: torch.nn.Module, args, device: str) -> torch.Tensor:
         top1.update(acc1.item(), len(images))
         top5.update(acc5.item(), len(images))
         kept.append(logits.float().cpu())
-    return torch.cat(kept)
+    names = [Path(name).parts for name in dataset.filenames()]
+    return torch.cat(kept)[sorted(range(len(names)), key=names.__getitem__)]  # timm's order takes numbers in names for numbers
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ TOP = Path(__file__).resolve().parents[1]
 PAGE = TOP / "benchmarks/SCALE.md"
 TIMM = "timm's training benchmark, RTX 3090, mixed precision (`results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv`)"
 NVIDIA = "NVIDIA's DeepLearningExamples, `PyTorch/Classification/ConvNets/resnet50v1.5/README.md`, DGX A100, mixed precision"
-IMAGES, ARCHIVES, FFCV = 1_281_167, 144, 490  # training images; GB of the archives, and of the .ffcv files (results/README.md)
+IMAGES, ARCHIVES, FFCV = 1_281_167, 155, 490  # training images; GB of the archives, and of the .ffcv files (results/README.md)
+ALL_IMAGES = IMAGES + 50_000  # those of validation are in the files too
 A100 = (2470, 16_621)  # ResNet-50, images/s on 1 and on 8 GPUs: NVIDIA
 FULL = "FFCV, full size, JPEG at quality 90"  # of loading.json
 BANDWIDTH = (2.039, 3.35)  # TB/s of memory: data sheets of the A100 80GB and of the H100, both SXM
@@ -90,7 +91,7 @@ def page() -> str:
         "|---|---:|---|---|---|---|",
     ]
     for name, (title, _, _, _, size) in ROWS.items():
-        kilobytes, line = derived(f"{size}e6 / {IMAGES}")
+        kilobytes, line = derived(f"{size}e6 / {ALL_IMAGES}")
         speed = speeds[name][1]
         reads = [derived(f"{count * share} * {speed:.0f} * {kilobytes:.0f} / 1e6", 2)[1] for count, share in counts(node)]
         lines.append(f"| {title} | {size} | {line} | {' | '.join(reads)} |")

@@ -40,8 +40,11 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
         sys.exit(f"error: {args.archive}: damaged, or not a ZIP file ({error})")
     except DataError as error:
         sys.exit(f"error: {printable(str(error))}")
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename}: no such file; the README beside this script says where the data come from")
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}; the README beside this script says where the data come from")
+        path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+        sys.exit(f"error: {error.filename or path}: {error.strerror}")
 
 
 def find(archive: bytes, file: str) -> bytes | None:

@@ -87,6 +87,8 @@ def claim(output: Path, recipe: str) -> TextIO:
     except BlockingIOError:
         print(f"another process is at work in {output}; waiting for its end", flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        print(f"note: {output} cannot be locked ({error.strerror}); see to it that no second process works there", flush=True)
     note = output / "recipe.txt"
     if note.exists() and note.read_text() != recipe and any(output.glob("*/*/checkpoint.pth")):
         sys.exit(f"error: {output} holds runs of another recipe; remove it or choose another --output")

@@ -69,7 +69,7 @@ def main() -> None:
     os.nice(args.nice)
     paths = dict(words.split("=", 1) for words in args.data_path)
     machine = Machine(args.device, max(1, CORES // args.jobs), {name: Path(path) for name, path in paths.items()})
-    deadline = time.time() + 60 * args.minutes if args.minutes else None
+    deadline = time.time() + 60 * args.minutes if args.minutes is not None else None
     for name in args.experiments:
         if name in EXPERIMENTS:
             left = finish(name, chosen(name, args), machine, args, deadline)
@@ -200,7 +200,8 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
 def prepare(experiment: Experiment) -> None:
     if experiment.prepare and not (TOP / experiment.path).exists():
         script, *words = experiment.prepare.split()
-        subprocess.run([sys.executable, TOP / script, *words], check=True, stdout=subprocess.DEVNULL)
+        if subprocess.run([sys.executable, TOP / script, *words], stdout=subprocess.DEVNULL).returncode:
+            sys.exit(1)  # the script has said why
 
 
 if __name__ == "__main__":

@@ -90,11 +90,13 @@ class Run:
         file = self.folder / "lock"
         if not file.exists():
             return False
-        with open(file) as lock:
+        with open(file, "a") as lock:  # a network file system locks only what may be written
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
+            except OSError:  # no locks here, of which _wait_for speaks
+                return False
         return False
 
     @property
@@ -207,7 +209,7 @@ def work(command: list[str], printed: Path, threads: int, lock: int | None = Non
     environment = KEEP_MEMORY | os.environ | {"OMP_NUM_THREADS": str(threads)}
     keep = [lock] if lock is not None else []
     with open(printed, "a") as file:
-        words = [sys.executable, *command]
+        start, words = file.tell(), [sys.executable, *command]
         process = subprocess.Popen(words, cwd=TOP, env=environment, stdout=file, stderr=file, pass_fds=keep)
     try:
         while process.poll() is None:
@@ -216,8 +218,10 @@ def work(command: list[str], printed: Path, threads: int, lock: int | None = Non
         if process.poll() is None:
             process.terminate()
             process.wait()
+    if process.returncode < 0:
+        raise Failed(f"{command[0]}: killed by signal {-process.returncode}, perhaps for memory; see --jobs, and {printed}")
     if process.returncode:
-        lines = printed.read_text().splitlines() or [f"status {process.returncode}"]
+        lines = printed.read_bytes()[start:].decode(errors="replace").splitlines() or [f"status {process.returncode}"]
         raise Failed(f"{command[0]}: {lines[-1].removeprefix('error: ')} (see {printed})")
 
 
@@ -263,3 +267,6 @@ def _wait_for(lock: TextIO) -> Iterator[None]:
                 tqdm.write(f"another process is at work in {Path(lock.name).parent}; waiting for its end", file=sys.stderr)
             said = True
             yield
+        except OSError as error:
+            note = f"note: {lock.name} cannot be locked ({error.strerror}); see to it that no second process works there"
+            return tqdm.write(note, file=sys.stderr)

@@ -179,7 +179,7 @@ def test_calibration_says_what_is_wrong(tmp_path, monkeypatch):
     refused("none.pt: no such logits file", "--input", tmp_path / "none.pt")
     refused(r"not \(N, K\) floating point", "--input", tmp_path / "maps.pt")
     refused("--val-fraction 0: a number from", "--input", tmp_path / "a.pt", "--val-fraction", 0)
-    refused("a: --val-fraction 0.001 of 100 images", "--input", tmp_path / "a.pt", "--val-fraction", 0.001)
+    refused("a: 0.001 of 100 images, the share to hold out", "--input", tmp_path / "a.pt", "--val-fraction", 0.001)
     (tmp_path / "out").write_text("")
     refused("cannot be written", "--input", tmp_path / "a.pt", "--repeats", 1)
 

@@ -175,8 +175,25 @@ def test_evaluation_follows_the_checkpoints_class_order(trained, few, tmp_path, 
         state["model"][name] = state["model"][name].flip(0)
     torch.save(state, tmp_path / "reversed.pth")
     main(options(*SMALL, "--eval", "--resume", tmp_path / "reversed.pth", "--data-path", few))
-    first, second = (line.split(" on ")[1] for line in capsys.readouterr().out.splitlines())
+    first, second = (line.split(" on ")[1] for line in capsys.readouterr().out.splitlines() if " on " in line)
     assert first == second
+
+
+def test_the_command_line_decides_how_evaluation_shows_the_images(trained, few, capsys):
+    """And the checkpoint does where it says nothing."""
+    words = ["--eval", "--resume", trained[0] / "checkpoint.pth", "--data-path", few, "--device", "cpu", "--num_workers", 0]
+    found = []
+    for more in (
+        [],
+        ["--eval-crop-ratio", 0.875, "--input-size", 64],
+        ["--mean", 0.5, 0.5, 0.5],
+        ["--mean", 0.485, 0.456, 0.406],
+    ):
+        main(options(*words, *more))
+        shown, result = capsys.readouterr().out.splitlines()
+        found.append((shown, result))
+    assert found[0] == found[3] and len({result for _, result in found}) == 3
+    assert "images of 32 px, a central crop of 1" in found[0][0] and "images of 64 px, a central crop of 0.875" in found[1][0]
 
 
 def test_the_papers_recipe_runs_on_digits(few, tmp_path):

@@ -74,6 +74,7 @@ def test_both_names_of_one_thing_mean_the_same():
         (["--smoothing", 0], ["--loss", "ce"]),
         (["--bce-loss", "--smoothing", 0], ["--loss", "bce"]),
         (["--output-dir", "o", "--num-workers", 3, "--batch_size=8"], ["--output_dir", "o", "-j", 3, "-b", 8]),
+        (["--dr", 0.2, "--no-aug"], ["--decay-rate", 0.2, "--no-aug", "--no-repeated-aug", "--mixup", 0, "--cutmix", 0]),
         (["--wd", 0.1, "--workers", 2], ["--weight-decay", 0.1, "--num_workers", 2]),
     ):
         assert vars(settled(*left)) == vars(settled(*right))
@@ -145,6 +146,26 @@ def test_options_that_only_deit_had_train(few, tmp_path, capsys):
     assert "--world_size has no effect: torchrun's" in capsys.readouterr().out
     with pytest.raises(InputError, match="--start_epoch 3: .*beyond --epochs 3"):
         main(options(*words, "--start_epoch", 3, "--output_dir", tmp_path / "d"))
+
+
+def test_strengths_are_recorded_under_one_name():
+    build = DEIT.load("main").build_criterion
+    for name, default in {"focal": 2, "logit-penalty": 2e-3, "maxsup": 0.1, "ols": 0.5, "ce": None}.items():
+        for given in [None, 0.25] if default else [None]:
+            args = settled("--loss", name, *([] if given is None else ["--alpha", given]))
+            args.num_classes = 3
+            build(args, torch.zeros(1))
+            assert args.alpha == (given or default)
+
+
+def test_every_optimiser_gets_the_epsilon():
+    for name in ("adamw", "lamb", "rmsprop", "adabelief"):
+        args = settled("--opt", name, "--opt-eps", 1e-3)
+        args.scaled_lr = 0.1
+        assert DEIT.load("main").build_optimizer(torch.nn.Linear(2, 2), args)[0].param_groups[0]["eps"] == 1e-3
+    args = settled("--opt", "sgd")
+    args.scaled_lr = 0.1
+    DEIT.load("main").build_optimizer(torch.nn.Linear(2, 2), args)  # which has none
 
 
 def test_binary_cross_entropy_against_its_formula():

@@ -38,6 +38,14 @@ def test_the_command_line_overrides_the_file(tmp_path):
     found = options.read(["--config", str(tmp_path / "a.yaml"), "--lr.schedule=step", "--training.epochs", "7"])[0]
     assert (found.lr.lr, found.lr.schedule, found.training.epochs, found.loss.alpha) == (1e-3, "step", 7, None)
     assert found.model.blurpool is True
+    (tmp_path / "a.yaml").write_text("training: {label_smoothing: 0.1}\n")
+    smoothed, other, given = (
+        options.read(["--config", str(tmp_path / "a.yaml"), *words])[0].loss
+        for words in ([], ["--loss=maxsup"], ["--loss=maxsup", "--alpha=0.3"])
+    )
+    assert (smoothed.name, smoothed.alpha) == ("ls", 0.1) and (other.name, other.alpha, given.alpha) == ("maxsup", None, 0.3)
+    (tmp_path / "a.yaml").write_text("data: {gpu: 0}\ntraining: {bn_wd: 0}\n")  # as ffcv-imagenet's own
+    assert options.read(["--config", str(tmp_path / "a.yaml"), "--loss.loss_type=lp"])[0].loss.name == "logit-penalty"
     assert options.read(["--loss.name=ls", "--loss.alpha=-0.5"])[0].loss.alpha == -0.5  # negative label smoothing
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -66,6 +67,15 @@ def test_packs_that_come_one_by_one_give_back_the_archives(tmp_path, monkeypatch
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == contents
     with pytest.raises(SystemExit, match="train.zip and val.zip"):
         packs.pack(made, tmp_path)
+
+
+def test_the_last_lines_are_those_of_the_last_command(tmp_path):
+    """A progress bar before them in the log is of characters of three bytes."""
+    (tmp_path / "log.txt").write_text("\u2588" * 5000 + "\nearlier\n")
+    status, said = gpu.run(
+        ["-c", "import sys; print('one'); sys.exit('two')"], time.time() + 60, dict(os.environ), tmp_path / "log.txt"
+    )
+    assert (status, sorted(said)) == (1, ["one", "two"])
 
 
 def test_tables_and_runs_are_filled_in(tmp_path, monkeypatch):

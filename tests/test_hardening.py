@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.optim import create_optimizer_v2
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
@@ -108,6 +109,33 @@ def test_of_two_processes_the_one_that_writes_says_what_is_wrong(few, tmp_path):
         result = torchrun(2, *PLAIN, "--data-path", few, "--batch-size", 16, "--epochs", 1, "--output_dir", tmp_path)
     assert result.returncode != 0 and result.stderr.count("error: --output_dir") == 1, result.stderr
     assert "by peer" not in result.stderr and 'main.py", line' not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "adan", "lookahead_adamw"])
+def test_optimisers_that_count_their_steps_go_on_counting(name, tmp_path):
+    """LAMB and Adan of timm correct their moments by a counter beside the options, Lookahead has one too."""
+
+    def made():
+        model = torch.nn.Linear(4, 3)
+        return model, create_optimizer_v2(model, name, lr=0.01, weight_decay=0.1)
+
+    def train(model, optimizer, steps):
+        for step in steps:
+            images = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            model(images).square().mean().backward()
+            optimizer.step()
+
+    model, optimizer = made()
+    train(model, optimizer, range(20))
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pth")
+    train(model, optimizer, range(20, 30))
+    again, resumed = made()
+    state = torch.load(tmp_path / "c.pth", weights_only=True)
+    again.load_state_dict(state["model"])
+    states.load_parts({"optimizer": resumed}, state, "c.pth")
+    train(again, resumed, range(20, 30))
+    assert torch.equal(model.weight, again.weight) and torch.equal(model.bias, again.bias)
 
 
 def test_machines_that_do_not_share_the_folder_do_not_resume_together(few, tmp_path):

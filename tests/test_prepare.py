@@ -340,6 +340,14 @@ def test_digits_that_are_there_already(ten):
     assert sorted(path.stat().st_mtime_ns for path in ten.rglob("*")) == before
 
 
+def test_two_that_write_the_digits_at_once_both_succeed(tmp_path):
+    command = [sys.executable, ROOT / "data/digits/prepare.py", "--output", tmp_path / "ten"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [child.communicate()[0] for child in both]
+    assert [child.returncode for child in both] == [0, 0], said
+    assert [path.name for path in tmp_path.iterdir()] == ["ten"]
+
+
 @pytest.mark.parametrize("script", sorted(path.parent.name for path in (ROOT / "data").glob("*/prepare.py")))
 def test_a_missing_package_ends_a_preparation_with_one_line(script):
     """-S hides what is installed; scripts that need the standard library alone show their help."""

@@ -7,7 +7,10 @@ import os
 import re
 import shlex
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -21,6 +24,8 @@ from subprojects import Subproject
 SUBPROJECT = viz = Subproject("viz")
 report = viz.load("report")
 InputError = viz.load("common.errors").InputError
+inputs, sections = viz.load("report_page.inputs"), viz.load("report_page.sections")
+logit_panels = viz.load("drawing.logit_panels")
 answer, numbers = viz.load("report_page.answer"), viz.load("report_page.numbers")
 temperature, reliability, style = viz.load("metrics.temperature"), viz.load("drawing.reliability"), viz.load("drawing.style")
 create, table = viz.load("checkpoints.models").create, viz.load("common.terminal").table
@@ -170,6 +175,38 @@ def test_sentences_follow_the_intervals():
         and "the difference from b cannot be told: +1.00\u00a0points against b (−0.50 to 4.00)" in some.rest
     )
     assert sentence(-1.0, -0.5).lead == "Which model is the most accurate cannot be told"
+
+
+def test_an_error_has_no_interval_below_zero():
+    """The bootstrap's shift would take one there; that of a difference may."""
+    draws = {"a": {key: np.linspace(-0.1, 0.2, 100) for key in ("ece", "ece_temperature", "max_logit_gap")}}
+    found = numbers.estimates({"a": [dict.fromkeys(draws["a"], 0.05)]}, draws)["a"]
+    assert found["ece"]["interval"][0] == found["ece_temperature"]["interval"][0] == 0 and found["ece"]["interval"][1] > 0.1
+    assert found["max_logit_gap"]["interval"][0] < 0
+
+
+def test_bars_of_near_zero_logits_hold_equally_many_shares():
+    for classes, most in ((1000, 92), (1000, 160), (100, 75), (10, 10)):
+        share = torch.arange(most + 1) / classes  # each possible share once
+        models = logit_panels.Models({"a": SimpleNamespace(near_zero=share)}, {}, 0, 1, classes, 0.1)
+        figure, axis = plt.subplots()
+        logit_panels.near_zero_histogram(axis, models, "a")
+        heights = [round(bar.get_height() * len(share) / 100) for bar in axis.patches]
+        plt.close(figure)
+        assert sum(heights) == len(share) and len(set(heights[:-1])) == 1 and heights[-1] <= heights[0] and len(heights) <= 42
+
+
+def test_images_for_grad_cam_are_right_for_one_model_and_wrong_for_another():
+    def run_of(*predicted):
+        content = {"logits": torch.eye(3)[list(predicted)], "labels": torch.tensor([0, 1, 2])}
+        return inputs.Run("m", Path("m.pt"), 0.01, content)
+
+    for second, chosen, words in (
+        ((0, 1, 1), [2], "No image is right for one model and wrong for another"),
+        ((0, 2, 1), [1], "Images that some models get right and others wrong (1 in all)"),
+    ):
+        found, said = sections.disagreements([run_of(0, 1, 0), run_of(*second)])
+        assert found == chosen and said.startswith(words)
 
 
 def test_newtons_temperature_is_the_optimum():

@@ -25,6 +25,7 @@ SUBPROJECT = results = Subproject("results")
 claims, experiments, index_page, render, tables, verdicts = (
     results.load(name) for name in ("claims", "experiments", "index_page", "render", "tables", "verdicts")
 )
+running = results.load("run")
 Claim = claims.Claim
 
 
@@ -349,6 +350,15 @@ def test_failures_name_the_run_and_its_last_line(tmp_path):
     with open(tmp_path / "results/experiments.py", "a") as file:
         file.write('EXPERIMENTS["bad"] = Experiment("d", "t", "m", WORDS + " --lr -1", {"CE": "--loss ce"}, 1, 0.1)\n')
     complains(run(tmp_path / "results/reproduce.py", "bad"), "bad", "train.py", "--lr -1", "train.txt")
+
+
+def test_a_failure_is_that_of_this_attempt(tmp_path):
+    """Not the last line of an earlier one; what a signal ended has said nothing."""
+    (tmp_path / "printed").write_text("error: of an earlier attempt\n")
+    killed, ended = "import os; os.kill(os.getpid(), 9)", "raise SystemExit('error: new')"
+    for script, match in ((killed, "killed by signal 9"), (ended, ": new ")):
+        with pytest.raises(running.Failed, match=match):
+            list(running.work(["-c", script], tmp_path / "printed", 1))
 
 
 def test_nothing_in_results_reaches_into_a_subproject():

@@ -511,6 +511,6 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch):
     refused("--repeats 0: a number from 1", "--input", a, "--repeats", "0", *out)
     refused("--seed -1", "--input", a, "--seed", "-1", *out)
     refused("--bootstrap -1", "--input", a, "--bootstrap", "-1", *out)
-    refused("tiny: --val-fraction 0.2 of 2 images leaves one side of the split empty", "--input", tiny, *out)
+    refused("tiny: 0.2 of 2 images, the share to hold out, leaves one side of the split empty", "--input", tiny, *out)
     complains(run(SELECTIVE, "--input", a, "--bootstrap", 0, "--repeats", 1, "--output", a / "x"), "cannot be written")
     assert not (tmp_path / "out").exists()

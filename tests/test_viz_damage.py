@@ -268,7 +268,7 @@ def test_logits_files_that_mean_nothing_are_one_line(tmp_path):
         "'labels' is .4,. torch.float32": good | {"labels": labels.float()},
         "'labels' is .3,. torch.int64, not .4,. class": good | {"labels": labels[:3]},
         "paths are not a list of 4 names": good | {"paths": ["a"]},
-        "classes are not a list of 3 names": good | {"classes": "abc"},
+        "classes are not a list of up to 3 names": good | {"classes": "abc"},
         "classes are not": good | {"classes": [["a"], ["b"]]},
         "features are not a floating-point tensor": good | {"features": torch.zeros(3, 2)},
         "features are not a floating": good | {"features": [1, 2]},

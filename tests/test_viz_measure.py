@@ -221,6 +221,22 @@ def test_pixels_count_as_samples(tmp_path, monkeypatch):
     assert wide["temperature"] == pytest.approx(flat["temperature"], rel=0.1)  # other splits: by image
 
 
+def test_where_a_split_leaves_nothing(tmp_path, monkeypatch):
+    """Two images cannot be split; six can, but of six maps of which one is labelled only some splits tell a temperature."""
+    logits = torch.randn(6, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.full((6, 2, 4), 255)
+    labels[2] = torch.arange(8).reshape(2, 4) % 3
+    torch.save({"logits": logits[:2], "labels": labels[2:4] % 3}, tmp_path / "two.pt")
+    torch.save({"logits": logits, "labels": labels}, tmp_path / "six.pt")
+    with pytest.raises(InputError, match="0.2 of 2 images, the share to hold out, leaves one side of the split empty"):
+        call(monkeypatch, "--input", tmp_path / "two.pt", "--output", tmp_path / "m.json")
+    call(monkeypatch, "--input", tmp_path / "six.pt", "--output", tmp_path / "m.json")
+    found = read(tmp_path / "m.json", "six")
+    assert found["temperature"] is None and found["ece_temperature"] is None and 0 <= found["ece"] <= 1
+    with pytest.raises(InputError, match="--transfer: needs the features"):
+        call(monkeypatch, "--input", tmp_path / "six.pt", "--transfer", "--output", tmp_path / "m.json")
+
+
 def test_nothing_right_or_nothing_wrong(tmp_path, monkeypatch):
     """What is not defined is null, and the file is JSON."""
     logits = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))

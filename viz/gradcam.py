@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--target", help="class to explain, a name or a label; if omitted: what each model predicts")
     parser.add_argument("--output", type=Path, required=True, help="figure to write, .png or .pdf")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
-    options.add_images(parser)
+    options.add_preprocessing(parser)
     args = options.parse(parser)
     if args.output.suffix not in (".png", ".pdf"):
         raise InputError(f"--output {args.output}: a figure's name ends with .png or .pdf")

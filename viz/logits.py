@@ -79,7 +79,7 @@ def extract(
         return {}
     paths = [images.name(index) for index in range(len(images))]
     trained = training_said(loaded.args) | loaded.facts
-    return whole | {"classes": images.classes, "model": loaded.facts["model"], "args": trained, "paths": paths}
+    return whole | {"classes": images.classes or loaded.classes, "model": loaded.facts["model"], "args": trained, "paths": paths}
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def main() -> None:
     options.add_images(parser)
     args = options.parse(parser)
     kind, found = "checkpoint" if args.checkpoint else "input", {}
+    if args.input and args.transfer:
+        raise InputError("--transfer: needs the features of training images, so --checkpoint instead of --input")
     check_output(args.output)
     for name, path in options.models_of(args).items():
         metrics = of_checkpoint(path, name, args) if args.checkpoint else of_logits(path, name, args.ignore_index)
@@ -73,8 +75,11 @@ def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float
     from common import logits_file
 
     from metrics.outputs import Outputs
+    from metrics.resampling import FRACTION, check_split
 
-    return all_metrics(Outputs(logits_file.load(path, ignore_index), name), None)
+    test = Outputs(logits_file.load(path, ignore_index), name)
+    check_split(test.units, FRACTION, str(path))
+    return all_metrics(test, None)
 
 
 def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, float | None]:
@@ -85,11 +90,13 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
     from images.image_set import check_different
     from metrics.linear_transfer import transfer_accuracy
     from metrics.outputs import Outputs
+    from metrics.resampling import FRACTION, check_split
 
     checkpoint = inference.load(path, args)
     train_images, own_labels = find_training_images(checkpoint, args.data_path, args.data)
     images = {"train": train_images, "val": find_images(checkpoint, args.data_path, "val", args.data)}
     check_different(*images.values())
+    check_split(len(images["val"]), FRACTION, str(images["val"].where))
     model, found = build_model(checkpoint), {}
     for split, part in images.items():
         for note in part.notes:

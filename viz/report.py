@@ -89,6 +89,8 @@ def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Cal
         if figure:
             return shlex.join([*words, "--figure", figure, "--output", str(args.output / "figures")])
         more = [word for key in ("only", "skip") if getattr(args, key) for word in (f"--{key}", *getattr(args, key))]
+        more += ["--title", args.title] if args.title != parser.get_default("title") else []
+        more += [word for note in args.note or [] for word in ("--note", note)]
         return shlex.join([*words, *more, "--output", str(args.output)])
 
     return command

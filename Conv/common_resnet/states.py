@@ -124,10 +124,14 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -
     model.load_state_dict({key: value for key, value in weights.items() if key in names}, strict=False)
 
 
+COUNTERS = ("step", "lookahead_step")  # of timm's LAMB, Adan and Lookahead, which keep them beside their options
+
+
 def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
     """Put back what a run's parts remember: the loss, the scaler of mixed precision, and the optimiser's memory.
 
-    The optimiser's rates and decay stay this run's, and so does the schedule, for both follow from the command line. Raises
+    The optimiser's rates and decay stay this run's, and so does the schedule, for both follow from the command line; its counters
+    of steps come back. Raises
     InputError for a state that does not fit its part or is not finite.
     """
     for name, part in parts.items():
@@ -140,6 +144,8 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
                 groups, kept = part.state_dict()["param_groups"], state[name]["param_groups"]
                 if [len(group["params"]) for group in kept] != [len(group["params"]) for group in groups]:
                     raise ValueError("it groups the weights otherwise; was --weight-decay another one?")
+                for group, old in zip(groups, kept, strict=True):
+                    group |= {key: old[key] for key in COUNTERS if _is_count(old.get(key))}
                 part.load_state_dict({"state": state[name]["state"], "param_groups": groups})
                 _check_memory(part)
             else:
@@ -148,6 +154,10 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
                 raise ValueError("it holds numbers that are not finite")
         except Exception as error:  # a foreign state can fail in any way
             raise InputError(f"{source}: the state of its {name} does not fit ({_reason(error)})")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int or (isinstance(value, Tensor) and value.ndim == 0)
 
 
 def _check_memory(optimizer: torch.optim.Optimizer) -> None:

@@ -13,11 +13,12 @@ import states
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "IMAGENET1K_V1": "IMAGENET1K_V1", "IMAGENET1K_V2": "IMAGENET1K_V2", "DEFAULT": "DEFAULT"}
 
 
-def start_from(init: str, model: nn.Module, description: dict, classes: list[str]) -> None:
+def start_from(init: str, model: nn.Module, description: dict, classes: list[str] | None) -> None:
     """Load weights into the model; a classifier for other classes is left as it is, and that is said.
 
-    init: "imagenet" or a name of torchvision's weights, a path, or a URL. Where the checkpoint has the same classes in another
-    order, the rows of its classifier are put into theirs. Raises InputError for weights of another model.
+    init: "imagenet" or a name of torchvision's weights, a path, or a URL. classes: the data's names in label order, None where
+    nothing tells them. Where the checkpoint has the same classes in another order, the rows of its classifier are put in theirs.
+    Raises InputError for weights of another model.
     """
     if init in IMAGENET:
         weights, their_classes = imagenet_weights(IMAGENET[init], description), None
@@ -29,18 +30,18 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
     own = model.state_dict()
     head = head_name(model)
     heads = [key for key in own if key.startswith(head)]
-    if all(key in weights for key in heads):
+    if classes and all(key in weights for key in heads):
         their_classes = foreign.class_names(their_classes, len(weights[heads[0]]), classes)
     reason = ""
     if any(key not in weights for key in heads):
         reason = "it has none"
     elif any(weights[key].shape != own[key].shape for key in heads):
-        reason = f"its own is for {len(weights[heads[-1]])} classes, these are {len(classes)}"
-    elif their_classes is not None and set(their_classes) != set(classes):
+        reason = f"its own is for {len(weights[heads[-1]])} classes, these are {len(own[heads[-1]])}"
+    elif their_classes and classes and set(their_classes) != set(classes):
         reason = f"its own is for other classes, {', '.join(their_classes[:3])} ..."
     if reason:
         weights = {key: value for key, value in weights.items() if not key.startswith(head)} | {key: own[key] for key in heads}
-    elif their_classes not in (None, classes):
+    elif their_classes and classes and their_classes != classes:
         order = torch.tensor([their_classes.index(name) for name in classes])
         weights = weights | {key: weights[key][order] for key in heads}
     states.load_weights(model, weights, init)

@@ -73,6 +73,7 @@ OPTIONS = {
     "training.seed": Option(int, 0, "seed of weights, data order and augmentation", 0, 2**32 - 1),
     "training.device": Option(str, None, "cuda or cpu; none: cuda where there is one", choices=("cuda", "cpu")),
     "training.amp": Option(str, None, "mixed precision; none: bf16 on a GPU, off on a CPU", choices=("bf16", "fp16", "off")),
+    "training.sync_bn": Option(bool, False, "batch norm over the images of all processes, on GPUs"),
     "training.compile": Option(bool, False, "compile the model with torch.compile"),
     "training.deterministic": Option(bool, False, "slower GPU kernels whose results never vary"),
     "validation.batch_size": Option(int, 512, "images per process and step", 1, 1e9),
@@ -100,7 +101,10 @@ def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Names
     flat = {key: option.default for key, option in OPTIONS.items()}
     for where, given in sources:
         command.eval |= str(given.pop("training.eval_only", 0)).lower() in ("1", "true")
-        flat |= {key: parse(key, value, where) for key, value in original_keys.translate(given, where).items()}
+        found = {key: parse(key, value, where) for key, value in original_keys.translate(given, where).items()}
+        if found.get("loss.name", flat["loss.name"]) != flat["loss.name"]:  # the strength was another loss's
+            flat |= {"loss.alpha": None, "loss.alpha_end": None}
+        flat |= found
     if flat["logging.folder"] is None:
         flat["logging.folder"] = f"output/{command.config.stem if command.config else flat['model.arch']}_{flat['loss.name']}"
     check_together(flat)

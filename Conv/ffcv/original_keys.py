@@ -27,13 +27,15 @@ RENAMED = {
     "num-workers": "data.num_workers",
     "output-dir": "logging.folder",
 }
-LOSSES = {"ms": "maxsup", "label_smoothing": "ls", "cross_entropy": "ce", "logit_penalty": "logit-penalty"}
+LOSSES = {"ms": "maxsup", "label_smoothing": "ls", "cross_entropy": "ce", "logit_penalty": "logit-penalty", "lp": "logit-penalty"}
 # Accepted, with this line.
 WITHOUT_EFFECT = {
     "training.distributed": "torchrun starts the processes",
     "dist.world_size": "torchrun sets the number of processes",
     "dist.address": "torchrun sets the address of the processes",
     "dist.port": "torchrun sets the address of the processes",
+    "data.gpu": "training.device=cuda and CUDA_VISIBLE_DEVICES choose a GPU",
+    "training.bn_wd": "weight decay spares norms and biases, as ffcv-imagenet's trainer does whatever this says",
     "logging.log_level": "log.jsonl has a line per epoch",
 }
 # Refused, with this reason, for every other value than these.

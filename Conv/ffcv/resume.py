@@ -17,7 +17,7 @@ SHOULD_MATCH = ("lr", "loss", "resolution", "augmentation", "training")
 
 def restore(state: dict, path: Path, model: nn.Module, parts: dict, global_batch: int, config: SimpleNamespace) -> int:
     """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
-    missing = [key for key in ("epoch", "classes", "args", *parts) if key not in state]
+    missing = [key for key in ("epoch", "args", *parts) if key not in state]
     config_was = state.get("args", {}).get("config")
     sound = isinstance(config_was, dict) and all(isinstance(keys, dict) for keys in config_was.values())
     if missing or not sound:

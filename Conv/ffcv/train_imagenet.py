@@ -8,6 +8,7 @@ python train_imagenet.py --eval --resume run/checkpoint.pth --data.val_dataset=.
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ import foreign
 import run_folder
 import states
 from engine import check_weights, evaluate, resolution, train_one_epoch
-from initial import start_from
+from initial import head_name, start_from
 from maxsup_loss import make_loss
 from mixing import Mixing
 from models import bare_model, create_model, wrap
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.training.amp == "bf16" and device.type == "cpu" and not options.cpu_has_bf16():
         say("training.amp=bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, off, is faster here")
     if command.eval:
-        evaluate_checkpoint(config, command.resume, device)
+        evaluate_checkpoint(config, command, device)
     else:
         with run_folder.locked(Path(config.logging.folder)):
             train(config, command, device)
@@ -93,8 +94,13 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     torch.manual_seed(training.seed)
     model = create_model(model_options.arch, num_classes, model_options.blurpool, model_options.small_stem)
     if model_options.init and not state:
-        start_from(model_options.init, model, described, classes or train_file.classes)
+        start_from(model_options.init, model, described, classes)
     model = model.to(device, memory_format=torch.channels_last)
+    if training.sync_bn and distributed.world_size() > 1:
+        if device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        else:
+            say("training.sync_bn: PyTorch synchronises batch norm on GPUs only; each process has its own here")
     try_sizes(
         model, model_options.arch, {config.resolution.min_res, config.resolution.max_res, config.validation.resolution}, device
     )
@@ -147,22 +153,29 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     say(f"checkpoint, params.json and log.jsonl: {output}/")
 
 
-def evaluate_checkpoint(config, resume: str | None, device: torch.device) -> None:
-    """--eval --resume X: print top-1, top-5, loss and ECE of the validation images; size and crop are the checkpoint's own.
+def evaluate_checkpoint(config, command, device: torch.device) -> None:
+    """--eval --resume X: print top-1, top-5, loss and ECE of the validation images.
 
-    Weights from elsewhere take model.arch and validation.* from the configuration.
+    Size and crop are the checkpoint's own unless the command line names others. Weights from elsewhere take model.arch and
+    validation.* from the configuration.
     """
+    resume = command.resume
     if resume in (None, "auto"):
         raise InputError("--eval needs --resume PATH, the checkpoint to evaluate")
     found = foreign.read(resume)
     weights, args = found.weights, found.facts if found.ours else {}
-    num_classes = args.get("num_classes") or classes_of(weights, resume)
-    config.validation.resolution = args.get("input_size", config.validation.resolution)
-    config.validation.crop_ratio = args.get("crop_ratio", config.validation.crop_ratio)
+    for key, fact in (("resolution", "input_size"), ("crop_ratio", "crop_ratio")):
+        if fact in args and not hasattr(command, f"validation.{key}"):
+            setattr(config.validation, key, args[fact])
+    say(f"images of {config.validation.resolution} px, a central crop of {config.validation.crop_ratio:g}")
     blurpool = any(key.endswith("blur_filter") for key in weights)
     small_stem = args.get("small_stem", config.model.small_stem)
     arch = args.get("model", config.model.arch)
-    model = create_model(arch, num_classes, blurpool, small_stem)
+    make = partial(create_model, arch, blurpool=blurpool, small_stem=small_stem)
+    num_classes = args.get("num_classes") or len(weights.get(head_name(make(2)) + "weight", ()))
+    if not num_classes:
+        raise InputError(f"{resume}: holds no weights of a classifier as {arch} has it; see model.arch")
+    model = make(num_classes)
     states.load_weights(model, weights, resume)
     model = model.to(device, memory_format=torch.channels_last)
     try_sizes(model, arch, {config.validation.resolution}, device)
@@ -177,14 +190,6 @@ def evaluate_checkpoint(config, resume: str | None, device: torch.device) -> Non
         f"the weights of {resume} on {result['images']:,} images: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
         f"NLL {result['nll']:.4f}  ECE {result['ece']:.4f}"
     )
-
-
-def classes_of(weights: dict[str, torch.Tensor], source: str) -> int:
-    """How many outputs the model of bare weights has: the length of their last bias."""
-    biases = [value for key, value in weights.items() if key.endswith("bias") and value.ndim == 1]
-    if not biases:
-        raise InputError(f"{source}: holds no weights of a classifier")
-    return len(biases[-1])
 
 
 def open_file(path: str | None, split: str) -> ffcv_file.File:

@@ -253,6 +253,11 @@ class LogitPenaltyLoss(nn.Module):
         self.beta = beta
         self.ignore_index = ignore_index
 
+    @property
+    def alpha(self) -> float:
+        """The strength, under make_loss's name."""
+        return self.beta
+
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         z = _at_least_float32(logits)
         penalty = _reduce(z.square().sum(1), targets, self.ignore_index, "mean")
@@ -270,6 +275,11 @@ class FocalLoss(nn.Module):
         super().__init__()
         self.gamma = gamma
         self.ignore_index = ignore_index
+
+    @property
+    def alpha(self) -> float:
+        """The strength, under make_loss's name."""
+        return self.gamma
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         log_p = _at_least_float32(logits).log_softmax(1)

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder to make (default: data/digits/<labels>)")
     args = parser.parse_args()
     output = args.output or Path(__file__).parent / args.labels
-    if all((output / split / name).is_dir() for split in ("train", "val") for name in set(map(LABELS[args.labels], range(10)))):
+    if is_there(output, args.labels):
         print(f"the digits are in {output}/ already; nothing was written")
         return
     if output.exists():
@@ -42,8 +42,14 @@ def main() -> None:
         os.replace(temporary, output)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_there(output, args.labels):  # another process was faster
+            return
         sys.exit(f"error: {output} cannot be written ({error.strerror})")
     print(f"{TRAIN_IMAGES} training and {1797 - TRAIN_IMAGES} validation images in {output}/")
+
+
+def is_there(output: Path, labels: str) -> bool:
+    return all((output / split / name).is_dir() for split in ("train", "val") for name in set(map(LABELS[labels], range(10))))
 
 
 def write(folder: Path, class_name) -> None:

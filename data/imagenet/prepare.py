@@ -75,7 +75,11 @@ def parse() -> argparse.Namespace:
         metavar="1-100",
         help="JPEG quality; given alone it re-encodes every image (default: 90 for those shrunk)",
     )
-    add("--overwrite", action="store_true", help="replace archives and maps that are there already (default: keep them)")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace archives and maps that are there already; again after an interruption, also those that were done",
+    )
     add("--workers", type=int, default=CORES, metavar="N", help="processes that decode (default: %(default)s, the cores)")
     args = parser.parse_args()
     for name, least, most in (("shorter_side", 1, 65535), ("max_side", 1, 65535), ("quality", 1, 100), ("workers", 1, 4096)):
@@ -96,6 +100,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another prepare.py is at work here; let it end, then start again")
+        except OSError as error:
+            print(f"note: {folder} cannot be locked ({error.strerror}); see to it that no second prepare.py works here")
         yield
 
 

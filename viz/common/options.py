@@ -88,10 +88,19 @@ def add_ignore_index(to: argparse.ArgumentParser) -> None:
 
 
 def add_images(to: argparse.ArgumentParser) -> None:
-    """The options of every command that runs checkpoints over images."""
+    """The options of every command that runs checkpoints over sets of images."""
     data = to.add_argument_group("images")
     data.add_argument("--data-path", type=Path, help="image folder, ZIP archives or FFCV file; if omitted: the checkpoint's own")
     data.add_argument("--data", choices=NAMED, help="a known data set, at --data-path or downloaded into data/")
+    add_preprocessing(to)
+    speed = to.add_argument_group("speed")
+    speed.add_argument("--batch-size", type=int, default=128, help="images per batch")
+    speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="loading processes")
+    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision; if omitted: bf16 on GPUs, off on the CPU")
+
+
+def add_preprocessing(to: argparse.ArgumentParser) -> None:
+    """The options of every command that shows images to checkpoints."""
     model = to.add_argument_group("model and preprocessing, to override what the checkpoint states")
     model.add_argument("--model", help="architecture: a name of timm's, of torchvision's, or a CIFAR ResNet's (resnet20, ...)")
     model.add_argument("--input-size", type=int, help="pixels per side that the model sees")
@@ -100,11 +109,7 @@ def add_images(to: argparse.ArgumentParser) -> None:
     model.add_argument("--mean", type=float, nargs=3, help="mean of the pixels, 0 to 1, red green blue")
     model.add_argument("--std", type=float, nargs=3, help="standard deviation of the pixels, 0 to 1, red green blue")
     model.add_argument("--model-ema", action="store_true", help="use the moving average of the weights")
-    speed = to.add_argument_group("speed")
-    speed.add_argument("--batch-size", type=int, default=128, help="images per batch")
-    speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="loading processes")
-    speed.add_argument("--device", help="cpu or cuda; if omitted: cuda where PyTorch finds a GPU")
-    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision; if omitted: bf16 on GPUs, off on the CPU")
+    model.add_argument("--device", help="cpu or cuda; if omitted: cuda where PyTorch finds a GPU")
 
 
 def parse(to: argparse.ArgumentParser, **ranges: tuple[float, float]) -> argparse.Namespace:

@@ -36,11 +36,12 @@ def near_zero_histogram(axis, models: Models, name: str) -> str:
     """How the share of near-zero logits is distributed over the samples."""
     highest = max(max(part.near_zero.max().item() for part in models.rows.values()), 1 / models.classes)
     # A share is a multiple of 1 / K: with few classes each multiple gets its bar, with many a bar takes several.
-    step = max(1, math.ceil(highest * models.classes / 40)) / models.classes
-    edges = step * (np.arange(math.floor(highest / step + 1.5) + 1) - 0.5)
+    most = round(highest * models.classes)
+    step = max(1, math.ceil(most / 40))
+    edges = (step * np.arange(most // step + 2) - 0.5) / models.classes
     share = models.rows[name].near_zero.numpy()
     percent = 100 * np.histogram(share, edges)[0] / len(share)
-    axis.bar(100 * (edges[:-1] + step / 2), percent, width=90 * step, color=models.colour(name))
+    axis.bar(50 * (edges[:-1] + edges[1:]), percent, width=90 * step / models.classes, color=models.colour(name))
     axis.set(xlabel=_near_zero(models.threshold), ylabel="samples (%)")
     return f"{100 * share.mean():.2f} % on average"
 

@@ -53,4 +53,4 @@ def held_out_count(units: int, fraction: float) -> int:
 def check_split(units: int, fraction: float, name: str) -> None:
     """Raise InputError where one side of the splits would be empty."""
     if held_out_count(units, fraction) in (0, units):
-        raise InputError(f"{name}: --val-fraction {fraction} of {units} images leaves one side of the split empty")
+        raise InputError(f"{name}: {fraction} of {units} images, the share to hold out, leaves one side of the split empty")

@@ -15,14 +15,20 @@ COLDEST, HOTTEST = 0.01, 100.0  # the range of temperatures
 TOLERANCE = 1e-8  # of a temperature, relative
 
 
-def measure(test: Outputs, train: Outputs | None) -> dict[str, float]:
-    """T, and ECE and NLL at T, means over the random splits of what comes out on the images that are not held out."""
+def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
+    """T, and ECE and NLL at T, means over the random splits of what comes out on the images that are not held out.
+
+    Splits that hold out all labelled pixels, or none, tell nothing; None where all are such.
+    """
     found, right = test.tempered, test.sampled[0].argmax(1) == test.sampled[1]
     rows = []
     for temperature, msp, nll, held in zip(*found, strict=True):
         kept = ~held
+        if kept.all() or held.all():
+            continue
         rows.append((temperature, ece(1 + msp[kept], right[kept]), nll[kept].mean().item()))
-    return dict(zip(("temperature", "ece_temperature", "nll_temperature"), np.mean(rows, 0).tolist(), strict=True))
+    names = ("temperature", "ece_temperature", "nll_temperature")
+    return dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) if rows else dict.fromkeys(names)
 
 
 class Tempered(NamedTuple):

@@ -16,7 +16,8 @@ class Question(NamedTuple):
 
 QUESTIONS = (
     Question("top1", "is more accurate", "is the most accurate", "accuracy"),
-    Question("aurc", "ranks its own errors better", "ranks its own errors best", "AURC"),
+    Question("auroc", "ranks its own errors better", "ranks its own errors best", "AUROC"),
+    Question("aurc", "errs less over all coverages", "errs least over all coverages", "AURC"),
     Question("ece", "is better calibrated before a temperature", "is the best calibrated before a temperature", "ECE"),
     Question(
         "ece_temperature", "is better calibrated after a temperature", "is the best calibrated after a temperature", "ECE after T"

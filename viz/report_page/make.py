@@ -197,9 +197,9 @@ def intervals_said(found: Findings) -> str:
     """One paragraph: what the intervals are."""
     hows = {row["how"] for row in found.differences if row["how"]}
     if found.several_seeds:
-        paired = "paired by seed" if hows == {"paired seeds"} else "taken between unpaired seeds"
-        text = "In brackets: 95 % intervals over the seeds of each method (Student). After ±: the standard deviation over them. "
-        text += f"Differences are {paired}."
+        text = "In brackets: 95 % intervals over the seeds of each method (Student). After ±: the standard deviation over them."
+        paired = "paired by seed" + " where both methods have the same seeds" * ("seeds" in hows)
+        text += f" Differences are {paired if 'paired seeds' in hows else 'taken between unpaired seeds'}." if hows else ""
     else:
         text = "In brackets: 95 % intervals by 1,000 resamples of the test images; differences are taken on the same resamples."
     if len(found.runs) > 1:

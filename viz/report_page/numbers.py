@@ -119,6 +119,8 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy lets other threads run while it computes
         parts = list(tqdm(pool.map(part, range(len(draws))), f"intervals of {run.method}", len(draws), disable=None, leave=False))
     found = {key: np.concatenate([part[key] for part in parts if key in part]) for key in parts[0]}
+    if "aurc_normalised" in found:
+        found["aurc_normalised"] = found["aurc_normalised"][: count // FEWER]
     if run.content.get("features") is not None:
         found |= _resampled_features(run.content["features"], run.content["labels"], count)
     for key in _SHIFTED:
@@ -174,7 +176,10 @@ def estimates(methods: dict[str, list[dict]], draws: dict[str, dict]) -> dict[st
                 found[name][key] = {"value": None, "interval": None}
             elif len(seeds) == 1:
                 drawn = draws.get(name, {}).get(key)
-                found[name][key] = {"value": values[0], "interval": None if drawn is None else interval(drawn)}
+                ends = None if drawn is None else interval(drawn)
+                if ends and key in ("ece", "ece_temperature"):  # shifting a resampled ECE to its value may take it below 0
+                    ends = [max(0.0, end) for end in ends]
+                found[name][key] = {"value": values[0], "interval": ends}
             else:
                 spread = float(np.std(values, ddof=1))
                 found[name][key] = _student(np.mean(values), spread / len(values) ** 0.5, len(values) - 1)

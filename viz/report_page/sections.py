@@ -304,15 +304,16 @@ def gradcam(found: Findings) -> Section:
 
 
 def disagreements(runs: list[Run]) -> tuple[list[int], str]:
-    """Images on which the models disagree, some right and some wrong, the surest first; else their surest mistakes; and which."""
+    """Images that some models get right and others wrong, the surest first; else their surest mistakes; and which."""
     predicted, labels = torch.stack([run.predicted for run in runs]), runs[0].content["labels"]
     confidence = torch.stack([run.samples.confidence for run in runs])
     right = predicted == labels
     split = right.any(0) & ~right.all(0) if len(runs) > 1 else torch.zeros(len(labels), dtype=torch.bool)
-    words = f"Images on which the models disagree ({int(split.sum()):,} in all), the surest wrong answers first."
+    words = f"Images that some models get right and others wrong ({int(split.sum()):,} in all), the surest wrong answers first."
     if not split.any():
         split = ~right.all(0)
-        words = "The models agree on every image; these are the surest mistakes." if len(runs) > 1 else "The surest mistakes."
+        words = "No image is right for one model and wrong for another; these are the surest mistakes."
+        words = words if len(runs) > 1 else "The surest mistakes."
     surest = torch.where(right, 0, confidence).amax(0)  # of the wrong answers
     found = split.nonzero().squeeze(1)
     return found[surest[found].argsort(descending=True, stable=True)[:DISAGREEMENTS]].tolist(), words
