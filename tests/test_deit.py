@@ -190,8 +190,8 @@ def test_the_command_line_decides_how_evaluation_shows_the_images(trained, few, 
         ["--mean", 0.485, 0.456, 0.406],
     ):
         main(options(*words, *more))
-        shown, result = capsys.readouterr().out.splitlines()
-        found.append((shown, result))
+        said = capsys.readouterr().out.splitlines()
+        found.append((said[0], said[-1]))
     assert found[0] == found[3] and len({result for _, result in found}) == 3
     assert "images of 32 px, a central crop of 1" in found[0][0] and "images of 64 px, a central crop of 0.875" in found[1][0]
 
