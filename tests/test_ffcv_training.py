@@ -189,7 +189,9 @@ def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, t
             torch.save(content, tmp_path / f"{name}.pt")
         found = evaluated(tmp_path / f"{name}.pt" if content else folder / "checkpoint.pth", ffcv_files)
         assert found == pytest.approx(expected, abs=0.006)
-    save_file({key: value.clone() for key, value in weights.items()}, tmp_path / "a.safetensors")  # in the order of the alphabet
+    save_file(
+        {key: value.contiguous() for key, value in weights.items()}, tmp_path / "a.safetensors"
+    )  # in the order of the alphabet
     assert evaluated(tmp_path / "a.safetensors", ffcv_files) == pytest.approx(expected, abs=0.006)
     assert evaluated(folder / "checkpoint.pth", ffcv_files, "--validation.resolution=16")[3] != expected[3]
     mirrored = evaluated(folder / "checkpoint.pth", ffcv_files, "--validation.lr_tta=1")
