@@ -53,7 +53,8 @@ def folder_of_classes(tmp_path):
 
 
 def call(script, monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, words), "--num-workers", "0", "--device", "cpu"])
+    loading = [] if script is gradcam else ["--num-workers", "0"]
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, words), *loading, "--device", "cpu"])
     script.main()
 
 
