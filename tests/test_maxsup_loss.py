@@ -482,7 +482,7 @@ def test_every_loss_takes_indices_and_mixed_targets(name):
 
 def test_strengths_are_the_published_ones():
     alphas = {name: getattr(make_loss(name, 10), "alpha", None) for name in LOSS_NAMES}
-    assert alphas == {"ce": None, "ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": None, "focal": None, "maxsup": 0.1}
+    assert alphas == {"ce": None, "ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": 2e-3, "focal": 2, "maxsup": 0.1}
     assert make_loss("logit-penalty", 10).beta == 2e-3 and make_loss("focal", 10).gamma == 2 and make_loss("zipf", 10).power == 1
     assert make_loss("maxsup", 10).alpha_end == 0.2 and make_loss("maxsup", 10, 0.1).alpha_end is None
 
