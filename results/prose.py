@@ -38,8 +38,8 @@ every interval, with filters by paper and by data set.
   equal.
 - **Added seeds.** An experiment with fewer than {many} seeds may get {many} if
   `reproduce.py --power` says that they would decide further claims. Verdicts may therefore be read
-  twice, so the corrected p is doubled, even before seeds are added. The last look counts. Seeds were
-  added to {added}.
+  twice, so the corrected p is doubled, even before seeds are added. The last look counts. Experiments
+  with added seeds: {added}.
 - **Detectable.** For an undecided claim, the table gives the true difference that these seeds would
   have shown with 80 % power as the first in the order of Holm's correction: at p below {level:g}
   divided by the number of tests, and by two where p is doubled. Further down that order, smaller

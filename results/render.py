@@ -105,7 +105,7 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     at_02 = f" ({', '.join(stronger)})" if stronger else ""
     metrics = metrics_of(runs)
     near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
-    added = " and ".join(name for name, experiment in EXPERIMENTS.items() if experiment.first_seeds)
+    added = ", ".join(name for name, experiment in EXPERIMENTS.items() if experiment.first_seeds)
     parts = [prose.INTRODUCTION.format(at_02=at_02, level=LEVEL, many=MANY_SEEDS, added=added), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
     parts.append(prose.CAUTION.format(weak=weak(judged), near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
