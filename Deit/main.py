@@ -152,9 +152,8 @@ def evaluate_checkpoint(args) -> None:
     given = {name: getattr(args, name) for name in INPUTS if getattr(args, name) is not None}
     facts = vars(args) | INPUTS | said | given
     size = facts["input_size"]
-    ratio = said.get("crop_ratio", crop_ratio(size, INPUTS["eval_crop_ratio"]))
-    if args.eval_crop_ratio is not None:
-        ratio = crop_ratio(size, args.eval_crop_ratio)
+    own = said.get("crop_ratio") if args.eval_crop_ratio is None else None
+    ratio = own or crop_ratio(size, facts["eval_crop_ratio"])
     say(f"images of {size} px, a central crop of {ratio:g}, less mean {facts['mean']}, over std {facts['std']}")
     model = weights.rebuild(found, facts["model"], size)
     try:

@@ -98,7 +98,7 @@ def measure(args, deadline: float) -> None:
     failed = {name for name, part in found["parts"].items() if part["status"]}  # tried again, after the others
     for name, (minutes, folders, command) in sorted(parts.items(), key=lambda part: part[0] in failed):
         key = {"gpu": gpu, "torch": torch.__version__, "code": digest([command.split()[0], *folders])}
-        if name not in failed and key.items() <= found["parts"].get(name, {}).items():
+        if (key | {"status": 0}).items() <= found["parts"].get(name, {}).items():
             print(f"{name}: fresh")
             continue
         if deadline - time.time() < 60 * minutes:

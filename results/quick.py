@@ -10,12 +10,12 @@ a kill.
 
 import argparse
 import dataclasses
-import fcntl
 import json
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -27,7 +27,7 @@ from claims import MAXSUP, OVERVIEW, SELECTIVE, TOPICS
 from experiments import digits
 from render import COLUMNS, means, spread, values_of
 from reproduce import STOPPED, prepare
-from run import CORES, TOP, Failed, Machine, Run, together, work
+from run import CORES, TOP, Failed, Machine, Run, together, wait_for, work
 
 METHODS = ("CE", "LS 0.1", "MaxSup 0.1-0.2")
 NEAR_ZERO = "0.1"  # of ten logits hardly any comes within the papers' 0.01
@@ -82,13 +82,8 @@ def claim(output: Path, recipe: str) -> TextIO:
     """
     output.mkdir(parents=True, exist_ok=True)
     lock = open(output / "lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"another process is at work in {output}; waiting for its end", flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        print(f"note: {output} cannot be locked ({error.strerror}); see to it that no second process works there", flush=True)
+    for _ in wait_for(lock, partial(print, flush=True)):
+        time.sleep(0.2)
     note = output / "recipe.txt"
     if note.exists() and note.read_text() != recipe and any(output.glob("*/*/checkpoint.pth")):
         sys.exit(f"error: {output} holds runs of another recipe; remove it or choose another --output")

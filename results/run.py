@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +95,7 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
-            except OSError:  # no locks here, of which _wait_for speaks
+            except OSError:  # no locks here, of which wait_for speaks
                 return False
         return False
 
@@ -118,13 +118,13 @@ class Run:
     def train(self, machine: Machine) -> Iterator[None]:
         """Train, or go on with it, or wait for whoever does."""
         with self._lock() as lock:
-            yield from _wait_for(lock)
+            yield from wait_for(lock)
             yield from self._train(machine, lock)
 
     def whole(self, machine: Machine) -> Iterator[None]:
         """Train, measure, and write the JSON file."""
         with self._lock() as lock:
-            yield from _wait_for(lock)
+            yield from wait_for(lock)
             if self.json.exists():  # whoever was waited for has written it
                 return
             yield from self._train(machine, lock)
@@ -256,17 +256,20 @@ def together(waiting: Iterator[Iterator[None]], jobs: int, tick) -> None:
             job.close()
 
 
-def _wait_for(lock: TextIO) -> Iterator[None]:
-    """Take the lock of an open file, whoever holds it."""
-    said = False
+def over_the_bar(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+def wait_for(lock: TextIO, tell: Callable[[str], None] = over_the_bar) -> Iterator[None]:
+    """Take the lock of an open file, whoever holds it; where nothing can be locked, go on with a note."""
+    said, folder = False, Path(lock.name).parent
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not said:
-                tqdm.write(f"another process is at work in {Path(lock.name).parent}; waiting for its end", file=sys.stderr)
+                tell(f"another process is at work in {folder}; waiting for its end")
             said = True
             yield
         except OSError as error:
-            note = f"note: {lock.name} cannot be locked ({error.strerror}); see to it that no second process works there"
-            return tqdm.write(note, file=sys.stderr)
+            return tell(f"note: {folder} cannot be locked ({error.strerror}); see to it that no second process works there")

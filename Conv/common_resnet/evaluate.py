@@ -28,6 +28,7 @@ from data import Images, Inputs, open_split
 from data.folders import common_size
 from data.longtail import by_shots
 from data.small_images import SmallImages
+from data.superclasses import coarse_labels
 from engine import evaluate
 from models import create_model, model_facts, outputs
 from options import RANGES, choose_device
@@ -113,10 +114,10 @@ def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
 def match_classes(images: Images, facts: dict, classes: list[str] | None, source: object, path: Path) -> None:
     """Give the images the labels of the checkpoint's classes, by name where these are known (None: not known)."""
     if grouping := facts["superclasses"]:
-        coarse = {name: label for label, members in enumerate(grouping.values()) for name in members}
-        if unknown := sorted(set(images.classes) - set(coarse)):
-            raise InputError(f"{source}: its class {unknown[0]} is in no superclass of {path} ({', '.join(grouping)})")
-        images.relabel([coarse[name] for name in images.classes], list(grouping))
+        try:
+            images.relabel(coarse_labels(grouping, images.classes), list(grouping))
+        except KeyError as error:
+            raise InputError(f"{source}: its class {error.args[0]} is in no superclass of {path} ({', '.join(grouping)})")
     classes = foreign.class_names(classes, facts["num_classes"], images.classes)
     if classes is not None and set(images.classes) - set(classes):
         unknown = ", ".join(sorted(set(images.classes) - set(classes))[:3])

@@ -30,18 +30,17 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
     own = model.state_dict()
     head = head_name(model)
     heads = [key for key in own if key.startswith(head)]
-    if classes and all(key in weights for key in heads):
-        their_classes = foreign.class_names(their_classes, len(weights[heads[0]]), classes)
+    their_classes = foreign.class_names(their_classes, len(own[heads[0]]), classes) if classes else None
     reason = ""
     if any(key not in weights for key in heads):
         reason = "it has none"
     elif any(weights[key].shape != own[key].shape for key in heads):
         reason = f"its own is for {len(weights[heads[-1]])} classes, these are {len(own[heads[-1]])}"
-    elif their_classes and classes and set(their_classes) != set(classes):
+    elif their_classes is not None and set(their_classes) != set(classes):
         reason = f"its own is for other classes, {', '.join(their_classes[:3])} ..."
     if reason:
         weights = {key: value for key, value in weights.items() if not key.startswith(head)} | {key: own[key] for key in heads}
-    elif their_classes and classes and their_classes != classes:
+    elif their_classes not in (None, classes):
         order = torch.tensor([their_classes.index(name) for name in classes])
         weights = weights | {key: weights[key][order] for key in heads}
     states.load_weights(model, weights, init)

@@ -44,23 +44,28 @@ GROUPINGS = {
 }
 
 
-def group(data: str, classes: list[str], choice: str | dict) -> tuple[list[int], dict[str, list[str]], list[str]]:
+def group(data: str, classes: list[str], choice: str) -> tuple[list[int], dict[str, list[str]], list[str]]:
     """Coarse label of each class, the grouping {coarse name: [class, ...]}, and the coarse names in label order.
 
-    choice: "default" takes the data set's grouping above, else a JSON file of one, or a grouping itself. Raises InputError
-    where it does not name every class exactly once.
+    choice: "default" takes the data set's grouping above, else a JSON file of one. Raises InputError where it does not name every
+    class exactly once.
     """
     if choice == "default" and data not in GROUPINGS:
         raise InputError(f"--superclasses: {data} has no grouping of its own; give a JSON file of {{name: [class, ...]}}")
-    grouping = choice if isinstance(choice, dict) else GROUPINGS[data] if choice == "default" else _read(Path(choice))
-    coarse = {name: label for label, members in enumerate(grouping.values()) for name in members}
+    grouping = GROUPINGS[data] if choice == "default" else _read(Path(choice))
     listed = [name for members in grouping.values() for name in members]
     twice = sorted({name for name in listed if listed.count(name) > 1})
     missing, foreign = sorted(set(classes) - set(listed)), sorted(set(listed) - set(classes))
     for what, names in (("named twice", twice), ("in no group", missing), ("not a class of the data", foreign)):
         if names:
-            raise InputError(f"--superclasses {choice if isinstance(choice, str) else data}: {what}: {', '.join(names[:3])}")
-    return [coarse[name] for name in classes], grouping, list(grouping)
+            raise InputError(f"--superclasses {choice}: {what}: {', '.join(names[:3])}")
+    return coarse_labels(grouping, classes), grouping, list(grouping)
+
+
+def coarse_labels(grouping: dict[str, list[str]], classes: list[str]) -> list[int]:
+    """The coarse label of each class. Raises KeyError for a class that is in no group."""
+    coarse = {name: label for label, members in enumerate(grouping.values()) for name in members}
+    return [coarse[name] for name in classes]
 
 
 def _read(path: Path) -> dict[str, list[str]]:
