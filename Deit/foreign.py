@@ -55,17 +55,8 @@ def read(source: str | Path, ema: bool = False) -> Foreign:
     Every process of a run calls it: one per machine downloads. Raises InputError for a file that is missing, damaged, would run
     code or holds no weights, and for a download that fails or does not have the checksum in its name.
     """
-    source, downloaded = str(source), is_url(str(source))
-    path = download(source) if downloaded else Path(source)
-    try:
-        state = states.read_any(path)
-    except InputError:
-        if downloaded and path.is_file():
-            html = path.open("rb").read(512).lstrip().lower().startswith((b"<!doctype", b"<html"))
-            path.unlink(missing_ok=True)
-            if html:
-                raise InputError(f"{source}: the server sent a page of HTML, not a checkpoint; give the address of the file")
-        raise
+    source = str(source)
+    _, state = open_source(source)
     weights, notes = find_weights(state, source, ema)
     facts, ours = find_facts(state, source)
     classes = state.get("classes")
@@ -88,6 +79,20 @@ def class_names(classes: list[str] | None, outputs: int, data_classes: list[str]
 
 def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
+
+
+def open_source(source: str) -> tuple[Path, dict]:
+    """The path of a file, downloaded first where `source` is a URL, and its content. A damaged download is removed."""
+    path = download(source) if is_url(source) else Path(source)
+    try:
+        return path, states.read_any(path)
+    except InputError:
+        if is_url(source) and path.is_file():
+            html = path.open("rb").read(512).lstrip().lower().startswith((b"<!doctype", b"<html"))
+            path.unlink(missing_ok=True)
+            if html:
+                raise InputError(f"{source}: the server sent a page of HTML, not a checkpoint; give the address of the file")
+        raise
 
 
 def download(url: str) -> Path:

@@ -58,7 +58,7 @@ def train(args) -> None:
     """Train or go on; after each epoch a line of the log and the checkpoint. Raises InputError for what cannot be trained."""
     output = args.output_dir
     if foreign.is_url(args.resume or ""):
-        args.resume = str(foreign.download(args.resume))
+        args.resume = str(foreign.open_source(args.resume)[0])
     resume = run_folder.claim(output, args.resume, args.overwrite)
     found = weights.read_to_continue(str(resume)) if resume else None
 
@@ -101,9 +101,8 @@ def train(args) -> None:
     del found
     say_setup(model, loader, len(val_set), start_epoch, args)
     wrapped = wrap(model, args.loss == "zipf", args.compile, args.device)
-    kept_epochs = start_epoch if resume == output / checkpoint.NAME else 0
-    log = run_folder.Log(output, kept_epochs)
-    board = TensorBoard(output, kept_epochs) if args.tensorboard and is_first() else None
+    log = run_folder.Log(output, resume, start_epoch, args.epochs)
+    board = TensorBoard(output, log.kept_epochs) if args.tensorboard and is_first() else None
     inputs = {"input_size": args.input_size, "mean": args.mean, "std": args.std, "interpolation": "bicubic", "crop_ratio": ratio}
     source = {"data": CIFARS[args.data_set].__name__.lower() if args.data_set in CIFARS else None, "data_path": args.data_path}
     facts = checkpoint.facts(model=args.model, library="timm", num_classes=args.num_classes, **inputs, **source)

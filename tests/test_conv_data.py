@@ -182,6 +182,17 @@ def test_published_corruptions(cifar_like, tmp_path):
     assert len(every) == 75 and found["corrupted"]["top1"] == pytest.approx(sum(every) / 75)
     assert len(re.findall(r"^\w+ +error", result.stdout, re.M)) == 16
 
+    # A checkpoint whose classes have another order reads the same labels, which count the sorted names.
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    head = {key: value[order] for key, value in state["model"].items() if key.startswith("linear.")}
+    names = [classes[index] for index in order]
+    torch.save(state | {"model": state["model"] | head, "classes": names}, tmp_path / "reordered.pth")
+    again = [*words[:1], tmp_path / "reordered.pth", *words[2:-1], tmp_path / "again.json"]
+    assert run(CONV_EVALUATE, *again).returncode == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["corrupted"]["top1"] == pytest.approx(found["corrupted"]["top1"])
+    assert again["corrupted"]["nll"] == pytest.approx(found["corrupted"]["nll"], abs=1e-6)
+
     np.save(tmp_path / "labels.npy", np.tile(labels.numpy() // 2, 5))  # as of another data set
     complains(run(CONV_EVALUATE, *words), "labels from 0 to 4, the model has 10 classes")
     np.save(tmp_path / "snow.npy", five[:10])

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import http.server
+import json
 import shutil
 import threading
 
@@ -19,8 +20,8 @@ from training import assert_same, log
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 viz = Subproject("viz")
 InputError = conv.load("errors").InputError
-states, options, train, models, initial, optimizer, evaluate = (
-    conv.load(name) for name in ("states", "options", "train", "models", "initial", "optimizer", "evaluate")
+states, options, train, models, initial, optimizer, evaluate, engine = (
+    conv.load(name) for name in ("states", "options", "train", "models", "initial", "optimizer", "evaluate", "engine")
 )
 distillation, foreign, small_images = (conv.load(name) for name in ("distillation", "foreign", "data.small_images"))
 QUICK = "--model resnet8 --width 8 --stem-stride 2 --device cpu --num-workers 0 --warmup-epochs 0 --epochs 1".split()
@@ -227,10 +228,61 @@ def test_a_run_goes_on_from_an_address(digits, tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/checkpoint.pth"
         more = ("--batch-size", 200, "--epochs", 2, "--resume")
+        (digits.parent / "page.html").write_text("<html></html>")
+        with pytest.raises(InputError, match="a page of HTML"):
+            trained(tmp_path / "page", *more, url.replace("checkpoint.pth", "page.html"))
         fetched, local = trained(tmp_path / "url", *more, url), trained(tmp_path / "file", *more, digits)
         server.shutdown()
     assert fetched["epoch"] == 1 and len(list((tmp_path / "cache/hub/checkpoints").iterdir())) == 1
     assert_same(fetched["model"], local["model"])
+
+
+def test_a_run_that_is_complete_elsewhere_replaces_nothing(digits, tmp_path):
+    before = trained(tmp_path, "--batch-size", 200, "--seed", 1)
+    with pytest.raises(InputError, match="has all its 1 epochs already"):
+        trained(tmp_path, "--batch-size", 200, "--overwrite", "--resume", digits)
+    assert_same(states.read(tmp_path / "checkpoint.pth")["model"], before["model"])
+
+
+def test_evaluation_takes_names_and_steps_from_the_file_and_the_command(digits, tmp_path, capsys):
+    """Weights from elsewhere whose classes have names, in reverse; and no step of more images than --batch-size."""
+    state = states.read(digits)
+    head = {key: value.flip(0) for key, value in state["model"].items() if key.startswith("linear.")}
+    torch.save({"model": state["model"] | head, "classes": state["classes"][::-1]}, tmp_path / "reversed.pth")
+    words = ["--data", "digits", "--model", "resnet8", "--width", 8, "--stem-stride", 2, "--device", "cpu", "--batch-size", 100]
+    words += ["--mean", *state["args"]["mean"], "--std", *state["args"]["std"], "--output", tmp_path / "r.json"]
+    parser = evaluate.get_parser()
+    evaluate.main(parser.parse_args([str(word) for word in ("--checkpoint", tmp_path / "reversed.pth", *words)]))
+    found = json.loads((tmp_path / "r.json").read_text())["clean"]["top1"]
+    assert found == pytest.approx(log(digits.parent)[-1]["val_top1"])
+    images = small_images.SmallImages(
+        torch.zeros(397, 8, 8, 3, dtype=torch.uint8), torch.zeros(397).long(), ["a", "b"], [0.0] * 3, [1.0] * 3, "cpu"
+    )
+    seen = []
+    engine.evaluate(torch.nn.Sequential(Spy(seen), torch.nn.Flatten(), torch.nn.LazyLinear(2)), images, 2, 100)
+    assert seen == [100, 100, 100, 97]
+
+
+class Spy(torch.nn.Module):
+    """Notes the sizes of batches."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        return images
+
+
+def test_a_subset_trains_on_its_own_pixels():
+    """Images whose pixels are their labels, without any augmentation set after the choice of the subset."""
+    numbers = torch.arange(10)
+    images = small_images.SmallImages(
+        numbers.byte().view(10, 1, 1, 1).expand(10, 8, 8, 3), numbers, list("0123456789"), [0.0] * 3, [1 / 255] * 3, "cpu"
+    )
+    for batch, labels in images.keep(torch.tensor([7, 8, 9])).training_batches(3, seed=0, epoch=0):
+        assert torch.equal(batch[:, 0, 0, 0].round().long(), labels) and labels.min() == 7
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path):
@@ -239,6 +291,8 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path):
     after = state["model"]
     assert all(torch.equal(after[key], value) == (not key.startswith("linear.")) for key, value in before.items())
     assert len(state["optimizer"]["state"]) == 2 and log(tmp_path)[-1]["val_top1"] > 20  # twice chance
+    with pytest.raises(InputError, match="--freeze-backbone: needs --init"):  # no weights, for there is no checkpoint yet
+        trained(tmp_path / "fresh", "--freeze-backbone", "--resume", "auto")
 
 
 def test_layer_decay_lowers_the_rate_by_a_factor_per_stage():

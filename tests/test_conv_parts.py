@@ -1,12 +1,14 @@
 """Conv/common_resnet, part by part: models, small images in memory, long tails, groupings, data from everywhere."""
 
 import gzip
+import pickle
 import shutil
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 import torchvision.transforms.functional as TF
 from PIL import Image
 
@@ -21,10 +23,20 @@ create_model, model_facts = conv.load("models").create_model, conv.load("models"
 open_data, Inputs = conv.load("data").open_data, conv.load("data").Inputs
 epoch_order, SmallImages = conv.load("data.order").epoch_order, conv.load("data.small_images").SmallImages
 GROUPINGS, group = conv.load("data.superclasses").GROUPINGS, conv.load("data.superclasses").group
-viz = Subproject("viz")
+viz, deit = Subproject("viz"), Subproject("Deit")
 open_images = viz.load("images.find").open_images
 
 # ----------------------------------------------------------------------------------------------------------- models
+
+
+def test_recipes_are_the_customary_ones():
+    """ImageNet: torchvision's reference script, for 8 processes of 32 images. CIFAR: 200 epochs with the cosine."""
+    recipes = {}
+    for name in ("imagenet", "cifar10", "cifar100"):
+        source = conv.load("catalogue").SOURCES[name]
+        recipes[name] = (source.epochs, source.batch_size, source.lr, source.weight_decay, source.sched, source.decay_epochs)
+    assert recipes["imagenet"] == (90, 256, 0.1, 1e-4, "step", (30, 60))
+    assert recipes["cifar10"] == recipes["cifar100"] == (200, 128, 0.1, 5e-4, "cosine", ())
 
 
 def test_cifar_resnets_are_the_papers():
@@ -211,6 +223,33 @@ def test_a_class_may_have_the_splits_name(ten, tmp_path, mapped):
         assert found.classes == classes and found.labels.tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize("name, classes", [("cifar10", 10), ("cifar100", 100)])
+def test_each_split_of_torchvisions_cifar_is_its_own_in_all_readers(name, classes, tmp_path, monkeypatch):
+    """Files in the authors' form with other pictures in each split; their checksums are not those of the real ones."""
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    folder, random = tmp_path / kind.base_folder, np.random.default_rng(0)
+    folder.mkdir()
+    expected = {"train": ([], []), "val": ([], [])}
+    for split, files in (("train", kind.train_list), ("val", kind.test_list)):
+        for file, _ in files:
+            planes, labels = random.integers(256, size=(4, 3072), dtype=np.uint8), random.integers(classes, size=4).tolist()
+            (folder / file).write_bytes(pickle.dumps({"data": planes, "labels" if classes == 10 else "fine_labels": labels}))
+            expected[split][0].append(planes.reshape(4, 3, 32, 32).transpose(0, 2, 3, 1))
+            expected[split][1].extend(labels)
+    names = [f"class {number}" for number in range(classes)]
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}))
+    cifar = deit.load("data.cifar")
+    for split, (planes, labels) in expected.items():
+        images, found, theirs = pixels.read(name, tmp_path, split, 32)
+        assert np.array_equal(images.numpy(), np.concatenate(planes)) and found.tolist() == labels and theirs == names
+        read = cifar.CifarImages(tmp_path, split, kind)
+        assert np.array_equal(np.stack([read[i][0] for i in range(len(read))]), images.numpy()) and read.labels.tolist() == labels
+        with viz.active():
+            read = open_images(tmp_path, split, name)
+        assert np.array_equal(np.stack([read[i][0] for i in range(len(read))]), images.numpy()) and read.labels.tolist() == labels
+
+
 def test_idx_files(tmp_path):
     images = np.random.default_rng(0).integers(256, size=(5, 28, 28), dtype=np.uint8)
     header = bytes([0, 0, 8, 3]) + np.array(images.shape, ">u4").tobytes()
@@ -222,9 +261,10 @@ def test_idx_files(tmp_path):
     assert classes[9] == "Ankle boot"
     raw = tmp_path / "download/FashionMNIST/raw"  # as torchvision leaves it, which viz/ finds by the checkpoint's data_path
     raw.mkdir(parents=True)
-    for stem in ("train", "t10k"):
+    for stem, content in {"train": labels[:8] + bytes(5), "t10k": labels}.items():
         (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(labels)
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(content)
+    assert pixels.read("fashion-mnist", tmp_path / "download", "train", 28)[1].tolist() == [0] * 5
     again = pixels.read("fashion-mnist", tmp_path / "download", "val", 28)
     assert torch.equal(again[0], found) and torch.equal(again[1], targets) and again[2] == classes
     with viz.active():

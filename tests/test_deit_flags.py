@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from torchvision import transforms
 
 from conftest import ROOT, complains
-from training import DEIT, PLAIN, SMALL, log, options
+from training import DEIT, DEIT_DEFAULTS, PLAIN, SMALL, log, options
 
 SUBPROJECT = DEIT
 InputError, main = DEIT.load("errors").InputError, DEIT.load("main").main
@@ -65,6 +66,49 @@ def settled(*words):
     args = options("--data-path", "here", "--device", "cpu", *words)
     fill_in(args)
     return args
+
+
+def test_options_reach_what_is_built():
+    """Each option with a value other than its default, followed into the optimiser, the schedule, the mixing and the model."""
+    build = DEIT.load("main")
+    words = "--opt sgd --momentum 0.7 --weight-decay 0.03 --lr 0.5 --unscale-lr --min-lr 0.001 --warmup-epochs 2 --warmup-lr 0.1"
+    words += " --lr-noise 0.1 0.9 --lr-noise-pct 0.3 --lr-noise-std 0.4 --sched step --decay-epochs 7 --decay-rate 0.2"
+    args = settled(*words.split())
+    args.scaled_lr = args.lr
+    model = timm.create_model("test_vit", num_classes=2)
+    optimizer, scheduler = build.build_optimizer(model, args)
+    group = next(group for group in optimizer.param_groups if group["weight_decay"])
+    assert (group["momentum"], group["weight_decay"], group["initial_lr"]) == (0.7, 0.03, 0.5)
+    kept = (scheduler.noise_pct, scheduler.noise_std, scheduler.warmup_t, scheduler.decay_t, scheduler.decay_rate)
+    assert kept == (0.3, 0.4, 2, 7, 0.2) and scheduler.noise_range_t == [30, 270]
+    cosine = build.build_optimizer(model, settled_for("--min-lr", 0.001, "--warmup-lr", 0.1))[1]
+    assert (cosine.lr_min, cosine.warmup_lr_init) == (0.001, 0.1)
+    betas = build.build_optimizer(model, settled_for("--opt-betas", 0.8, 0.95))[0]
+    assert betas.param_groups[0]["betas"] == (0.8, 0.95)
+
+    words = "--mixup 0.3 --cutmix 0.6 --mixup-prob 0.5 --mixup-switch-prob 0.2 --mixup-mode elem"
+    mixup = build.build_mixup(settled_for(*words.split()))
+    found = (mixup.mixup_alpha, mixup.cutmix_alpha, mixup.mix_prob, mixup.switch_prob, mixup.mode)
+    assert found == (0.3, 0.6, 0.5, 0.2, "elem") and mixup.label_smoothing == 0
+    assert build.build_mixup(settled_for("--cutmix-minmax", 0.2, 0.8)).cutmix_minmax == [0.2, 0.8]
+    crop = build.build_augmentation(settled("--train-interpolation", "bilinear")).transforms[0]
+    assert crop.interpolation == transforms.InterpolationMode.BILINEAR
+
+    dropped = DEIT.load("models").create_model("test_vit", 2, 160, 0.25, 0.3)
+    rates = [module.drop_prob for module in dropped.modules() if isinstance(module, timm.layers.DropPath)]
+    assert dropped.head_drop.p == 0.25 and max(rates) == pytest.approx(0.3) and rates == sorted(rates)
+
+
+def settled_for(*words):
+    """What main.py settles before it builds: two classes, a rate that is not scaled."""
+    args = settled(*words)
+    args.num_classes, args.scaled_lr = 2, args.lr
+    return args
+
+
+def test_defaults_are_those_of_deits_paper():
+    args = options("--data-path", "here")
+    assert {name: getattr(args, name) for name in DEIT_DEFAULTS} == DEIT_DEFAULTS
 
 
 def test_both_names_of_one_thing_mean_the_same():

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import nn
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from training import DEIT, PLAIN, SMALL, log, options
 
 SUBPROJECT = DEIT
-maxsup_loss, transforms = DEIT.load("maxsup_loss"), DEIT.load("data.transforms")
+maxsup_loss, models, transforms = (DEIT.load(name) for name in ("maxsup_loss", "models", "data.transforms"))
 trainer, engine, loaders, distributed = (DEIT.load(name) for name in ("main", "engine", "data.loaders", "distributed"))
 
 # ------------------------------------------------------------------------------------------------------- optimisation
@@ -250,3 +251,20 @@ def test_mixed_targets_hold_two_shares_alone_which_differ_between_epochs(words):
         shares.append(share[0, 0].item())
     orders = {tuple(targets.argmax(1).tolist()) for targets in recorder.seen}
     assert len(orders) == len(set(shares)) == 3 and all(0.5 < share < 1 for share in shares)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_the_dense_logits_are_the_classifiers_view_of_each_location(name):
+    """Where the pooling is a mean right before a linear classifier, their mean is the logits; tokens of no location have none."""
+    torch.manual_seed(0)
+    model = models.create_model(name, 5, 64, 0.0, 0.0).eval()
+    images = torch.randn(2, 3, 64, 64)
+    logits, dense = models.WithDenseLogits(model)(images)
+    features = model.forward_features(images)
+    if name == "test_vit":
+        features = features[:, model.num_prefix_tokens :]
+        torch.testing.assert_close(dense, F.linear(features, model.head.weight, model.head.bias).transpose(1, 2))
+        assert dense.shape == (2, 5, 16)
+    elif name == "test_resnet":
+        torch.testing.assert_close(dense.mean(2), logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, model(images))

@@ -31,6 +31,13 @@ def test_configs_and_losses():
     }
     assert (original.training.epochs, original.training.batch_size, original.training.weight_decay) == (90, 512, 1e-4)
     assert (original.resolution.min_res, original.resolution.max_res) == (224, 224) and found["rn18"].model.arch == "resnet18"
+    short = found["rn50_16"]  # ffcv-imagenet's 16 epochs
+    assert (short.lr.lr, short.lr.for_batch, short.lr.schedule, short.lr.peak_epoch) == (1.7, 4096, "cyclic", 2)
+    assert list(vars(short.resolution).values()) == [160, 192, 11, 13] and short.validation.lr_tta
+    assert (short.training.epochs, short.training.batch_size, short.training.weight_decay) == (16, 512, 1e-4)
+    one, other = ({part: vars(value) for part, value in vars(found[name]).items()} for name in ("rn50", "rn18"))
+    different = {f"{part}.{key}" for part in one for key in one[part] if one[part][key] != other[part][key]}
+    assert different == {"model.arch", "logging.folder"}
 
 
 def test_the_command_line_overrides_the_file(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -16,11 +17,18 @@ SCRIPT = ROOT / "benchmarks/gpu.sh"
 
 
 def rehearse(folder, *words):
-    return run("bash", SCRIPT, "--cpu-rehearsal", "--output", folder, "--packs", folder / "none", *words, timeout=600)
+    """As gpu.sh starts it."""
+    words = ["--cpu-rehearsal", "--output", folder, "--packs", folder / "none", *words]
+    return run(ROOT / "benchmarks/gpu.py", *words, timeout=600)
+
+
+def results():
+    """The files that a rehearsal must not touch, with the times of their last changes."""
+    return {path: path.stat().st_mtime_ns for name in ("runs", "tables") for path in (ROOT / "results" / name).rglob("*")}
 
 
 def test_the_rehearsal_measures_every_part_once(tmp_path):
-    state = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
+    before = results()
     result = rehearse(tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "results.json").read_text())
@@ -36,7 +44,15 @@ def test_the_rehearsal_measures_every_part_once(tmp_path):
     found["parts"]["loss"]["torch"] = "1.0"  # another version's result
     (tmp_path / "results.json").write_text(json.dumps(found))
     assert "loss: needs 1 minutes, which are not left" in rehearse(tmp_path, "--minutes", "0.5").stdout
-    assert subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout == state
+    assert results() == before
+
+
+def test_checks_for_a_gpu_pass_on_a_cpu_where_they_have_a_meaning(monkeypatch):
+    """A run with --deterministic, which nothing else here uses."""
+    monkeypatch.setenv("GPU_TESTS_ON", "cpu")
+    words = ["-p", "no:cacheprovider", "-k", "deit-off", ROOT / "tests/test_gpu.py"]
+    result = run(sys.executable, "-m", "pytest", *words, timeout=600)
+    assert result.returncode == 0 and "1 passed" in result.stdout, result.stdout
 
 
 def test_without_a_gpu_it_is_one_line(tmp_path):

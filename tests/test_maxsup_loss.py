@@ -1,11 +1,15 @@
 """maxsup_loss.py against closed forms in float64, brute force, PyTorch's and timm's losses, and finite differences."""
 
+import sys
+from functools import partial
+
 import pytest
 import timm.loss
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
+from conftest import run
 from subprojects import ROOT, Subproject
 
 maxsup_loss = Subproject("Deit").load("maxsup_loss")
@@ -309,9 +313,54 @@ def test_negative_label_smoothing(alpha, shape):
 
 
 def test_a_prior_must_be_a_distribution():
-    for prior in (torch.ones(3), torch.tensor([1.5, -0.5]), torch.full((2, 2), 0.5)):
+    for prior in (torch.ones(3), torch.tensor([1.5, -0.5]), torch.full((2, 2), 0.5), torch.full((3,), torch.nan)):
         with pytest.raises(ValueError, match="sum to 1"):
             LabelSmoothingLoss(0.1, prior)
+    with pytest.raises(ValueError, match="1 probabilities, but the logits 3 classes"):
+        LabelSmoothingLoss(0.1, torch.ones(1))(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("loss", [MaxSupLoss, partial(LabelSmoothingLoss, -0.1)])
+def test_an_unknown_reduction_is_refused(loss):
+    with pytest.raises(ValueError, match="avg"):
+        loss(reduction="avg")(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+
+SHARED_TABLE = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import distributed
+from maxsup_loss import OnlineLabelSmoothingLoss
+
+distributed.start("cpu")
+generator = torch.Generator().manual_seed(0)
+logits, targets = torch.randn(30, 4, generator=generator).requires_grad_(), torch.randint(4, (30,), generator=generator)
+shared = OnlineLabelSmoothingLoss(4)
+rows = slice(0, 7) if distributed.rank() == 0 else slice(7, 30)
+shared(logits[rows], targets[rows])
+shared.renew()
+for row in range(4):  # brute force: the mean prediction over all samples of a class that were predicted right
+    right = (logits.argmax(1) == targets) & (targets == row)
+    expected = logits[right].softmax(1).mean(0) if right.any() else torch.full((4,), 0.25)
+    torch.testing.assert_close(shared.table[row], expected.detach())
+"""
+
+
+def test_processes_share_the_table_of_online_label_smoothing(tmp_path):
+    (tmp_path / "table.py").write_text(SHARED_TABLE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    result = run(*torchrun, tmp_path / "table.py", ROOT / "Deit")
+    assert result.returncode == 0, result.stderr
+
+
+def test_soft_targets_of_online_label_smoothing_stay_float32_under_autocast():
+    loss = OnlineLabelSmoothingLoss(7)
+    loss.table.copy_(torch.rand(7, 7, generator=torch.Generator().manual_seed(0)).softmax(1))
+    logits, _ = make((40, 7), torch.float32)
+    targets = torch.rand(40, 7, generator=torch.Generator().manual_seed(1)).softmax(1)
+    expected = loss(logits, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss(logits, targets), expected)
 
 
 def test_online_label_smoothing_gathers_right_predictions():

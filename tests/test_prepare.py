@@ -19,6 +19,7 @@ from torchvision.datasets import ImageFolder
 
 from archives import jpeg, write_zip
 from conftest import PREPARE, ROOT, complains, prepare, run
+from subprojects import Subproject
 from training import DEIT
 
 SUBPROJECT = DEIT
@@ -357,3 +358,37 @@ def test_a_missing_package_ends_a_preparation_with_one_line(script):
     else:
         assert script in ("bank", "shoppers")
     assert (ROOT / "data/errors.py").read_bytes() == (ROOT / "results/errors.py").read_bytes()
+
+
+def test_tables_are_taken_out_of_nested_archives_and_counted(tmp_path, monkeypatch, capsys):
+    """As the UCI repository packs them: an archive in an archive, beside another table."""
+    tables = Subproject("data").load("tables")
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("bank/t.csv", "a;y\n1;no\n2;no\n3;yes\n")
+    with zipfile.ZipFile(tmp_path / "uci.zip", "w") as archive:
+        archive.writestr("other.csv", "a;y\n")
+        archive.writestr("inner.zip", inner.getvalue())
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--archive", str(tmp_path / "uci.zip"), "--root", str(tmp_path / "bank")])
+    tables.main(tmp_path, "t.csv", "y", rows=3, columns=2, rarest=1)
+    assert (tmp_path / "bank/t.csv").read_text() == "a;y\n1;no\n2;no\n3;yes\n"
+    assert "3 rows, 2 columns, y: 2 no, 1 yes" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="not the published table: 1 rows of the smaller class, not 2"):
+        tables.main(tmp_path, "t.csv", "y", rows=3, columns=2, rarest=2)
+    with pytest.raises(SystemExit, match="holds no s.csv, also not in an archive inside it"):
+        tables.main(tmp_path, "s.csv", "y", rows=3, columns=2, rarest=1)
+
+
+def test_annotated_images_are_counted_and_their_values_checked(tmp_path, monkeypatch, capsys):
+    annotated = Subproject("data").load("annotated")
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number, values in enumerate(([0, 1, 1, 255], [1, 1, 1, 1])):
+        Image.new("RGB", (2, 2)).save(tmp_path / f"images/{number}.jpg")
+        Image.fromarray(np.array(values, np.uint8).reshape(2, 2)).save(tmp_path / f"labels/{number}.png")
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--root", str(tmp_path)])
+    what = ("toy", {"train": ("images", "labels", 2)}, (".jpg",), ".png")
+    annotated.run(*what, {"classes": range(3), "ignored": [255]})
+    assert "train: 2 images, 2 classes, 12.5% of the pixels without a label" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0.png: holds the value 255, which is no class"):
+        annotated.run(*what, {"classes": range(3), "ignored": []})

@@ -2,8 +2,6 @@
 
 import json
 import random
-import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -18,6 +16,7 @@ from PIL import Image
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
+from training import assert_same, kill_after, log
 
 SUBPROJECT = seg = Subproject("Tasks/segmentation")
 main, options, data, engine = (seg.load(name) for name in ("main", "options", "data", "engine"))
@@ -96,27 +95,6 @@ def go(scenes, folder, *words):
     main.main(parsed)
 
 
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def assert_same(a, b):
-    """Two nested structures of tensors and plain values are equal to the bit."""
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
-
-
 # -------------------------------------------------------------------------------------------------------- training
 
 
@@ -154,12 +132,7 @@ def test_logits_are_those_of_the_checkpoint(scenes, trained):
 
 def test_killed_and_resumed_is_the_same_to_the_bit(scenes, tmp_path):
     words = [*QUICK, "--data-path", scenes, "--loss", "maxsup", "--epochs", 6, "--warmup-steps", 2, "--eval-every", 6]
-    command = [sys.executable, MAIN, *words, "--output_dir", tmp_path / "killed"]
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("epoch   2/6"):
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after(2, tmp_path / "killed", MAIN, *words, "--output_dir", tmp_path / "killed")
     kept = torch.load(tmp_path / "killed/checkpoint.pth", weights_only=True)["epoch"] + 1
     assert 1 <= kept < 6
     go(scenes, tmp_path / "killed", "--loss", "maxsup", "--epochs", 6, "--warmup-steps", 2, "--eval-every", 6, "--resume", "auto")
@@ -256,6 +229,29 @@ def test_rates_are_polynomial_with_a_linear_start():
     rates = [options.rate(step, args) for step in range(101)]
     assert rates[0] == 0.1 and rates[50] == pytest.approx(0.5**0.9) and rates[100] == 0
     assert all(later < earlier for earlier, later in zip(rates[9:], rates[10:], strict=False))
+
+
+def test_recipes_are_the_published_ones():
+    """Of the configuration files that options.py names."""
+    names = ("crop", "steps", "batch_size", "optimizer", "lr", "weight_decay", "power", "warmup_steps", "drop_path")
+    found = {data: [getattr(options.RECIPES[data], name) for name in names] for data in ("cityscapes", "ade20k")}
+    assert found["cityscapes"] == [[512, 512], 30_000, 16, "sgd", 0.01, 1e-4, 1.0, 0, 0.0]
+    assert found["ade20k"] == [[512, 512], 160_000, 16, "adamw", 6e-5, 0.01, 1.0, 1500, 0.1]
+
+
+@pytest.mark.parametrize("name, kind", [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_norms_biases_and_positions_do_not_decay(name, kind):
+    words = ["--data-path", "x", "--optimizer", name, "--weight-decay", 0.3, "--lr", 0.2, "--momentum", 0.7]
+    args = arguments(*words, "--model", "upernet_test_vit")
+    model = models.create_model(args.model, 7, [64, 64])
+    optimizer = main.build_optimizer(model, args)
+    assert type(optimizer) is kind and optimizer.param_groups[0].get("momentum", 0.7) == 0.7
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    free = {name for name, p in model.named_parameters() if decays[id(p)] == 0}
+    positions = ("pos_embed", "cls_token")
+    assert free == {name for name, p in model.named_parameters() if p.ndim == 1 or name.endswith(positions)}
+    assert set(decays.values()) == {0, 0.3} and any(name.endswith(positions) for name in free)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.2}
 
 
 # ------------------------------------------------------------------------------------------------ metrics and windows
@@ -413,7 +409,7 @@ def bad(kind, root):
     "kind, message",
     [
         ("missing annotation", r"train/1.jpg: its annotation .*trainannot/1.png is missing"),
-        ("missing image", r"testannot/2.png: its image .*test/2.jpg is missing"),
+        ("missing image", r"testannot/2.png: its image .*test/2.png is missing"),
         ("value", r"trainannot/1.png: holds the value 12, which is no class of camvid"),
         ("size", r"trainannot/1.png: 64 x 47 pixels, but its image .*train/1.jpg has 64 x 48"),
         ("rgb", r"trainannot/1.png: a picture in mode RGB"),
@@ -451,13 +447,15 @@ def test_bad_files_are_named(tmp_path, kind, message):
         ("--lr 1e9", "the loss is nan in epoch 1, step"),
         ("--epochs 3 --steps 7", "give one of them"),
         ("--shorter-side 50", "--size and --shorter-side"),
-        ("--warmup-steps 5", "--warmup-steps 5: fewer than the 3 steps"),
-        ("--window 32 32 --window-stride 40 40", "would leave gaps"),
+        ("--warmup-steps 5", "--warmup-steps 5: a run of 3 steps needs a shorter warm-up"),
+        ("--eval sliding --window 32 32 --window-stride 40 40", "would leave gaps"),
         ("--logits nowhere/a.pt", "names a file in a folder that exists"),
         ("--init missing.pth", "missing.pth: no such checkpoint"),
         ("--resume missing.pth", "missing.pth: no such checkpoint"),
         ("--sync-bn", "on GPUs only"),
-        ("--drop-path 0.5", "for vision transformers, not for test_resnet"),
+        ("--drop-path 0.1", "--drop-path 0.1: for vision transformers, not for deeplabv3plus_test_resnet"),
+        ("--aux-weight 0.4", "--aux-weight 0.4: for vision transformers"),
+        ("--window 32 32", "--window and --window-stride: for --eval sliding"),
     ],
 )
 def test_wrong_options_are_one_line(scenes, tmp_path, words, message):
@@ -485,6 +483,12 @@ def test_another_run_is_neither_resumed_nor_lost(scenes, trained, tmp_path):
     (tmp_path / "torn.pth").write_bytes(own.read_bytes()[:-2000])
     with pytest.raises(InputError, match="torn.pth: damaged"):
         go(scenes, tmp_path / "c", "--resume", tmp_path / "torn.pth", "--loss", "ce", "--steps", 3)
+    fewer = write_scenes(tmp_path / "fewer", {"train": 8, "val": 3, "test": 5})
+    with pytest.raises(InputError, match="trained on other images than .*fewer holds now"):
+        go(fewer, tmp_path / "d", "--resume", own, "--loss", "ce", "--epochs", 20)
+    go(scenes, tmp_path / "e", "--loss", "ce", "--steps", 4)  # 3 steps are an epoch
+    with pytest.raises(InputError, match="ended after 4 steps, within its epoch 2; a run goes on from whole epochs of 3"):
+        go(scenes, tmp_path / "e", "--loss", "ce", "--steps", 6, "--resume", "auto")
 
 
 def test_logits_larger_than_memory_are_refused_before_training(scenes, tmp_path, monkeypatch):
@@ -503,6 +507,31 @@ def test_a_transformer_gives_four_scales_and_takes_any_size():
     logits, auxiliary = model.train()(torch.zeros(2, 3, 50, 70))
     assert logits.shape == auxiliary.shape == (2, 7, 50, 70)
     assert model.eval()(torch.zeros(1, 3, 33, 41)).shape == (1, 7, 33, 41)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("upernet_vit_small_patch8_224", "its patches have \\(8, 8\\) pixels, not 16 x 16"),
+        ("upernet_swin_tiny_patch4_window7_224", "cannot be built .*doesn't match model"),
+    ],
+)
+def test_backbones_that_cannot_take_any_image_are_refused(name, reason):
+    with pytest.raises(InputError, match=reason):
+        models.create_model(name, 7, [64, 64])
+
+
+def test_embeddings_of_the_patches_alone_are_resampled(tmp_path):
+    """DeiT-III has no position for its class token: a grid of 4 x 4 becomes one of 8 x 8."""
+    classifier = timm.create_model("test_vit", num_classes=10, img_size=64, no_embed_class=True)
+    torch.save({"model": classifier.state_dict(), "args": {}}, tmp_path / "deit3.pth")
+    model = models.create_model("upernet_test_vit", 7, [64, 64])
+    backbone = timm.create_model("test_vit", num_classes=0, img_size=128, no_embed_class=True)
+    model.encoder.vit.model = backbone
+    models.start_from(tmp_path / "deit3.pth", model)
+    grid = classifier.pos_embed.view(1, 4, 4, -1).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (8, 8), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(backbone.pos_embed, expected)
 
 
 def test_a_transformer_starts_from_a_checkpoint_of_deit(tmp_path):
@@ -568,6 +597,13 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     foreign = {"model": {}, "args": {"model": "resnet18"}}
     with pytest.raises(InputError, match="no checkpoint of main.py"):
         uncertainty_maps.maps_of(foreign, own, args)
+
+
+def test_images_are_found_by_number_and_by_name(tmp_path):
+    images = data.Images(arguments("--data-path", write_scenes(tmp_path, {"train": 4, "val": 1, "test": 3})), "test")
+    (tmp_path / "test/2.jpg").rename(tmp_path / "test/002.jpg")
+    images.pairs[2] = (tmp_path / "test/002.jpg", images.pairs[2][1])
+    assert [uncertainty_maps.find_image(images, which) for which in ("1", "002", "0.jp")] == [1, 2, 0]
 
 
 def test_ranks_are_those_of_scipy():

@@ -3,10 +3,6 @@
 import argparse
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from itertools import permutations
 
@@ -20,6 +16,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
+from training import kill_after, log
 
 SUBPROJECT = tabular = Subproject("Tasks/tabular")
 main, data, metrics, errors = (tabular.load(name) for name in ("main", "data", "metrics", "errors"))
@@ -29,10 +26,6 @@ MAIN = ROOT / "Tasks/tabular/main.py"
 def train(*words):
     with tabular.active():
         main.main([str(word) for word in words])
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def load(path):
@@ -202,22 +195,27 @@ def test_seeds_are_summarised(table, tmp_path, capsys):
     train(*words, "--seeds", 4, "--seed", 5, "--resume", "auto")  # the finished ones are measured again, the fourth is trained
     again = json.loads((tmp_path / "r/summary.json").read_text())["seeds"]
     assert again[:3] == summary["seeds"] and len(again) == 4
+    assert "summary.json sums up other runs already" in refused(*words, "--seeds", 1, "--seed", 20)
+    with pytest.raises(errors.InputError):  # a rate that ends in NaN: no summary is better than that of other runs
+        train(*words, "--seeds", 1, "--seed", 20, "--overwrite", "--lr", 1e20)
+    assert not (tmp_path / "r/summary.json").exists()
+
+
+def test_columns_may_be_named_like_the_values_of_others(tmp_path):
+    rows = [f"{'ab'[i % 2]},{i % 7},{'yn'[i % 2]}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["job,job_a,bought", *rows]) + "\n")
+    train("--data", tmp_path / "t.csv", "--target", "bought", "--epochs", 1, "--output_dir", tmp_path / "r")
+    assert load(tmp_path / "r/checkpoint.pth")["args"]["columns"] == ["job_a", "job_a", "job_b"]
 
 
 def test_kill_and_resume_is_the_same_to_the_bit(tmp_path):
     """SIGKILL in the middle of the run, then --resume auto, against a run that nobody disturbed."""
     words = ["--loss", "ols", "--epochs", "60", "--batch-size", "32", "--output_dir"]
     train(*words, tmp_path / "whole", "--logits", tmp_path / "whole.pt")
-    command = [sys.executable, str(MAIN), *words, str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    path = tmp_path / "killed/log.jsonl"
-    while process.poll() is None and (not path.exists() or len(path.read_text().splitlines()) < 4):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after(4, tmp_path / "killed", MAIN, *words, tmp_path / "killed")
     done = load(tmp_path / "killed/checkpoint.pth")["epoch"] + 1
     assert 3 <= done < 60
-    with open(path, "a") as file:
+    with open(tmp_path / "killed/log.jsonl", "a") as file:
         file.write('{"epoch": 4')  # half a line, as a kill can leave it
     train(*words, tmp_path / "killed", "--resume", "auto", "--logits", tmp_path / "killed.pt")
     a, b = (load(tmp_path / name / "checkpoint.pth") for name in ("whole", "killed"))
@@ -311,7 +309,8 @@ def test_odd_tables_are_read_and_said(tmp_path, capsys):
         (["--train-share", 1], "--train-share 1.0"),
         (["--data", "bank"], "data/bank/README.md"),
         (["--data", "digits", "--target", "y"], "digits comes with scikit-learn"),
-        (["--logits", "/no/such/folder/l.pt"], "no folder /no/such/folder"),
+        (["--logits", "/no/such/folder/l.pt"], "--logits /no/such/folder/l.pt: names a file in a folder that exists"),
+        (["--logits", "/"], "--logits /: names a file"),
         (["--seeds", 2, "--resume", "x.pth"], "only --resume auto"),
         (["--resume", "/no/such.pth"], "no such checkpoint"),
         (["--lr", 1e20], "not finite"),
@@ -329,7 +328,16 @@ def test_a_run_is_not_lost_and_not_mixed_up(table, tmp_path):
     assert "give one of them" in refused(*words, "--overwrite", "--resume", "auto")
     assert "a run with --loss maxsup, not ce" in refused(*words, "--resume", "auto", "--loss", "ce")
     assert "a run with --seed 0, not 1" in refused(*words, "--resume", "auto", "--seed", 1)
-    assert "trained on other rows" in refused(*words, "--resume", "auto", "--train-share", 0.5)
+    assert "a run with --train-share 0.8, not 0.5" in refused(*words, "--resume", "auto", "--train-share", 0.5)
+    bought = ["--target", "bought", "--epochs", 1, "--output_dir", tmp_path / "bought"]
+    train("--data", table, *bought)
+    train("--data", os.path.relpath(table), *bought, "--resume", "auto")  # another spelling of the same file
+    (tmp_path / "toy.csv").write_text(table.read_text().replace("red", "green"))
+    changed = load(tmp_path / "bought/checkpoint.pth")
+    changed["args"]["data"] = str(tmp_path / "toy.csv")
+    torch.save(changed, tmp_path / "bought.pth")
+    bought[-1] = tmp_path / "again"
+    assert "trained on other rows" in refused("--data", tmp_path / "toy.csv", *bought, "--resume", tmp_path / "bought.pth")
     own = tmp_path / "r/checkpoint.pth"
     words[-1] = tmp_path / "other"
     assert "weights are another model's" in refused(*words, "--resume", damaged(own, tmp_path, lambda s: s["model"].popitem()))

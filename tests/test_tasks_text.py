@@ -4,11 +4,8 @@ import json
 import math
 import os
 import random
-import signal
-import subprocess
-import sys
+import shutil
 import tarfile
-import time
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from sklearn.metrics import log_loss
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
+from training import kill_after, log
 
 SUBPROJECT = text = Subproject("Tasks/text")
 main, data, engine, models, errors = (text.load(name) for name in ("main", "data", "engine", "models", "errors"))
@@ -36,10 +34,6 @@ def refused(*words):
     with pytest.raises(errors.InputError) as caught:
         train(*words)
     return str(caught.value)
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def load(path):
@@ -264,14 +258,7 @@ def test_kill_and_resume_is_the_same_to_the_bit(model, reviews, prose, tmp_path)
     words = [*source, "--loss", "ols", "--epochs", 30, "--eval-every", 30, "--batch-size", 32]
     words += ["--embedding-size", 8, "--hidden-size", 8]
     train(*words, "--output_dir", tmp_path / "whole", "--logits", tmp_path / "whole.pt")
-    command = [sys.executable, MAIN, *SMALL, *words, "--output_dir", tmp_path / "killed"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, env=environment)
-    path = tmp_path / "killed/log.jsonl"
-    while process.poll() is None and (not path.exists() or len(path.read_text().splitlines()) < 3):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after(3, tmp_path / "killed", MAIN, *SMALL, *words, "--output_dir", tmp_path / "killed")
     assert 2 <= load(tmp_path / "killed/checkpoint.pth")["epoch"] + 1 < 30
     train(*words, "--output_dir", tmp_path / "killed", "--resume", "auto", "--logits", tmp_path / "killed.pt")
     a, b = (load(tmp_path / name / "checkpoint.pth") for name in ("whole", "killed"))
@@ -292,6 +279,7 @@ def test_seeds_are_summarised(reviews, tmp_path):
     nll = [log(tmp_path / f"r/seed{seed}")[-1]["val_nll"] for seed in (0, 1)]
     assert summary["summary"]["val_nll"]["mean"] == pytest.approx(np.mean(nll), abs=1e-12) and nll[0] != nll[1]
     assert load(tmp_path / "l-seed0.pt")["logits"].shape == load(tmp_path / "l-seed1.pt")["logits"].shape == (100, 2)
+    assert "summary.json sums up other runs already" in refused(*words, "--seed", 5)
 
 
 def test_embeddings_are_read(reviews, tmp_path, capsys):
@@ -405,7 +393,7 @@ def test_bad_embeddings(content, message, reviews, tmp_path):
         (["--max-tokens", 0], "--max-tokens 0"),
         (["--vocabulary", 3], "--vocabulary 3"),
         (["--lr", 1e25, "--epochs", 2], "not finite"),
-        (["--logits", "/no/such/folder/l.pt"], "no folder /no/such/folder"),
+        (["--logits", "/no/such/folder/l.pt"], "--logits /no/such/folder/l.pt: names a file in a folder that exists"),
     ],
 )
 def test_bad_options(words, message, reviews, tmp_path):
@@ -418,7 +406,11 @@ def test_a_run_is_not_lost_and_not_mixed_up(reviews, tmp_path):
     assert "--overwrite replaces it" in refused(*words)
     assert "a run with --loss maxsup, not ce" in refused(*words, "--resume", "auto", "--loss", "ce")
     assert "a run with --hidden-size 16, not 8" in refused(*words, "--resume", "auto", "--hidden-size", 8)
-    assert "trained on other texts" in refused(*words, "--resume", "auto", "--max-tokens", 9)
+    assert "a run with --max-tokens 256, not 9" in refused(*words, "--resume", "auto", "--max-tokens", 9)
+    shutil.copytree(reviews, tmp_path / "fewer")
+    next((tmp_path / "fewer/train").rglob("*.txt")).write_text("other words")
+    words[1] = tmp_path / "fewer"
+    assert "trained on other texts" in refused(*words, "--resume", "auto")
 
 
 def test_an_archive_of_reviews_is_read_to_its_checksum(tmp_path):

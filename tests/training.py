@@ -18,6 +18,13 @@ MAIN = ROOT / "Deit/main.py"
 # A small ViT: no batch norm, whose statistics would differ between one process and two.
 SMALL = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0".split()
 PLAIN = [*SMALL, "--no-aug", "--no-repeated-aug", "--drop-path", "0"]
+# Table 9 of Touvron et al. (2021) and, of what it does not list, DeiT's command line.
+DEIT_DEFAULTS = {
+    "epochs": 300, "batch_size": 64, "opt": "adamw", "lr": 5e-4, "weight_decay": 0.05, "sched": "cosine", "warmup_epochs": 5,
+    "warmup_lr": 1e-6, "min_lr": 1e-5, "drop_path": 0.1, "drop": 0.0, "reprob": 0.25, "mixup": 0.8, "cutmix": 1.0,
+    "mixup_prob": 1.0, "mixup_switch_prob": 0.5, "mixup_mode": "batch", "aa": "rand-m9-mstd0.5-inc1", "color_jitter": 0.3,
+    "train_interpolation": "bicubic", "repeated_aug": True, "model_ema_decay": 0.99996, "momentum": 0.9, "clip_grad": None,
+}  # fmt: skip
 
 CONV = ROOT / "Conv/common_resnet"
 CONV_TRAIN, CONV_EVALUATE = CONV / "train.py", CONV / "evaluate.py"

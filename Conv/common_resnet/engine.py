@@ -131,7 +131,7 @@ def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp:
     sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # right in the top 5, cross-entropy
     bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64, device=data.device)  # confidence, right
     counts = torch.zeros(2, classes, dtype=torch.float64, device=data.device)  # right, images
-    batch = max(256, batch_size) // distributed.world_size()
+    batch = max(1, batch_size // distributed.world_size())
     steps = -(-len(data) // (batch * distributed.world_size()))
     for images, targets in progress(data.evaluation_batches(batch), "evaluate", steps, batch * distributed.world_size()):
         with autocast(data.device, amp):

@@ -10,6 +10,7 @@ import json
 import math
 from pathlib import Path
 
+import errors
 from errors import InputError, is_first, say
 
 from evaluate_options import check_options, get_parser, within
@@ -41,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
     if args.checkpoint is None:
         raise InputError("--checkpoint is missing: the file to evaluate")
     check_options(args)
+    errors.batch = f"--batch-size {args.batch_size}"
     device = choose_device(args.device)
     distributed.start(device)
     found = foreign.read(args.checkpoint, args.ema)
@@ -50,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
     elif args.model is None or args.data is None:
         raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
     else:
-        side = common_size(args.data_path) if args.data == "folder" and args.data_path else None
+        side = common_size(args.data_path, args.split) if args.data == "folder" and args.data_path else None
         size = args.input_size or side or SOURCES[args.data].size
         in_memory = size == (SOURCES[args.data].size if args.data in SMALL else side)
         crop_ratio = 1.0 if in_memory else args.crop_ratio
@@ -58,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         num_classes = outputs(weights, args.checkpoint)
         say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
         facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": args.mean, "std": args.std}
-        facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, None
+        facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, found.classes
     model = build(facts, weights, args.checkpoint).to(device, memory_format=torch.channels_last)
 
     trained_on = facts["data"] or "folder"
@@ -159,14 +161,16 @@ def corrupted(model: torch.nn.Module, clean: SmallImages, facts: dict, source: s
     folder, classes = Path(source), facts["num_classes"]
     if source:
         batches, source = corruptions.published(folder, facts["input_size"]), str(folder)
+        order = torch.tensor([clean.classes.index(name) for name in sorted(clean.classes)])  # they count the sorted names
     else:
+        order = torch.arange(classes)
         batches = corruptions.generated(clean.images.cpu(), clean.labels.cpu())
         source = "imagecorruptions-imaug, at ImageNet-C's strengths"
     found: dict[str, list[dict]] = {}
     for name, severity, images, labels in batches:
         if labels.max() + 1 != classes or labels.min() < 0:
             raise InputError(f"{folder}: labels from {labels.min()} to {labels.max()}, the model has {classes} classes")
-        images = SmallImages(images, labels, clean.classes, facts["mean"], facts["std"], clean.device)
+        images = SmallImages(images, order[labels], clean.classes, facts["mean"], facts["std"], clean.device)
         found.setdefault(name, []).append(evaluate(model, images, classes, batch_size)[0])
         if severity == corruptions.SEVERITIES[-1]:
             say(f"{name:18} {line(mean(found[name]))}")

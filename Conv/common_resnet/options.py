@@ -75,9 +75,8 @@ def get_parser() -> Parser:
     add("--superclasses", nargs="?", const="default", metavar="FILE", help=coarse)
     add("--holdout", type=float, default=0.0, help="share of the training images to validate on instead of val")
     add("--padding", type=int, help="pixels around small images for random crops; if omitted: by the data set")
-    group.add_argument(
-        "--flip", action=argparse.BooleanOptionalAction, help="random horizontal flips; if omitted: by the data set"
-    )
+    add("--flip", nargs=0, const=True, help="random horizontal flips; if omitted: by the data set")
+    add("--no-flip", nargs=0, const=False, dest="flip", help="no flips")
     add("--cutout", type=int, default=0, help="side of the square that is cut out of small images, pixels")
     add("--mixup-alpha", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
     add("--cutmix-alpha", type=float, default=0.0, help="Beta parameter of cutmix; with mixup, each batch takes one of them")
@@ -112,7 +111,12 @@ def get_parser() -> Parser:
     marks = "where the rate drops, for step; if omitted: the data set's, in proportion"
     add("--decay-epochs", type=int, nargs="+", help=marks)
     add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for step; if omitted: 0.1")
-    add("--warmup-epochs", "--lr-warmup-epochs", type=int, help="epochs in which the rate rises linearly")
+    add(
+        "--warmup-epochs",
+        "--lr-warmup-epochs",
+        type=int,
+        help="epochs in which the rate rises linearly; if omitted: at most a quarter",
+    )
 
     group = parser.add_argument_group("run")
     add("--output-dir", type=Path, help="folder for checkpoint and log; if omitted: output/<data>-<model>-<loss>")
@@ -132,11 +136,14 @@ def get_parser() -> Parser:
     return parser
 
 
-def fill_in(args: argparse.Namespace) -> None:
-    """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
+def fill_in(args: argparse.Namespace) -> list[str]:
+    """Settle what the data set or the machine decides; returns notes worth printing.
+
+    Raises InputError for the first value that means nothing.
+    """
     import torch
 
-    flags = torchvision_flags.translate(args)
+    flags, notes = torchvision_flags.translate(args)
     args.loss, args.data = args.loss or "maxsup", args.data or "digits"
     need_path(args.data, args.data_path)
     source, given = find_source(args), args.warmup_epochs
@@ -163,6 +170,7 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    return notes
 
 
 def choose_device(device: str | None) -> str:
@@ -238,8 +246,6 @@ def check_pairs(args: argparse.Namespace) -> None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
     if args.prior != "uniform" and args.loss != "ls":
         raise InputError(f"--prior {args.prior}: for --loss ls, not {args.loss}")
-    if args.freeze_backbone and not (args.init or args.resume):
-        raise InputError("--freeze-backbone: needs --init, the weights that stay as they are")
     if args.test_only and args.resume in (None, "auto"):
         raise InputError("--test-only needs --resume PATH, the checkpoint to evaluate")
 
@@ -293,5 +299,6 @@ def _recipe(name: str) -> str:
     size = f"{source.size} px" if source.mean else "its own size"
     return (
         f"  {name:14} {size}, {source.epochs} epochs, batch {source.batch_size}, lr {source.lr:g}, "
-        f"weight decay {source.weight_decay:g}, {source.sched}{marks}"
+        f"weight decay {source.weight_decay:g}, {source.sched}{marks}, "
+        f"warm-up {source.warmup_epochs}"
     )

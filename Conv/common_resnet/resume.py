@@ -12,7 +12,7 @@ import states
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
     data alpha alpha_end epochs batch_size lr momentum weight_decay sched decay_epochs decay_rate warmup_epochs seed amp
-    input_size mean std padding flip cutout imbalance_ratio superclasses holdout ema_decay sync_bn label_noise prior
+    input_size mean std padding flip cutout imbalance_ratio superclasses holdout ema_decay sync_bn label_noise
     mixup_alpha cutmix_alpha auto_augment ra_magnitude augmix_severity random_erase opt clip_grad_norm layer_decay freeze_backbone
     distillation_type teacher_path teacher_model teacher_logits distillation_alpha distillation_tau
 """.split()
@@ -36,7 +36,7 @@ def restore(
     missing = [key for key in ("epoch", "classes", *parts) if key not in state]
     if missing:
         raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; evaluate.py reads it")
-    for name in ("model", "width", "stem_stride", "loss"):
+    for name in ("model", "width", "stem_stride", "loss", "prior"):
         if was.get(name) != options[name]:
             raise InputError(f"{path}: a run with --{name.replace('_', '-')} {was.get(name)}, not {options[name]}")
     if state["classes"] != classes:

@@ -6,9 +6,10 @@ that have no effect, and those that are refused.
 
 import argparse
 import math
+import re
 from typing import Any
 
-from errors import InputError, say
+from errors import InputError
 
 from command_line import Parser, add_option, show
 
@@ -57,17 +58,20 @@ def add_flags(parser: Parser) -> None:
     add("--val-resize-size", type=int)
 
 
-def translate(args: argparse.Namespace) -> dict[str, Any]:
+def translate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Turn the flags of loss and initial weights into options, before these are filled in; remove all flags from args.
 
-    Returns those that translate_course is to turn. Raises InputError for a flag that is refused, and for two that contradict.
+    Returns those that translate_course is to turn, and notes on those that have no effect. Raises InputError for a flag that is
+    refused, and for two that contradict.
     """
     names = [_name(flag) for flag in (*WITHOUT_EFFECT, *REFUSED)]
     names += "label_smoothing lr_scheduler lr_step_size model_ema model_ema_decay model_ema_steps".split()
     given = {name: vars(args).pop(name, None) for name in (*names, "pretrained", "weights", "val_resize_size")}
-    for flag, reason in WITHOUT_EFFECT.items():
-        if given[_name(flag)] not in (None, False):
-            say(f"note: {flag} has no effect: {reason}")
+    notes = [
+        f"note: {flag} has no effect: {reason}"
+        for flag, reason in WITHOUT_EFFECT.items()
+        if given[_name(flag)] not in (None, False)
+    ]
     for flag, (accepted, reason) in REFUSED.items():
         value = given[_name(flag)]
         if value not in (None, False, *accepted):
@@ -81,13 +85,21 @@ def translate(args: argparse.Namespace) -> dict[str, Any]:
     if given["pretrained"]:
         _set(args, "init", "imagenet", "--pretrained")
     if given["weights"]:
-        init = given["weights"].rpartition(".")[2]
-        _set(args, "init", "imagenet" if init == "IMAGENET1K_V1" else init, f"--weights {given['weights']}")
+        _set(args, "init", _initial_weights(given["weights"], args.model), f"--weights {given['weights']}")
     if given["lr_scheduler"]:
         _set(args, "sched", SCHEDULES[given["lr_scheduler"]], f"--lr-scheduler {given['lr_scheduler']}")
     elif given["lr_step_size"] is not None:
         _set(args, "sched", "step", f"--lr-step-size {given['lr_step_size']}")
-    return given
+    return given, notes
+
+
+def _initial_weights(weights: str, model: str) -> str:
+    """What --init has for torchvision's --weights: a name such as ResNet50_Weights.IMAGENET1K_V2, a path or a URL."""
+    named = re.fullmatch(r"(\w+)_Weights\.(\w+)", weights)
+    if named and named[1].replace("_", "").lower() != model.replace("_", "").lower():
+        raise InputError(f"--weights {weights} and --model {model} contradict: these are another model's weights")
+    name = named[2] if named else weights
+    return "imagenet" if name == "IMAGENET1K_V1" else name
 
 
 def translate_course(args: argparse.Namespace, given: dict[str, Any]) -> None:

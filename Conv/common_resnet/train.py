@@ -46,11 +46,14 @@ from teacher import build_distillation
 
 def main(args: argparse.Namespace) -> None:
     data = args.data
-    fill_in(args)
+    notes = fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
+    if not args.test_only:
+        distributed.start(args.device)
+    for note in notes:
+        say(note)
     if args.test_only:
         return test(args, data)
-    distributed.start(args.device)
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
         lacking = "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)"
         say(f"--amp bf16: {lacking}; float32 is rounded as they would round it, which is no faster than --amp off")
@@ -65,9 +68,13 @@ def train(args: argparse.Namespace) -> None:
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
     if foreign.is_url(args.resume or ""):
-        args.resume = str(foreign.download(args.resume))
+        args.resume = str(foreign.open_source(args.resume)[0])
     resume = run_folder.claim(args.output_dir, args.resume, args.overwrite)
     state = states.read(resume) if resume else None
+    if args.freeze_backbone and not (args.init or state):
+        raise InputError("--freeze-backbone: needs --init or a checkpoint to --resume, the weights that stay as they are")
+    if args.init and state:
+        say(f"note: --init has no effect: {resume} has the weights")
 
     shape = (args.input_size, args.crop_ratio, args.mean, args.std)
     inputs = Inputs(args.data, args.data_path, *shape, args.device, args.num_workers, args.in_memory)
@@ -126,7 +133,7 @@ def train(args: argparse.Namespace) -> None:
     mixing = Mixing(args.mixup_alpha, args.cutmix_alpha, len(classes), args.seed)
     distillation = build_distillation(args, train_data)
     wrapped = wrap(model, args.loss == "zipf", args.compile, args.device, args.in_memory)
-    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
+    log = run_folder.Log(args.output_dir, resume, start_epoch, args.epochs)
 
     started = time.time()
     for epoch in range(start_epoch, args.epochs):

@@ -136,7 +136,7 @@ class LabelSmoothingLoss(nn.Module):
         alpha_end: float | None = None,
     ):
         super().__init__()
-        if prior is not None and (prior.ndim != 1 or (prior < 0).any() or abs(prior.sum().item() - 1) > 1e-4):
+        if prior is not None and (prior.ndim != 1 or (prior < 0).any() or not abs(prior.sum().item() - 1) <= 1e-4):
             raise ValueError("the prior must be a vector of K probabilities that sum to 1")
         self.alpha = self.alpha_start = alpha
         self.alpha_end = alpha_end
@@ -155,6 +155,8 @@ class LabelSmoothingLoss(nn.Module):
             )
         dim = 0 if logits.ndim == 1 else 1
         log_p = F.log_softmax(_at_least_float32(logits), dim)
+        if self.prior is not None and len(self.prior) != logits.shape[dim]:
+            raise ValueError(f"the prior has {len(self.prior)} probabilities, but the logits {logits.shape[dim]} classes")
         prior = 1 / logits.shape[dim] if self.prior is None else self.prior.view(-1, *[1] * (logits.ndim - 1 - dim))
         # On log-probabilities cross_entropy is the negative log-likelihood: their log-partition is 0.
         at_target = F.cross_entropy(log_p, _like(targets, log_p), ignore_index=self.ignore_index, reduction="none")
@@ -182,7 +184,8 @@ class OnlineLabelSmoothingLoss(nn.Module):
         _refuse_dense(logits, "online label smoothing")
         z = _at_least_float32(logits)
         table = self.table.to(z.dtype)
-        soft_targets = table[targets] if targets.ndim == 1 else targets.to(z.dtype) @ table
+        with torch.autocast(z.device.type, enabled=False):  # it would round the product to half precision
+            soft_targets = table[targets] if targets.ndim == 1 else targets.to(z.dtype) @ table
         if self.training and torch.is_grad_enabled():
             self._gather(z.detach(), targets if targets.ndim == 1 else targets.argmax(1))
         return self.alpha * F.cross_entropy(z, _like(targets, z)) + (1 - self.alpha) * F.cross_entropy(z, soft_targets)
@@ -305,6 +308,8 @@ def _like(targets: Tensor, logits: Tensor) -> Tensor:
 
 def _reduce(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str, weight: Tensor | None = None) -> Tensor:
     """Reduce per-sample losses as nn.CrossEntropyLoss does: class indices may be ignored and have weights."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction {reduction!r} is none of 'none', 'mean' and 'sum'")
     total = loss.numel()
     if not targets.is_floating_point():
         ignored = targets == ignore_index

@@ -129,7 +129,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
         states.write_whole(output / "params.json", lambda file: file.write(text.encode()))
     mixing = Mixing(config.augmentation.mixup_alpha, config.augmentation.cutmix_alpha, num_classes, training.seed)
     wrapped = wrap(model, config.loss.name == "zipf", training.compile, device)
-    log = run_folder.Log(output, start_epoch if resume == output / checkpoint.NAME else 0)
+    log = run_folder.Log(output, resume, start_epoch, training.epochs)
 
     started, epochs = time.time(), training.epochs
     for epoch in range(start_epoch, epochs):

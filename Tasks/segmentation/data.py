@@ -1,5 +1,6 @@
 """Images and their annotations: read with checks, augmented as a function of (seed, epoch, index), normalised on the device."""
 
+import hashlib
 import multiprocessing
 import random
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,10 @@ class Images(Dataset):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def digest(self) -> str:
+        """The SHA-256 of the images' names, by which a resumed run knows that they are the same."""
+        return hashlib.sha256("\n".join(image.name for image, _ in self.pairs).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
         index, seed = item

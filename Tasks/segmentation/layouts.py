@@ -92,7 +92,7 @@ def find_pairs(data: str, root: Path, split: str) -> list[tuple[Path, Path]]:
         raise InputError(f"{folders[0]}: holds no image named *{' or *'.join(layout.image_suffixes)}")
     for own, other, folder, suffix, kind in (
         (images, annotations, folders[1], layout.annotation_suffix, "annotation"),
-        (annotations, images, folders[0], layout.image_suffixes[-1], "image"),
+        (annotations, images, folders[0], layout.image_suffixes[0], "image"),
     ):
         lonely = sorted(own.keys() - other.keys())
         if lonely:

@@ -32,7 +32,7 @@ from models import create_model, start_from
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
-    alpha alpha_end prior steps batch_size optimizer lr momentum weight_decay power warmup_steps seed amp size shorter_side crop
+    alpha alpha_end steps batch_size optimizer lr momentum weight_decay power warmup_steps seed amp size shorter_side crop
     scale flip jitter max_class_share mean std drop_path aux_weight sync_bn
 """.split()
 LARGEST_LOGITS = 2**34  # bytes: the file is gathered in memory
@@ -64,6 +64,7 @@ def train(args) -> None:
     if len(splits["train"]) < args.batch_size:
         raise InputError(f"{len(splits['train'])} training images are fewer than --batch-size {args.batch_size}; lower it")
     settle_length(args, len(splits["train"].order))
+    args.data_digest = splits["train"].images.digest()
     grid = logits_grid(splits["test"].images, args) if args.logits else None
 
     torch.manual_seed(mix(args.seed))
@@ -82,7 +83,7 @@ def train(args) -> None:
     start_epoch = restore(state, resume, model, parts, classes, len(splits["train"].order), args) if state else 0
     say_setup(model, splits, start_epoch, args)
     wrapped = wrap(model, args)
-    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
+    log = run_folder.Log(args.output_dir, resume, start_epoch, args.epochs)
     inputs = {"input_size": list(args.crop), "mean": args.mean, "std": args.std, "interpolation": "bilinear", "crop_ratio": 1.0}
     inputs |= {"data": args.data, "data_path": args.data_path}
     facts = checkpoint.facts(model=args.model, library="smp", num_classes=len(classes), **inputs)
@@ -170,11 +171,13 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
     missing = [key for key in ("epoch", "classes", *parts) if key not in state]
     if missing:
         raise InputError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; --init takes a backbone from it")
-    for name in ("model", "data", "loss"):
+    for name in ("model", "data", "loss", "prior"):
         if was.get(name) != getattr(args, name):
             raise InputError(f"{path}: a run with --{name} {was.get(name)}, not {getattr(args, name)}")
     if state["classes"] != classes:
         raise InputError(f"{path}: trained on other classes, {', '.join(map(str, state['classes'][:3]))} ...")
+    if was.get("data_digest", args.data_digest) != args.data_digest:
+        raise InputError(f"{path}: trained on other images than {args.data_path} holds now")
     for name in SETTINGS:
         if name in was and was[name] != getattr(args, name):
             say(f"warning: {name} was {was[name]} in {path}, now it is {getattr(args, name)}")
@@ -182,6 +185,10 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
     epoch = state["epoch"] + 1
     if epoch > args.epochs:
         raise InputError(f"{path}: has {epoch} epochs already, more than the {args.epochs} that are asked for")
+    if was.get("batch_size") == args.batch_size and was.get("steps", 0) < min(epoch * steps, args.steps):
+        raise InputError(
+            f"{path}: ended after {was['steps']} steps, within its epoch {epoch}; a run goes on from whole epochs of {steps}"
+        )
     states.load_parts(parts, state, path)
     scheduler = parts["lr_scheduler"]
     scheduler.last_epoch = min(epoch * steps, args.steps)  # in steps, as this run counts them

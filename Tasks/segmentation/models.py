@@ -52,18 +52,20 @@ def create_model(name: str, num_classes: int, crop: list[int], drop_path: float 
     decoder, backbone = split_name(name)
     try:
         if is_transformer(backbone):
-            return _upernet_on_transformer(backbone, num_classes, crop, drop_path, pretrained)
-        own = backbone in SMP_ENCODERS
-        weights = ("imagenet" if own else True) if pretrained else None
-        net = DECODERS[decoder](backbone if own else f"tu-{backbone}", encoder_weights=weights, classes=num_classes)
+            model = _upernet_on_transformer(backbone, num_classes, crop, drop_path, pretrained)
+        else:
+            own = backbone in SMP_ENCODERS
+            weights = ("imagenet" if own else True) if pretrained else None
+            net = DECODERS[decoder](backbone if own else f"tu-{backbone}", encoder_weights=weights, classes=num_classes)
+            model = Segmenter(net.encoder, net.decoder, net.segmentation_head)
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, 2 * MULTIPLE, 2 * MULTIPLE))  # some backbones take images of one size only
+        return model.train()
     except InputError:
         raise
     except Exception as error:  # timm and smp refuse a model in many ways, and so does a network that is not there
         reason = (str(error) or repr(error)).splitlines()[0][:200]
         raise InputError(f"--model {name}: cannot be built ({type(error).__name__}: {reason})")
-    if drop_path:
-        raise InputError(f"--drop-path {drop_path}: for vision transformers, not for {backbone}")
-    return Segmenter(net.encoder, net.decoder, net.segmentation_head)
 
 
 def _upernet_on_transformer(backbone: str, classes: int, crop: list[int], drop_path: float, pretrained: bool) -> "Segmenter":
@@ -73,6 +75,8 @@ def _upernet_on_transformer(backbone: str, classes: int, crop: list[int], drop_p
     size = tuple(side + -side % MULTIPLE for side in crop)
     options = {"img_size": size, "dynamic_img_size": True, "drop_path_rate": drop_path, "pretrained": pretrained}
     vit = timm.create_model(backbone, features_only=True, out_indices=taken, **options)
+    if tuple(vit.model.patch_embed.patch_size) != (16, 16):
+        raise InputError(f"--model upernet_{backbone}: its patches have {vit.model.patch_embed.patch_size} pixels, not 16 x 16")
     encoder = TransformerPyramid(vit)
     channels = vit.feature_info.channels()[-1]
     decoder = UPerNetDecoder([0, 0, *[channels] * 4], decoder_channels=512)
@@ -158,7 +162,8 @@ def start_from(path: Path, model: Segmenter) -> str:
     taken = {key: found[key.replace(".", "_")] for key in own if key.replace(".", "_") in found}
     loaded = {key: weights[name] for key, name in taken.items()}
     if "pos_embed" in loaded and loaded["pos_embed"].ndim == 3 and loaded["pos_embed"].shape != own["pos_embed"].shape:
-        grid, prefix = backbone.patch_embed.grid_size, getattr(backbone, "num_prefix_tokens", 1)
+        grid = backbone.patch_embed.grid_size
+        prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens  # those that have a position
         try:
             loaded["pos_embed"] = resample_abs_pos_embed(loaded["pos_embed"], list(grid), num_prefix_tokens=prefix)
         except RuntimeError as error:

@@ -97,7 +97,7 @@ def get_parser() -> Parser:
     group.add_argument("--init", metavar="PATH", help="checkpoint of Deit/ or Conv/ whose weights the backbone takes")
     group.add_argument("--encoder-weights", choices=("imagenet",), help="download pre-trained weights of the backbone")
     group.add_argument("--drop-path", type=float, help="stochastic depth of vision transformers; if omitted: by the data set")
-    group.add_argument("--aux-weight", type=float, default=0.4, help="weight of the auxiliary head that vision transformers get")
+    group.add_argument("--aux-weight", type=float, help="weight of the auxiliary head of vision transformers; if omitted: 0.4")
 
     group = parser.add_argument_group("data; what is not given follows the data set's recipe")
     group.add_argument("--data", default="camvid", choices=LAYOUTS, help="data set")
@@ -145,7 +145,9 @@ def get_parser() -> Parser:
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
     group.add_argument(
-        "--amp", choices=["bf16", "off"], help="mixed precision of training; if omitted: bf16 where the hardware has it"
+        "--amp",
+        choices=["bf16", "off"],
+        help="mixed precision of training; if omitted: bf16 on GPUs and on CPUs that compute in it",
     )
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     group.add_argument("--sync-bn", action=switch, help="batch norm over the crops of all processes; if omitted: on several GPUs")
@@ -165,12 +167,18 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.size and args.shorter_side:
         raise InputError("--size and --shorter-side both say how images are resized: give one of them")
     sized = args.size or args.shorter_side
+    transformer = is_transformer(split_name(args.model)[1])
+    for name in ("drop_path", "aux_weight") if not transformer else ():
+        if getattr(args, name):
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: for vision transformers, not for {args.model}")
+        setattr(args, name, 0.0)
+    args.aux_weight = 0.4 if args.aux_weight is None else args.aux_weight
+    if args.eval == "whole" and (args.window or args.window_stride):
+        raise InputError("--window and --window-stride: for --eval sliding")
     for name in OF_DATA:
         given = sized if name in ("size", "shorter_side") else getattr(args, name)
         if given is None:
             setattr(args, name, getattr(recipe, name))
-    if not is_transformer(split_name(args.model)[1]) and args.drop_path == recipe.drop_path:
-        args.drop_path = 0.0
     args.window = args.window or list(args.crop)
     args.window_stride = args.window_stride or [max(16, side * 2 // 3) for side in args.window]
     for name, (low, high) in RANGES.items():
@@ -223,7 +231,9 @@ def settle_length(args: argparse.Namespace, steps_per_epoch: int) -> None:
         args.steps = args.epochs * steps_per_epoch
     args.epochs = math.ceil(args.steps / steps_per_epoch)
     if args.warmup_steps >= args.steps:
-        raise InputError(f"--warmup-steps {args.warmup_steps}: fewer than the {args.steps} steps, or the rate never falls")
+        raise InputError(
+            f"--warmup-steps {args.warmup_steps}: a run of {args.steps} steps needs a shorter warm-up, or more steps"
+        )
 
 
 def rate(step: int, args: argparse.Namespace) -> float:
@@ -239,9 +249,7 @@ def get_maps_parser() -> Parser:
     )
     parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of main.py, one row each")
     parser.add_argument("--names", nargs="+", help="titles of the rows; if omitted: the losses they were trained with")
-    parser.add_argument(
-        "--data-path", type=Path, help="folder of the data set; if omitted: the one that the first was trained on"
-    )
+    parser.add_argument("--data-path", type=Path, help="folder of the data set; if omitted: the one that each was trained on")
     parser.add_argument("--image", default="0", help="number of the test image, or part of its file name")
     parser.add_argument("--output", type=Path, default=Path("maps.png"), help="figure, .png or .pdf")
     parser.add_argument("--overwrite", action="store_true", help="replace the figure that is there")

@@ -98,7 +98,7 @@ def rank_of_uncertainty(confidence: Tensor, labelled: Tensor) -> Tensor:
 
 def find_image(images: Images, which: str) -> int:
     """The index of a test image from its number or a part of its name. Raises InputError where there is none."""
-    if which.isdigit():
+    if which.isdecimal() and which == str(int(which)):
         if int(which) < len(images):
             return int(which)
         raise InputError(f"--image {which}: the test images have the numbers 0 to {len(images) - 1}")

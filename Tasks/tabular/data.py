@@ -183,7 +183,7 @@ def split_and_encode(table: Table, train_share: float, seed: int) -> tuple[Tenso
         raise InputError("no column has a value in the training rows; give more rows, or raise --train-share")
     numbers = [name for name, c in known.items() if c.dtype.kind != "U"]
     categories = [name for name, c in known.items() if c.dtype.kind == "U"]
-    parts, names = [], []
+    parts = []
     if numbers:
         encoder = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
         parts.append(("numbers", encoder, slice(0, len(numbers))))
@@ -194,11 +194,12 @@ def split_and_encode(table: Table, train_share: float, seed: int) -> tuple[Tenso
         )
         parts.append(("categories", encoder, slice(len(numbers), None)))
     x = np.column_stack([known[name].astype(object) for name in numbers + categories])
-    encoder = ColumnTransformer(parts, verbose_feature_names_out=False)
+    encoder = ColumnTransformer(parts)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # numbers beyond float64's range are reported below
         encoded = [encoder.fit_transform(x[train]), encoder.transform(x[test])]
-    names = list(encoder.get_feature_names_out(numbers + categories))
+    # Without the prefixes of the two parts; column a with the value b has the name of a column a_b, which both may have.
+    names = [name.partition("__")[2] for name in encoder.get_feature_names_out(numbers + categories)]
     if len(names) > MOST_ENCODED:
         raise InputError(
             f"{len(names):,} columns after encoding are more than the MLP can take ({MOST_ENCODED:,}); leave out columns with "

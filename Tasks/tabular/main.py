@@ -31,7 +31,7 @@ from maxsup_loss import make_loss
 from models import create_model
 
 # What should not change between the start of a run and its resumption.
-SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "train_share")
+SETTINGS = ("alpha", "alpha_end", "epochs", "batch_size", "lr")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -51,7 +51,10 @@ def main(words: list[str] | None = None) -> None:
 
 def train_seeds(args, table: Table) -> None:
     """Train every seed in a sub-folder of --output_dir; print the last epoch of each, and the means and standard deviations."""
-    found = []
+    path, found = args.output_dir / "summary.json", []
+    if path.exists() and not (args.overwrite or args.resume):
+        raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
+    path.unlink(missing_ok=True)  # what it says is not true of the runs to come
     for seed in range(args.seed, args.seed + args.seeds):
         own = copy.copy(args)
         own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
@@ -64,7 +67,6 @@ def train_seeds(args, table: Table) -> None:
         summary[key] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
         spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
         print(f"  {key:10} {summary[key]['mean']:9.5f}{spread}")
-    path = args.output_dir / "summary.json"
     text = json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n"
     states.write_whole(path, lambda file: file.write(text.encode()))
     print(f"summary: {path}")
@@ -98,7 +100,7 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
         print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}")
     if not brief:
         say_setup(x_train, x_test, model, args)
-    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
+    log = run_folder.Log(args.output_dir, resume, start_epoch, args.epochs)
 
     metrics, logits = summarise(model, x_train, y_train, x_test, y_test) if start_epoch == args.epochs else ({}, None)
     started = time.perf_counter()
@@ -150,9 +152,9 @@ def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args
     if missing:
         raise InputError(f"{path}: not a checkpoint of this trainer; it has no {', '.join(missing)}")
     was = state["args"]
-    for name in ("loss", "seed", "data", "model"):
+    for name in ("loss", "prior", "seed", "data", "train_share", "model"):
         if was.get(name) != facts[name]:
-            raise InputError(f"{path}: a run with --{name} {was.get(name)}, not {facts[name]}")
+            raise InputError(f"{path}: a run with --{name.replace('_', '-')} {was.get(name)}, not {facts[name]}")
     if state["classes"] != classes or was.get("columns") != facts["columns"] or was.get("data_digest") != facts["data_digest"]:
         raise InputError(f"{path}: trained on other rows, columns or classes than {args.data_path or args.data} gives now")
     if not 0 <= state["epoch"] < args.epochs:

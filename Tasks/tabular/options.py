@@ -93,6 +93,7 @@ def fill_in(args: argparse.Namespace) -> None:
         if not os.path.isfile(args.data):
             known = ", ".join((*SOURCES, "digits"))
             raise InputError(f"--data {args.data}: neither a data set ({known}) nor a file that exists")
+        args.data = os.path.abspath(args.data)  # one spelling, by which a resumed run knows it
     if args.data == "digits" and (args.data_path or args.target or args.categorical or args.drop):
         raise InputError(
             "--data digits comes with scikit-learn: --data-path, --target, --categorical and --drop are for CSV files"
@@ -103,8 +104,8 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError(f"--resume {args.resume}: with --seeds only --resume auto is possible")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    if args.logits is not None and not os.path.isdir(args.logits.parent):
-        raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
+    if args.logits is not None and (args.logits.is_dir() or not args.logits.absolute().parent.is_dir()):
+        raise InputError(f"--logits {args.logits}: names a file in a folder that exists")
     args.output_dir = args.output_dir or Path("output") / f"{Path(args.data).stem}-{args.loss}"
 
 

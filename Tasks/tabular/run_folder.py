@@ -99,16 +99,23 @@ def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:
 class Log:
     """log.jsonl, one JSON object per line and epoch, cut back to the epochs that a resumed run keeps; `seconds` they took.
 
-    A run that keeps none removes the files of the one before: --resume auto must not find them before the new ones.
+    It also removes what the epochs to come make untrue: the old test.json, and the checkpoint of a run that is replaced, which
+    --resume auto must not find before the new one. Raises InputError where a checkpoint from elsewhere leaves no epoch to train,
+    so that nothing would take its place.
     """
 
-    def __init__(self, output: Path, kept_epochs: int):
+    def __init__(self, output: Path, resume: Path | None, start_epoch: int, epochs: int):
         self.path, self.seconds = output / "log.jsonl", 0.0
+        goes_on = resume == output / checkpoint.NAME
+        self.kept_epochs = start_epoch if goes_on else 0
+        if start_epoch >= epochs and not goes_on:
+            raise InputError(f"{resume}: has all its {epochs} epochs already, so there is nothing to train; ask for more epochs")
         if not is_first():
             return
+        stale = [checkpoint.NAME] * (not goes_on) + ["test.json"] * (start_epoch < epochs)
         try:
-            kept = kept_lines(self.path, kept_epochs)
-            for name in (checkpoint.NAME, "test.json", "summary.json") if not kept_epochs else ():
+            kept = kept_lines(self.path, self.kept_epochs)
+            for name in stale:
                 (output / name).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read or replaced ({error.strerror}); move it away")

@@ -31,7 +31,7 @@ from maxsup_loss import make_loss
 from models import MODELS
 
 # What should not change between the start of a run and its resumption.
-SETTINGS = ("alpha", "alpha_end", "prior", "epochs", "batch_size", "lr", "max_tokens", "amp", "device")
+SETTINGS = ("alpha", "alpha_end", "epochs", "batch_size", "lr", "amp", "device")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -61,7 +61,10 @@ def main(words: list[str] | None = None) -> None:
 
 def train_seeds(args, texts: Texts) -> None:
     """Train every seed in a sub-folder of --output_dir; print the last epoch of each, and the means and standard deviations."""
-    found = []
+    path, found = args.output_dir / "summary.json", []
+    if path.exists() and not (args.overwrite or args.resume):
+        raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
+    path.unlink(missing_ok=True)  # what it says is not true of the runs to come
     for seed in range(args.seed, args.seed + args.seeds):
         own = copy.copy(args)
         own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
@@ -74,7 +77,6 @@ def train_seeds(args, texts: Texts) -> None:
         summary[key] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
         spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
         print(f"  {key:10} {summary[key]['mean']:9.5f}{spread}")
-    path = args.output_dir / "summary.json"
     text = json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n"
     states.write_whole(path, lambda file: file.write(text.encode()))
     print(f"summary: {path}")
@@ -99,7 +101,7 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
             found = read_embeddings(args.embeddings, texts.words, model.embedding.weight)
         print(f"embeddings     {found:,} of {len(texts.words):,} words are in {args.embeddings}", flush=True)
     model = model.to(args.device)
-    criterion = build_criterion(args, real_targets(texts), len(classes)).to(args.device)
+    criterion = build_criterion(args, texts, len(classes)).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
     facts = checkpoint.facts(args, texts)
     start_epoch = 0
@@ -111,7 +113,7 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
         print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}", flush=True)
     if not brief:
         say_setup(model, len(classes), args)
-    log = run_folder.Log(args.output_dir, start_epoch if resume == args.output_dir / checkpoint.NAME else 0)
+    log = run_folder.Log(args.output_dir, resume, start_epoch, args.epochs)
 
     metrics, started = {}, time.perf_counter()
     for epoch in range(start_epoch, args.epochs):
@@ -155,16 +157,12 @@ def measure(model: nn.Module, texts: Texts, training_too: bool, args) -> tuple[d
     return metrics, logits, targets
 
 
-def real_targets(texts: Texts) -> Tensor:
-    """The targets of the training split, int64 (M,), without padding."""
-    return texts.train.batch(torch.arange(len(texts.train.lengths)), "cpu")[2]
-
-
-def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
+def build_criterion(args, texts: Texts, classes: int) -> nn.Module:
     """The loss of the command line; args.alpha and args.alpha_end become what the loss uses."""
     prior = {}
     if args.prior == "frequency":
-        prior["prior"] = torch.bincount(labels.cpu(), minlength=classes).float() / len(labels)
+        targets = texts.train.batch(torch.arange(len(texts.train.lengths)), "cpu")[2]  # all of them, without padding
+        prior["prior"] = torch.bincount(targets, minlength=classes).float() / len(targets)
     try:
         criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, **prior)
     except ValueError as error:
@@ -179,7 +177,7 @@ def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args
     if missing:
         raise InputError(f"{path}: not a checkpoint of this trainer; it has no {', '.join(missing)}")
     was = state["args"]
-    for name in ("loss", "seed", "data", "model", "embedding_size", "hidden_size"):
+    for name in ("loss", "prior", "seed", "data", "max_tokens", "vocabulary", "model", "embedding_size", "hidden_size"):
         if was.get(name) != facts[name]:
             raise InputError(f"{path}: a run with --{name.replace('_', '-')} {was.get(name)}, not {facts[name]}")
     if state["classes"] != classes or was.get("data_digest") != facts["data_digest"]:

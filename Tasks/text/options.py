@@ -51,7 +51,9 @@ def get_parser() -> Parser:
     )
     group.add_argument("--max-tokens", type=int, help="tokens per text (imdb) or window (text); if omitted: 256 or 64")
     group.add_argument(
-        "--vocabulary", type=int, help="number of most frequent words to keep; if omitted: 20000 (imdb) or 10000 (text)"
+        "--vocabulary",
+        type=int,
+        help="entries: the most frequent words and three special ones; if omitted: 20000 (imdb) or 10000 (text)",
     )
 
     group = parser.add_argument_group("optimisation: Adam")
@@ -103,8 +105,8 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
-    if args.logits is not None and not os.path.isdir(args.logits.parent):
-        raise InputError(f"--logits {args.logits}: there is no folder {args.logits.parent}")
+    if args.logits is not None and (args.logits.is_dir() or not args.logits.absolute().parent.is_dir()):
+        raise InputError(f"--logits {args.logits}: names a file in a folder that exists")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
 
 

@@ -131,8 +131,7 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
     """Put back what a run's parts remember: the loss, the scaler of mixed precision, and the optimiser's memory.
 
     The optimiser's rates and decay stay this run's, and so does the schedule, for both follow from the command line; its counters
-    of steps come back. Raises
-    InputError for a state that does not fit its part or is not finite.
+    of steps come back. Raises InputError for a state that does not fit its part or is not finite.
     """
     for name, part in parts.items():
         try:
@@ -143,7 +142,7 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
             if isinstance(part, torch.optim.Optimizer):
                 groups, kept = part.state_dict()["param_groups"], state[name]["param_groups"]
                 if [len(group["params"]) for group in kept] != [len(group["params"]) for group in groups]:
-                    raise ValueError("it groups the weights otherwise; was --weight-decay another one?")
+                    raise ValueError("it groups the weights otherwise; it was trained with other options")
                 for group, old in zip(groups, kept, strict=True):
                     group |= {key: old[key] for key in COUNTERS if _is_count(old.get(key))}
                 part.load_state_dict({"state": state[name]["state"], "param_groups": groups})

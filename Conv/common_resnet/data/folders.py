@@ -7,6 +7,7 @@ from pathlib import Path
 from errors import InputError, say
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -125,12 +126,12 @@ def decoded(file: str | io.BytesIO) -> Image.Image:
         return to_rgb(image)
 
 
-def common_size(path: Path) -> int | None:
-    """Pixels a side, 8 to 96, of the training images of a folder or archive that are all squares of one size; else None.
+def common_size(path: Path, split: str = "train") -> int | None:
+    """Pixels a side, 8 to 96, of a folder's or archive's images if all of the split are squares of one size; else None.
 
     Files are opened until one differs, their pixels are not decoded. Raises InputError for a file that is no image.
     """
-    images = open_folder(path, "train")
+    images = open_folder(path, split)
     side = None
     for index in range(len(images)):
         try:
@@ -143,6 +144,12 @@ def common_size(path: Path) -> int | None:
         if not (width == height == side and 8 <= side <= LARGEST_IN_MEMORY):
             return None
     return side
+
+
+def scale_and_shift(mean: list[float], std: list[float], device: str) -> tuple[Tensor, Tensor]:
+    """What normalises pixels x from 0 to 255, as x * scale + shift; both (3, 1, 1). mean and std are of values in [0, 1]."""
+    scale = 1 / (255 * torch.tensor(std, device=device)).view(3, 1, 1)
+    return scale, -torch.tensor(mean, device=device).view(3, 1, 1) * 255 * scale
 
 
 def mean_and_deviation(sums: np.ndarray, squares: np.ndarray, count: int) -> tuple[list[float], list[float]]:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
 import distributed
-from data.folders import Archive, Folder, Pictures, mean_and_deviation
+from data.folders import Archive, Folder, Pictures, mean_and_deviation, scale_and_shift
 from data.order import epoch_order, generator
 
 MEASURED = 1000  # images whose pixels give mean and deviation where these are not known
@@ -43,8 +43,7 @@ class LargeImages:
     def normalise(self, mean: list[float], std: list[float]) -> None:
         """Set what the batches are normalised by, of values in [0, 1]."""
         self.mean, self.std = mean, std
-        self.scale = 1 / (255 * torch.tensor(std, device=self.device)).view(3, 1, 1)
-        self.shift = -torch.tensor(mean, device=self.device).view(3, 1, 1) * 255 * self.scale
+        self.scale, self.shift = scale_and_shift(mean, std, self.device)
 
     def measure(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the channels, over the centres of at most MEASURED training images."""

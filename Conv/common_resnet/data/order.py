@@ -8,7 +8,10 @@ import distributed
 
 
 def mix(*parts: int) -> int:
-    """A 32-bit seed out of several numbers, none of whose bits show through."""
+    """A 32-bit seed out of several numbers, none of whose bits show through.
+
+    Zeros at the end count for nothing: the shuffle of an epoch and the augmentation of its step 0 draw from one stream.
+    """
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 

@@ -78,9 +78,10 @@ def _torchvision(data: str, folder: Path, split: str, download: bool) -> Pixels:
     """Read by torchvision what lies in the folder or, with download, is put there."""
     try:
         found = getattr(torchvision.datasets, TORCHVISION[data][0])(folder, train=split == "train", download=download)
-    except (OSError, RuntimeError) as error:
-        what = "cannot be downloaded into" if download else "is damaged in"
-        raise InputError(f"{data}: {what} {folder} ({str(error).splitlines()[0]}); see --data-path")
+    except Exception as error:  # a damaged file can fail in many ways
+        what = "cannot be downloaded into, or is damaged in," if download else "is damaged in"
+        mend = "; remove that folder to try again, or see --data-path" if download else ""
+        raise InputError(f"{data}: {what} {folder} ({(str(error) or type(error).__name__).splitlines()[0]}){mend}")
     images = torch.as_tensor(found.data)
     return _grey(images) if images.ndim == 3 else images, torch.as_tensor(found.targets).long(), list(found.classes)
 

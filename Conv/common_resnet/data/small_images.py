@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import distributed
-from data.folders import mean_and_deviation
+from data.folders import mean_and_deviation, scale_and_shift
 from data.order import epoch_order, generator, share
 
 
@@ -32,15 +32,13 @@ class SmallImages:
         self.device = device
         if mean and std:
             self.normalise(mean, std)
-        self.padding, self.flip, self.cutout = 0, False, 0
-        self.padded = self.images
         self.rows = None
+        self.augment(padding=0, flip=False, cutout=0)
 
     def normalise(self, mean: list[float], std: list[float]) -> None:
         """Set what the batches are normalised by, of values in [0, 1]."""
         self.mean, self.std = mean, std
-        self.scale = 1 / (255 * torch.tensor(std, device=self.device)).view(3, 1, 1)
-        self.shift = -torch.tensor(mean, device=self.device).view(3, 1, 1) * 255 * self.scale
+        self.scale, self.shift = scale_and_shift(mean, std, self.device)
 
     def measure(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the channels, over all images; see mean_and_deviation."""
@@ -53,7 +51,7 @@ class SmallImages:
         """Keep only the images of these indices; returns itself. self.rows (n,) are theirs in the split, None for all."""
         self.images, self.labels = self.images[rows.to(self.device)], self.labels[rows.to(self.device)]
         self.rows = rows if self.rows is None else self.rows[rows]
-        return self
+        return self.augment(self.padding, self.flip, self.cutout)
 
     def relabel(self, table: list[int], classes: list[str]) -> None:
         """Replace each label by table[label], which counts in `classes`."""
@@ -66,7 +64,7 @@ class SmallImages:
     def augment(self, padding: int, flip: bool, cutout: int) -> "SmallImages":
         """Set what training batches go through; returns itself."""
         self.padding, self.flip, self.cutout = padding, flip, cutout
-        self.padded = F.pad(self.images, (0, 0, padding, padding, padding, padding))
+        self.padded = F.pad(self.images, (0, 0, padding, padding, padding, padding)) if padding else self.images
         return self
 
     def __len__(self) -> int:
