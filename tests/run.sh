@@ -21,4 +21,4 @@ fi
 if [ $# -eq 0 ]; then set -- tests; fi
 # What the tests compare to the last digit, a CPU has computed; benchmarks/gpu.sh runs those for GPUs.
 export CUDA_VISIBLE_DEVICES=
-exec "$PYTHON" -m pytest -q --durations=10 --timeout 900 --numprocesses auto --dist loadfile "$@"
+exec "$PYTHON" -m pytest -q --durations=10 --timeout 1800 --numprocesses auto --dist loadfile "$@"
