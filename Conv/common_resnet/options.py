@@ -111,12 +111,8 @@ def get_parser() -> Parser:
     marks = "where the rate drops, for step; if omitted: the data set's, in proportion"
     add("--decay-epochs", type=int, nargs="+", help=marks)
     add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for step; if omitted: 0.1")
-    add(
-        "--warmup-epochs",
-        "--lr-warmup-epochs",
-        type=int,
-        help="epochs in which the rate rises linearly; if omitted: at most a quarter",
-    )
+    rising = "epochs in which the rate rises linearly; if omitted: by the data set, at most a quarter of --epochs"
+    add("--warmup-epochs", "--lr-warmup-epochs", type=int, help=rising)
 
     group = parser.add_argument_group("run")
     add("--output-dir", type=Path, help="folder for checkpoint and log; if omitted: output/<data>-<model>-<loss>")
