@@ -55,6 +55,16 @@ def test_checks_for_a_gpu_pass_on_a_cpu_where_they_have_a_meaning(monkeypatch):
     assert result.returncode == 0 and "1 passed" in result.stdout, result.stdout
 
 
+@pytest.mark.parametrize(
+    "script", ["cifar", "ffcv_agreement", "gpu", "loading", "logits", "loss", "report", "scale", "train_step"]
+)
+def test_a_benchmark_finds_what_it_imports(script):
+    if script == "ffcv_agreement":
+        pytest.importorskip("ffcv", reason="FFCV is not installed; bash Conv/ffcv/install.sh installs it")
+    result = run(ROOT / f"benchmarks/{script}.py", "--help")
+    assert result.returncode == 0 and "usage: " in result.stdout, result.stderr
+
+
 def test_without_a_gpu_it_is_one_line(tmp_path):
     result = subprocess.run(
         ["bash", SCRIPT, "--output", tmp_path], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
