@@ -73,8 +73,7 @@ def test_options_reach_what_is_built():
     build = DEIT.load("main")
     words = "--opt sgd --momentum 0.7 --weight-decay 0.03 --lr 0.5 --unscale-lr --min-lr 0.001 --warmup-epochs 2 --warmup-lr 0.1"
     words += " --lr-noise 0.1 0.9 --lr-noise-pct 0.3 --lr-noise-std 0.4 --sched step --decay-epochs 7 --decay-rate 0.2"
-    args = settled(*words.split())
-    args.scaled_lr = args.lr
+    args = settled_for(*words.split())
     model = timm.create_model("test_vit", num_classes=2)
     optimizer, scheduler = build.build_optimizer(model, args)
     group = next(group for group in optimizer.param_groups if group["weight_decay"])

@@ -1,6 +1,5 @@
 """maxsup_loss.py against closed forms in float64, brute force, PyTorch's and timm's losses, and finite differences."""
 
-import sys
 from functools import partial
 
 import pytest
@@ -9,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from conftest import run
 from subprojects import ROOT, Subproject
+from training import torchrun
 
 maxsup_loss = Subproject("Deit").load("maxsup_loss")
 LOSS_NAMES, make_loss, max_sup_loss = maxsup_loss.LOSS_NAMES, maxsup_loss.make_loss, maxsup_loss.max_sup_loss
@@ -348,8 +347,7 @@ for row in range(4):  # brute force: the mean prediction over all samples of a c
 
 def test_processes_share_the_table_of_online_label_smoothing(tmp_path):
     (tmp_path / "table.py").write_text(SHARED_TABLE)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = run(*torchrun, tmp_path / "table.py", ROOT / "Deit")
+    result = torchrun(2, ROOT / "Deit", script=tmp_path / "table.py")
     assert result.returncode == 0, result.stderr
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
-from training import assert_same, kill_after, log
+from training import assert_same, kill_after, log, torchrun
 
 SUBPROJECT = seg = Subproject("Tasks/segmentation")
 main, options, data, engine = (seg.load(name) for name in ("main", "options", "data", "engine"))
@@ -191,8 +191,7 @@ torch.testing.assert_close(found, alone.weight.grad)
 
 def test_the_gradient_is_the_mean_over_all_pixels_of_all_processes(tmp_path):
     (tmp_path / "gradients.py").write_text(GRADIENTS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = run(*torchrun, tmp_path / "gradients.py", ROOT / "Tasks/segmentation")
+    result = torchrun(2, ROOT / "Tasks/segmentation", script=tmp_path / "gradients.py")
     assert result.returncode == 0, result.stderr
 
 

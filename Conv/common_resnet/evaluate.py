@@ -132,8 +132,10 @@ def match_classes(images: Images, facts: dict, classes: list[str] | None, source
 
 def check_facts(was: dict, path: Path) -> None:
     """Raise InputError for the first fact of a checkpoint that means nothing; the file comes from anywhere."""
-    ranges = {name: RANGES[name] for name in ("crop_ratio", "mean", "std", "width", "stem_stride", "imbalance_ratio")}
-    ranges |= {"num_classes": (1, 10**6), "input_size": (8, 4096)}
+    ranges = {
+        name: RANGES[name] for name in ("input_size", "crop_ratio", "mean", "std", "width", "stem_stride", "imbalance_ratio")
+    }
+    ranges["num_classes"] = (1, 10**6)
     for name, (low, high) in ranges.items():
         value = was.get(name, low)
         if not within(value, low, high) or isinstance(value, list) != (name in ("mean", "std")):

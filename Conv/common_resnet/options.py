@@ -32,6 +32,7 @@ RANGES = {
     **dict.fromkeys(("mixup_alpha", "cutmix_alpha"), (0, 1e3)),
     "distillation_tau": (1e-3, 1e3),
     "stem_stride": (1, 2),
+    "input_size": (8, 4096),
     "holdout": (0, 0.9),
     "imbalance_ratio": (1, 1e6),
     "ra_magnitude": (0, 30),
@@ -225,8 +226,6 @@ def check_images(args: argparse.Namespace, source: Source) -> None:
     for name, kind in (("ra_magnitude", "ra"), ("augmix_severity", "augmix")):
         if getattr(args, name) is not None and args.auto_augment != kind:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: for --auto-augment {kind}")
-    if not 8 <= args.input_size <= 4096:
-        raise InputError(f"--input-size {args.input_size}: goes from 8 to 4096")
     for name in ("cutout", "padding"):
         if getattr(args, name) > args.input_size:
             raise InputError(f"--{name} {getattr(args, name)}: larger than the images, {args.input_size} pixels")
