@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from conftest import complains, run
+from conftest import complains
 from ffcv_helpers import (
     CPU,
     FOLDER,
@@ -149,10 +149,8 @@ def test_two_processes_killed_and_run_again_end_bit_identical(ffcv_files, tmp_pa
 
 def test_two_processes_count_each_image_once(ffcv_files, tmp_path):
     """33 images do not divide among two; what they log is what one process finds for the checkpoint. Steps: 64 / (2 x 16)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN]
-    result = run(
-        *command, *SMALL, *files(ffcv_files), "--training.batch_size=16", f"--logging.folder={tmp_path}", "--training.epochs=1"
-    )
+    words = [*SMALL, *files(ffcv_files), "--training.batch_size=16", f"--logging.folder={tmp_path}", "--training.epochs=1"]
+    result = torchrun(2, *words, script=TRAIN)
     assert result.returncode == 0, result.stderr
     assert "2 x 16" in result.stdout and "2 steps each" in result.stdout and result.stdout.count("global batch") == 1
     last = log(tmp_path)[-1]

@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 
 import numpy as np
 import pytest
@@ -155,8 +154,7 @@ def test_two_processes_count_every_image_once(scenes, trained, tmp_path):
     before = json.loads((trained / "test.json").read_text())
     words = [*QUICK, "--data-path", scenes, "--output_dir", trained, "--loss", "ce", "--epochs", 10, "--warmup-steps", 3]
     words += ["--resume", "auto", "--logits", tmp_path / "two.pt"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", MAIN]
-    result = run(*torchrun, *words)
+    result = torchrun(2, *words, script=MAIN)
     assert result.returncode == 0, result.stderr
     assert "all done already" in result.stdout
     after = json.loads((trained / "test.json").read_text())

@@ -14,8 +14,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from conftest import ROOT, run
+from conftest import ROOT
 from subprojects import Subproject
+from training import torchrun
 
 SUBPROJECT = viz = Subproject("viz")
 architectures = viz.load("checkpoints.models")
@@ -110,8 +111,8 @@ def test_processes_share_what_is_drawn(models, tmp_path):
     drawn = []
     for processes in (1, 3):
         out = tmp_path / str(processes)
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        result = run(*torchrun, tmp_path / "points.py", *words, "--data-path", tmp_path / "images", "--output", out)
+        more = ["--data-path", tmp_path / "images", "--output", out]
+        result = torchrun(processes, *words, *more, script=tmp_path / "points.py")
         assert result.returncode == 0, result.stderr
         drawn.append(torch.load(out / "projection", weights_only=True))
     for split, count in (("train", 4), ("val", 2)):

@@ -1,7 +1,6 @@
 """viz/: images from folders, archives and known sets, in one order with the right labels; extraction, in one process or more."""
 
 import gzip
-import sys
 import zipfile
 
 import numpy as np
@@ -13,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
+from training import torchrun
 
 SUBPROJECT = viz = Subproject("viz")
 architectures = viz.load("checkpoints.models")
@@ -236,8 +236,7 @@ def test_several_processes_give_the_file_of_one(folder, tmp_path):
     result = run(LOGITS, *words, "--output", tmp_path / "one.pt", "--num-workers", 1)
     assert result.returncode == 0, result.stderr
     assert "9 images of 3 classes: top-1" in result.stdout and "2 files are no images" in result.stdout
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = run(*torchrun, LOGITS, *words, "--output", tmp_path / "two.pt", "--num-workers", 0)
+    result = torchrun(2, *words, "--output", tmp_path / "two.pt", "--num-workers", 0, script=LOGITS)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("top-1") == 1
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
