@@ -1,7 +1,7 @@
 """Does a model get the same top-1 through FFCV's loader as through Pillow?
 
     python benchmarks/ffcv_agreement.py                                          # trains two small models first, minutes
-    python benchmarks/ffcv_agreement.py --data FOLDER --checkpoint C --title T   # adds: class folders, and what viz/ reads
+    python benchmarks/ffcv_agreement.py --data-path FOLDER --checkpoint C --title T   # adds: class folders, and what viz/ reads
 
 Images are written as raw pixels at full size, so that both loaders see the same ones; the digits are enlarged to 60 to 120 px
 before. "FFCV" is its own loader and decoder, which cut the centre and scale; the others are viz/'s ways with Pillow. It writes
@@ -48,25 +48,27 @@ MODELS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="class folders of images; if omitted: digits")
-    parser.add_argument("--checkpoint", type=Path, help="what viz/ reads; with --data")
-    parser.add_argument("--title", help="what the table calls the model, with --data")
+    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="class folders of images; if omitted: digits")
+    parser.add_argument("--checkpoint", type=Path, help="what viz/ reads; with --data-path")
+    parser.add_argument("--title", help="what the table calls the model, with --data-path")
     parser.add_argument("--model", help="architecture, where the checkpoint does not say it")
     parser.add_argument("--mean", type=float, nargs=3, help="of its pixels, the same")
     parser.add_argument("--std", type=float, nargs=3, help="of its pixels, the same")
     args = parser.parse_args()
-    if args.data and not (args.checkpoint and args.title):
-        parser.error("--data needs --checkpoint and --title")
+    said = {"model": args.model, "mean": args.mean, "std": args.std}
+    if args.data_path and not (args.checkpoint and args.title):
+        parser.error("--data-path needs --checkpoint and --title")
+    if not args.data_path and any([args.checkpoint, args.title, *said.values()]):
+        parser.error("--checkpoint, --title, --model, --mean and --std go with --data-path")
     WORK.mkdir(parents=True, exist_ok=True)
     path = TOP / "results/tables" / "ffcv_agreement.json"
     where = f"the same files by both loaders, written as raw pixels at full size; {table.environment()}"
     old = json.loads(path.read_text()) if path.exists() else {"rows": [], "environment": where}
-    said = {"model": args.model, "mean": args.mean, "std": args.std}
-    rows = rows_of(args.title, args.checkpoint, args.data, **said) if args.data else digits()
-    titles = {row[0] for row in rows}
+    titles = {args.title} if args.data_path else MODELS.keys()
     kept = [row for row in old["rows"] if row[0] not in titles]
     if kept and old["environment"] != where:
         sys.exit(f"error: {path} has rows of another machine or version, such as {kept[0][0]}: move it away, or measure all anew")
+    rows = rows_of(args.title, args.checkpoint, args.data_path, **said) if args.data_path else digits()
     rows += kept
     rows.sort(key=lambda row: row[1], reverse=True)
     table.report(where, COLUMNS, rows, path)
@@ -103,7 +105,7 @@ def enlarge(folder: Path) -> None:
 
 def write(folder: Path) -> Path:
     file = folder.with_suffix(".ffcv")
-    words = ["--data", folder, "--output", file, "--max-resolution", "0", "--compress-probability", "0", "--overwrite"]
+    words = ["--data-path", folder, "--output", file, "--max-resolution", "0", "--compress-probability", "0", "--overwrite"]
     subprocess.run([sys.executable, FFCV / "write_imagenet.py", *words], check=True)
     return file
 

@@ -32,7 +32,7 @@ MODELS = {"deit_small": 4, "resnet50": 4, "mobilenet_v2": 3, "resnet18": 2, "res
 EXPERIMENTS = "cifar10-resnet20 cifar10-longtail-resnet32-50 cifar10-longtail-resnet32-100 cifar10-resnet20-paper cifar10-long"
 # Each part: minutes on a GPU, folders whose code it depends on, command; the table's file where it makes one is {table}.
 LOSS, STEP = "benchmarks/loss.py --json {table}", "benchmarks/train_step.py --json {table}"
-LOGITS, CIFAR = "benchmarks/logits.py --json {table} --data {images}", "benchmarks/cifar.py --json {table}"
+LOGITS, CIFAR = "benchmarks/logits.py --json {table} --data-path {images}", "benchmarks/cifar.py --json {table}"
 CONV, PYTEST = ["Conv/common_resnet"], "-m pytest -q -p no:cacheprovider tests/test_gpu.py -m gpu -rs"
 REHEARSAL = "CPU rehearsal"  # in the place of the GPU's name
 PARTS = {
@@ -189,20 +189,26 @@ def restore_runs(runs: dict[str, str]) -> None:
 
 def fill(folder: Path) -> None:
     """Write the tables, those of several models as one, and the runs."""
-    if not (folder / "results.json").is_file():
+    file, tables, measured_on = folder / "results.json", {}, {}
+    if not file.is_file():
         sys.exit(f"error: {folder}: no results.json in it")
-    found, tables = json.loads((folder / "results.json").read_text()), {}
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        sys.exit(f"error: {file}: not a whole JSON file ({error})")
     for name, part in found["parts"].items():
         if part["gpu"] == REHEARSAL:
-            sys.exit(f"error: {folder / 'results.json'}: of a rehearsal on a CPU, whose numbers are no results; see --output")
+            sys.exit(f"error: {file}: of a rehearsal on a CPU, whose numbers are no results; see --output")
         if "table" in part and part["status"] == 0:
-            kind = name.split()[0]
+            kind, machine = name.split()[0], f"{part['gpu']} with torch {part['torch']}"
+            if measured_on.setdefault(kind, machine) != machine:
+                sys.exit(f"error: {file}: {kind} was measured on {measured_on[kind]} and on {machine}; one table has one machine")
             tables[kind] = part["table"] | {"rows": tables.get(kind, {}).get("rows", []) + part["table"]["rows"]}
             tables[kind]["command"] = re.sub(r" --models \S+", "", tables[kind]["command"])
     for kind, table in tables.items():
         write(TOP / f"results/tables/gpu_{kind}.json", table)
     restore_runs(found["runs"])
-    print(f"{len(tables)} tables and {len(found['runs'])} runs; python results/reproduce.py --render shows the runs")
+    print(f"{len(tables)} tables and {len(found['runs'])} runs; python results/reproduce.py --render shows them")
 
 
 def write(path: Path, content: dict) -> None:

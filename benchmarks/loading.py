@@ -1,6 +1,6 @@
 """How fast do images come from a folder, from our ZIP archives, and from what others use? Images/s and memory, in one run.
 
-    python benchmarks/loading.py --data data/ImageNet           # an image folder: train/<class>/<image>
+    python benchmarks/loading.py --data-path data/ImageNet           # an image folder: train/<class>/<image>
 
 All read the same images, cut a random crop, scale it to 224 px and give uint8 batches through loading processes. "ours, Pillow"
 gives torchvision's batches to the bit. "ours, tensors" decodes to the same pixels, and crops and scales them with
@@ -47,15 +47,15 @@ TENSORS = v2.Compose([v2.RandomResizedCrop(SIDE), v2.RandomHorizontalFlip()])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="image folder with train/<class>/<image>")
+    parser.add_argument("--data-path", type=Path, required=True, metavar="FOLDER", help="image folder with train/<class>/<image>")
     parser.add_argument("--workers", type=int, default=2, help="loading processes")
     parser.add_argument("--batch-size", type=int, default=50, help="images per batch")
     parser.add_argument("--images", type=int, default=1000, help="images per round, drawn at random")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each with every rival once")
     table.add_option(parser)
     args = parser.parse_args()
-    if not (args.data / "train").is_dir():
-        sys.exit(f"error: --data {args.data}: no folder train/ in it; an image folder holds train/<class>/<image>")
+    if not (args.data_path / "train").is_dir():
+        sys.exit(f"error: --data-path {args.data_path}: no folder train/ in it; an image folder holds train/<class>/<image>")
     if args.workers < 1:
         sys.exit("error: --workers must be 1 or more")
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measure(args, scratch: Path) -> None:
-    data = subset(args.data / "train", args.images, scratch / "data")
+    data = subset(args.data_path / "train", args.images, scratch / "data")
     for name, words in (("plain", []), ("small", ["--shorter-side", "256"])):
         command = [sys.executable, PREPARE, "--root", data, "--output", scratch / name, *words]
         if subprocess.run([str(word) for word in command], stdout=subprocess.DEVNULL).returncode:

@@ -1,6 +1,6 @@
 """How fast does viz/logits.py run a model over images, compared with timm's validate.py? Images/s and their ratio, in one run.
 
-    python benchmarks/logits.py --data /path/to/ImageNet                    # an image folder: val/<class>/<image>
+    python benchmarks/logits.py --data-path /path/to/ImageNet                    # an image folder: val/<class>/<image>
 
 Both read the same files with as many loading processes, scale and cut them alike (Pillow), and run the same random weights in the
 same precision. timm's wheel does not carry validate.py, so its loop is written out here as that script has it by default: timm's
@@ -31,16 +31,18 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="image folder with <split>/<class>/<image>")
-    parser.add_argument("--split", default="val", help="folder in --data")
+    parser.add_argument(
+        "--data-path", type=Path, required=True, metavar="FOLDER", help="image folder with <split>/<class>/<image>"
+    )
+    parser.add_argument("--split", default="val", help="folder in --data-path")
     parser.add_argument("--models", nargs="+", default=["resnet50", "deit_small_patch16_224"], help="models of timm")
     parser.add_argument("--batch-size", type=int, default=50, help="images per batch")
     parser.add_argument("--workers", type=int, default=2, help="loading processes")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each with both")
     table.add_option(parser)
     args = parser.parse_args()
-    if not (args.data / args.split).is_dir():
-        sys.exit(f"error: --data {args.data}: no folder {args.split}/ in it")
+    if not (args.data_path / args.split).is_dir():
+        sys.exit(f"error: --data-path {args.data_path}: no folder {args.split}/ in it")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = f"{args.workers} loading processes, medians of {args.rounds} interleaved rounds; "
     where += f"{table.environment(device)}, timm {timm.__version__}"
@@ -66,7 +68,7 @@ def main() -> None:
 
 
 def ours(model: torch.nn.Module, args, device: str) -> torch.Tensor:
-    images = open_images(args.data, args.split)
+    images = open_images(args.data_path, args.split)
     facts = {"input_size": 224, "crop_ratio": 0.875, "interpolation": "bicubic", "mean": MEAN, "std": STD}
     batches = inference.run(model, images, facts, "ours", args.batch_size, args.workers, device)
     return torch.cat([batch.logits for batch in batches])
@@ -74,7 +76,7 @@ def ours(model: torch.nn.Module, args, device: str) -> torch.Tensor:
 
 @torch.inference_mode()
 def theirs(model: torch.nn.Module, args, device: str) -> torch.Tensor:
-    dataset = create_dataset("", str(args.data), split=args.split)
+    dataset = create_dataset("", str(args.data_path), split=args.split)
     options = {"interpolation": "bicubic", "mean": MEAN, "std": STD, "crop_pct": 0.875, "pin_memory": False}
     loader = create_loader(
         dataset, (3, 224, 224), args.batch_size, num_workers=args.workers, device=torch.device(device), **options

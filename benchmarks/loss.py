@@ -11,6 +11,7 @@ Times depend on fresh memory being touched, so each round runs every rival once,
 
 import argparse
 import ctypes
+import re
 import statistics
 import sys
 import time
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     on_gpu = torch.cuda.is_available()
     form = "logits; NxKxHxW: of pixels; :bf16 in bfloat16, :amp these under autocast, none: float32; if omitted: by the device"
-    parser.add_argument("--shapes", nargs="+", metavar="NxK", help=form)
+    parser.add_argument("--shapes", type=shape_of, nargs="+", metavar="NxK", help=form)
     parser.add_argument("--seconds", type=float, default=20, help="time for each shape")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="cuda or cpu")
@@ -73,6 +74,13 @@ def main() -> None:
             peak, base = memory[name], max(memory["cross-entropy"], 1)
             rows.append([shape, name, 1e3 * times[name], times[name] / times["cross-entropy"], peak / 2**20, peak / base])
     table.report(f"forward + backward; {table.environment(args.device, args.threads)}", columns, rows, args.json)
+
+
+def shape_of(text: str) -> str:
+    """For argparse."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+(:bf16|:amp)?", text):
+        raise argparse.ArgumentTypeError(f"{text} is not like 256x1000, 8x19x512x512 or 256x1000:bf16")
+    return text
 
 
 def two_copies(logits: torch.Tensor, targets: torch.Tensor) -> None:

@@ -60,7 +60,8 @@ def page() -> str:
     speeds = {}
     for name, (title, *_) in ROWS.items():
         ours = plans[name]["images_per_second"]
-        speeds[name] = (round(ours), *(derived(f"{ours:.0f} * {factor}")[0] for factor in (ratio, round(ratio * hopper, 2))))
+        on_a100 = derived(f"{ours:.0f} * {ratio}")[0]
+        speeds[name] = (round(ours), on_a100, derived(f"{on_a100:.0f} * {hopper}")[0])
         lines.append(f"| {title} | {speeds[name][0]:,} | {speeds[name][1]:,.0f} | {speeds[name][2]:,.0f} |")
     lines += [
         "",

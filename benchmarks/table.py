@@ -13,7 +13,14 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON, as results/tables/ holds it")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the table as JSON, as results/tables/ holds it")
+
+
+def _file(text: str) -> Path:
+    """For argparse: before minutes of work begin."""
+    if not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{Path(text).parent}: no such folder")
+    return Path(text)
 
 
 def report(environment: str, columns: list[tuple[str, str]], rows: list[list], path: Path | None) -> None:
@@ -38,7 +45,7 @@ def report(environment: str, columns: list[tuple[str, str]], rows: list[list], p
 def command() -> str:
     """The command line of this process, with FOLDER for where its images lie on this machine."""
     script, words = Path(sys.argv[0]), sys.argv[1:]
-    for option in ("--data", "--data-path", "--checkpoint"):
+    for option in ("--data-path", "--checkpoint"):
         if option in words[:-1]:
             words[words.index(option) + 1] = "FILE" if option == "--checkpoint" else "FOLDER"
     if "--json" in words[:-1]:

@@ -1,7 +1,6 @@
 """Check images and their annotations for semantic segmentation: what camvid/, cityscapes/ and ade20k/prepare.py share."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,36 +12,36 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from unpack import DataError
+from unpack import InputError
 
 Pair = tuple[Path, Path]
 
 
 def pairs(images: Path, suffixes: tuple[str, ...], annotations: Path, suffix: str, count: int) -> list[Pair]:
-    """(image, annotation) of a split, sorted. Raises DataError for a missing folder or partner, or another number of images."""
+    """(image, annotation) of a split, sorted. Raises InputError for a missing folder or partner, or another number of images."""
     for folder in (images, annotations):
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; the README beside this script shows the layout")
+            raise InputError(f"{folder}: no such folder; the README beside this script shows the layout")
     found = []
     for path in sorted(images.rglob("*")):
         ending = next((ending for ending in suffixes if path.name.endswith(ending)), None)
         if ending:
             partner = annotations / (path.relative_to(images).as_posix().removesuffix(ending) + suffix)
             if not partner.is_file():
-                raise DataError(f"{path}: its annotation {partner} is missing")
+                raise InputError(f"{path}: its annotation {partner} is missing")
             found.append((path, partner))
     if len(found) != count:
-        raise DataError(f"{images}: {len(found):,} images, not {count:,}; unpack the archive again")
+        raise InputError(f"{images}: {len(found):,} images, not {count:,}; unpack the archive again")
     return found
 
 
 def check(pairs: list[Pair], values: Iterable[int]) -> np.ndarray:
     """Read every pair; returns how many pixels have each value, (256,) int64.
 
-    Raises DataError naming the first file that does not decode, has another size than its image, or holds another value.
+    Raises InputError naming the first file that does not decode, has another size than its image, or holds another value.
     """
     allowed = np.isin(np.arange(256), list(values))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor() as pool:
         counts = pool.map(lambda pair: _count(*pair, allowed), pairs)
         return sum(tqdm(counts, total=len(pairs), unit=" images", leave=False, disable=None), np.zeros(256, np.int64))
 
@@ -55,15 +54,15 @@ def _count(image_path: Path, annotation_path: Path, allowed: np.ndarray) -> np.n
                 image.load()
                 opened.append(image.copy())
         except Exception as error:  # a damaged file can fail in any way
-            raise DataError(f"{path}: does not decode as an image ({error})")
+            raise InputError(f"{path}: does not decode as an image ({error})")
     image, annotation = opened
     if annotation.mode not in ("L", "P"):
-        raise DataError(f"{annotation_path}: a picture in mode {annotation.mode}, not one class index of 8 bits per pixel")
+        raise InputError(f"{annotation_path}: a picture in mode {annotation.mode}, not one class index of 8 bits per pixel")
     if annotation.size != image.size:
-        raise DataError(f"{annotation_path}: {annotation.size} pixels, but its image has {image.size}")
+        raise InputError(f"{annotation_path}: {annotation.size} pixels, but its image has {image.size}")
     counts = np.bincount(np.asarray(annotation).ravel(), minlength=256)
     if counts[~allowed].any():
-        raise DataError(f"{annotation_path}: holds the value {np.flatnonzero(counts * ~allowed)[0]}, which is no class")
+        raise InputError(f"{annotation_path}: holds the value {np.flatnonzero(counts * ~allowed)[0]}, which is no class")
     return counts
 
 
@@ -83,7 +82,7 @@ def run(what: str, splits: dict[str, tuple[str, str, int]], suffixes: tuple[str,
             unlabelled = counts[list(values["ignored"])].sum() / counts.sum()
             classes = np.count_nonzero(counts[list(values["classes"])])
             print(f"{name}: {len(found):,} images, {classes} classes, {unlabelled:.1%} of the pixels without a label", flush=True)
-    except DataError as error:
+    except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted")

@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from unpack import DataError, printable
+from unpack import InputError, printable
 
 MOST_BYTES = 2**28  # a member that claims more is no table of these
 
@@ -28,7 +28,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
     try:
         content = find(args.archive.read_bytes(), file) if args.archive else path.read_bytes()
         if content is None:
-            raise DataError(f"{args.archive}: holds no {file}, also not in an archive inside it")
+            raise InputError(f"{args.archive}: holds no {file}, also not in an archive inside it")
         said = check(content, args.archive or path, target, rows, columns, rarest)
         if args.archive:
             args.root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
         print(f"{path}: {said}")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         sys.exit(f"error: {args.archive}: damaged, or not a ZIP file ({error})")
-    except DataError as error:
+    except InputError as error:
         sys.exit(f"error: {printable(str(error))}")
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename}: no such file; the README beside this script says where the data come from")
@@ -53,7 +53,7 @@ def find(archive: bytes, file: str) -> bytes | None:
         for wanted in (lambda name: name.split("/")[-1] == file, lambda name: name.endswith(".zip")):
             for member in filter(lambda info: wanted(info.filename), found.infolist()):
                 if member.file_size > MOST_BYTES:
-                    raise DataError(f"{member.filename}: {member.file_size:,} bytes are no table")
+                    raise InputError(f"{member.filename}: {member.file_size:,} bytes are no table")
                 content = found.read(member)
                 content = find(content, file) if member.filename.endswith(".zip") else content
                 if content is not None:
@@ -62,16 +62,16 @@ def find(archive: bytes, file: str) -> bytes | None:
 
 
 def check(content: bytes, path: Path, target: str, rows: int, columns: int, rarest: int) -> str:
-    """A sentence on the table. Raises DataError where it is not the published one."""
+    """A sentence on the table. Raises InputError where it is not the published one."""
     text = content.decode("utf-8-sig", errors="replace")
     delimiter = max(",;", key=text.split("\n", 1)[0].count)
     try:
         table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
-        raise DataError(f"{path}: not this table: {error}")
+        raise InputError(f"{path}: not this table: {error}")
     names, body = (table[0], [row for row in table[1:] if row]) if table else ([], [])
     if target not in names or any(len(row) != len(names) for row in body):
-        raise DataError(f"{path}: not this table: no column {target!r}, or rows of different lengths")
+        raise InputError(f"{path}: not this table: no column {target!r}, or rows of different lengths")
     counts = Counter(row[names.index(target)] for row in body)
     found = {
         "rows": len(body),
@@ -82,5 +82,5 @@ def check(content: bytes, path: Path, target: str, rows: int, columns: int, rare
     expected = dict(zip(found, (rows, columns, 2, rarest), strict=True))
     wrong = [f"{found[key]:,} {key}, not {expected[key]:,}" for key in found if found[key] != expected[key]]
     if wrong:
-        raise DataError(f"{path}: not the published table: {'; '.join(wrong)}")
+        raise InputError(f"{path}: not the published table: {'; '.join(wrong)}")
     return f"{rows:,} rows, {columns} columns, {target}: {', '.join(f'{n:,} {name}' for name, n in counts.most_common())}"

@@ -68,14 +68,13 @@ def rendered() -> dict[Path, str]:
 
 
 def block(name: str, runs: dict, judged: dict) -> str:
-    """What stands in a page between the marks of that name: the summary of all runs, the papers' figures, or a table."""
+    """What stands in a page between the marks of that name: the summary of all runs, the papers' figures, or tables."""
     if name == "results/runs":
         return summary(runs, judged) or "No experiment is finished yet.\n"
     if name == "results/papers.json":
         return papers.markdown(metrics_of(runs))
-    if not (TOP / name).exists():
-        return "Not measured yet.\n"
-    return tables.markdown(json.loads((TOP / name).read_text()))
+    found = [tables.markdown(json.loads(path.read_text())) for path in sorted(TOP.glob(name))]
+    return "\n".join(found) or "Not measured yet.\n"
 
 
 def read_runs() -> dict[str, dict[str, dict[int, dict]]]:

@@ -166,6 +166,12 @@ def test_calibration_of_all_right_all_wrong_and_constant(tmp_path, monkeypatch):
     assert "right: the NLL falls up to the end of the range" in (tmp_path / "out/summary.md").read_text()
 
 
+def test_of_two_classes_no_p_is_chosen():
+    logits, labels = sample(100)
+    (note, *_) = calibrate(logits[:, :2], labels % 2, 0.2, 2, seed=0, name="a")["notes"]
+    assert note.startswith("T is chosen on 20 held-out images")
+
+
 def test_calibration_says_what_is_wrong(tmp_path, monkeypatch):
     logits, labels = sample(100)
     torch.save({"logits": logits, "labels": labels}, tmp_path / "a.pt")

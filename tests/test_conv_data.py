@@ -55,7 +55,7 @@ def test_birds(tmp_path):
         "train/001.Albatross/A_1.jpg", "train/002.Auk/B_1.jpg", "val/001.Albatross/A_2.jpg", "val/002.Auk/B_2.jpg",
     ]  # fmt: skip
     assert (tmp_path / "cub/train/002.Auk/B_1.jpg").read_bytes() == jpeg(2)
-    complains(run(*prepare), "holds images already")
+    complains(run(*prepare), "cub/val exists already; remove val and train, or choose another --root")
     words = "--data cub --model resnet18 --epochs 1 --batch-size 2 --input-size 72 --device cpu".split()
     words += ["--data-path", tmp_path / "cub", "--loss", "maxsup"]
     runs = []

@@ -43,7 +43,7 @@ def photographs(tmp_path_factory):
 def full_size(photographs):
     """Them as a .ffcv file at full size, half of them as JPEG."""
     path = photographs / "x.ffcv"
-    result = run(WRITE, "--data", photographs, "--output", path, "--max-resolution", 0)
+    result = run(WRITE, "--data-path", photographs, "--output", path, "--max-resolution", 0)
     assert result.returncode == 0, result.stderr
     return path
 
@@ -81,7 +81,7 @@ def test_the_files_hold_the_images(ffcv_files, few):
 
 def test_writing_is_the_same_with_any_number_of_processes(photographs, tmp_path):
     """Half of the images as JPEG, most of them scaled down; each process writes several chunks."""
-    words = ["--data", photographs, "--max-resolution", 64, "--jpeg-quality", 80]
+    words = ["--data-path", photographs, "--max-resolution", 64, "--jpeg-quality", 80]
     for name, more in {"one": ["--num-workers", 1], "three": ["--num-workers", 3]}.items():
         result = run(WRITE, *words, "--output", tmp_path / f"{name}.ffcv", *more)
         assert result.returncode == 0, result.stderr
@@ -96,14 +96,14 @@ def test_a_broken_image_is_named_and_leaves_no_file(few, tmp_path):
     broken = sorted((tmp_path / "val/odd").iterdir())[3]
     broken.write_bytes(broken.read_bytes()[:60])
     (tmp_path / "out").mkdir()
-    complains(run(WRITE, "--data", tmp_path / "val", "--output", tmp_path / "out/x.ffcv"), broken.name, "does not decode")
+    complains(run(WRITE, "--data-path", tmp_path / "val", "--output", tmp_path / "out/x.ffcv"), broken.name, "does not decode")
     assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("kilobytes", [1, 4000])
 def test_a_full_disk_leaves_nothing(few, tmp_path, kilobytes):
     """Full at the header, and within the page of 8 MiB, of which FFCV then writes a part without an error."""
-    words = [sys.executable, WRITE, "--data", few / "val", "--output", tmp_path / "x.ffcv", "--num-workers", 2]
+    words = [sys.executable, WRITE, "--data-path", few / "val", "--output", tmp_path / "x.ffcv", "--num-workers", 2]
     result = run("bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *words)
     complains(result, "--output", "cannot be written")
     assert not list(tmp_path.iterdir())
@@ -116,7 +116,7 @@ def test_an_interrupted_write_leaves_nothing_under_the_final_name(few, tmp_path,
     image = next((few / "val/odd").iterdir())
     for index in range(20_000):
         (tmp_path / f"data/a/{index}.png").symlink_to(image)
-    words = [sys.executable, str(WRITE), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out/x.ffcv")]
+    words = [sys.executable, str(WRITE), "--data-path", str(tmp_path / "data"), "--output", str(tmp_path / "out/x.ffcv")]
     child = subprocess.Popen([*words, "--num-workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
     while not any(path.stat().st_size for path in (tmp_path / "out").iterdir()):
@@ -150,16 +150,16 @@ def test_bad_options_of_writing(few, ffcv_files, tmp_path, monkeypatch):
             write_imagenet.main(write_imagenet.parse())
         assert "\n" not in str(error.value)
 
-    good = ["--data", few / "val", "--output", tmp_path / "x.ffcv"]
+    good = ["--data-path", few / "val", "--output", tmp_path / "x.ffcv"]
     refused("--compress-probability 1.5: goes from 0 to 1", *good, "--compress-probability", 1.5)
     refused("--compress-probability nan", *good, "--compress-probability", "nan")
     refused("--max-resolution -1", *good, "--max-resolution", -1)
     refused("--max-resolution 60000: .*lower it", *good, "--max-resolution", 60000)
     refused("--jpeg-quality 0", *good, "--jpeg-quality", 0)
-    refused("nowhere: no such folder", "--data", few / "nowhere", "--output", tmp_path / "x.ffcv")
-    refused("<class>/<image>", "--data", few / "val/odd", "--output", tmp_path / "x.ffcv")
-    refused("is there already; --overwrite", "--data", few / "val", "--output", ffcv_files / "val_500_0_90.ffcv")
-    refused("no such folder to write to", "--data", few / "val", "--output", tmp_path / "no/x.ffcv")
+    refused("nowhere: no such folder", "--data-path", few / "nowhere", "--output", tmp_path / "x.ffcv")
+    refused("<class>/<image>", "--data-path", few / "val/odd", "--output", tmp_path / "x.ffcv")
+    refused("is there already; --overwrite", "--data-path", few / "val", "--output", ffcv_files / "val_500_0_90.ffcv")
+    refused("no such folder to write to", "--data-path", few / "val", "--output", tmp_path / "no/x.ffcv")
     assert not list(tmp_path.iterdir())
 
 
@@ -214,7 +214,7 @@ def test_viz_shows_images_as_ffcv_does(photographs, full_size, tmp_path, crop_ra
     From the folder for raw pixels; from the file for its JPEG data too, which FFCV decodes a little otherwise than Pillow.
     """
     raw = tmp_path / "raw.ffcv"
-    result = run(WRITE, "--data", photographs, "--output", raw, "--max-resolution", 0, "--compress-probability", 0)
+    result = run(WRITE, "--data-path", photographs, "--output", raw, "--max-resolution", 0, "--compress-probability", 0)
     assert result.returncode == 0, result.stderr
 
     def largest_difference(open_them, *where, path=raw, interpolation="area"):

@@ -409,7 +409,7 @@ def test_without_ffcv_both_scripts_name_the_line_that_installs_it(tmp_path):
     """A module of that name that cannot be imported stands before the real one."""
     (tmp_path / "ffcv").mkdir()
     (tmp_path / "ffcv/__init__.py").write_text("raise ImportError('libopencv_core.so.406: cannot open shared object file')")
-    for words in ([str(TRAIN)], [str(WRITE), "--data", "x", "--output", "y"]):
+    for words in ([str(TRAIN)], [str(WRITE), "--data-path", "x", "--output", "y"]):
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         result = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120)
         complains(result, "libopencv_core", f"bash {FOLDER}/install.sh")

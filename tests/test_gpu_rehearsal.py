@@ -109,7 +109,7 @@ def test_tables_and_runs_are_filled_in(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "TOP", tmp_path)
     (tmp_path / "results/tables").mkdir(parents=True)
     table = {"command": "python benchmarks/train_step.py --models a", "environment": "e", "columns": [["x", "d"]]}
-    done, failed = {"gpu": "H200", "status": 0}, {"gpu": "H200", "status": 1}
+    done, failed = ({"gpu": "H200", "torch": "2.11", "status": status} for status in (0, 1))
     parts = {f"train_step {n}": done | {"table": table | {"rows": [[n]]}} for n in (1, 2)}
     parts |= {"tests": failed, "train_step 3": failed | {"table": table | {"rows": [[3]]}}}
     runs = {"results/runs/x/CE-seed0.json": "{}\n", "../evil.json": "{}"}
@@ -121,6 +121,14 @@ def test_tables_and_runs_are_filled_in(tmp_path, monkeypatch):
     parts["tests"]["gpu"] = gpu.REHEARSAL
     (tmp_path / "results.json").write_text(json.dumps({"parts": parts, "runs": {}}))
     with pytest.raises(SystemExit, match="rehearsal"):
+        gpu.fill(tmp_path)
+    for key, other in (("gpu", "A100"), ("torch", "2.12")):
+        parts["tests"]["gpu"], parts["train_step 2"] = "H200", parts["train_step 1"] | {key: other}
+        (tmp_path / "results.json").write_text(json.dumps({"parts": parts, "runs": {}}))
+        with pytest.raises(SystemExit, match=f"measured on H200 with torch 2.11 and on .*{other}"):
+            gpu.fill(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(SystemExit, match="not a whole JSON file"):
         gpu.fill(tmp_path)
     assert (tmp_path / "results/runs/x/CE-seed0.json").exists() and not (tmp_path.parent / "evil.json").exists()
 

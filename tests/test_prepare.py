@@ -316,6 +316,9 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
     complains(run(PREPARE, "--root", empty, "--maps-only"), "no train.zip and no val.zip")
     complains(run(PREPARE, "--root", empty, "--check"), "no train.zip and no folder train/")
     (empty / "train").mkdir()
+    result = run(PREPARE, "--root", empty, "--check")
+    assert "images" not in result.stdout  # not after hours
+    complains(result, "no val.zip and no folder val/")
     (empty / "train/x.txt").write_text("")
     complains(run(PREPARE, "--root", empty), "train: no images")
     (empty / "train.zip").write_bytes((small_zips / "train.zip").read_bytes()[:500])
@@ -327,7 +330,13 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
     assert not (empty / "train_map.txt").exists()
     (small_zips / "val_map.txt").unlink()
     complains(run(PREPARE, "--root", small_zips, "--maps-only"), "put ILSVRC2012_devkit_t12.tar.gz there")
-    for words in (["--quality", "0"], ["--maps-only", "--check"], ["--maps-only", "--quality", "50"], ["--shorter-side", "0"]):
+    for words in (
+        ["--quality", "0"],
+        ["--maps-only", "--check"],
+        ["--maps-only", "--quality", "50"],
+        ["--shorter-side", "0"],
+        ["--check", "--output", tmp_path],
+    ):
         result = run(PREPARE, "--root", small_zips, *words)
         assert result.returncode == 2 and "Traceback" not in result.stderr
 

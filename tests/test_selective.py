@@ -292,6 +292,12 @@ def test_splits_and_resamples_by_seed():
     assert interval(np.array([np.nan, np.nan, 1.0])) is None
 
 
+@pytest.mark.parametrize("count", [0, 10])
+def test_only_intervals_are_called_rough(count):
+    notes = selection.analyse({"a": rank_images(*sample(20), "a")}, repeats=2, bootstrap=count)["notes"]
+    assert any("the intervals are rough" in note for note in notes) == (count > 0)
+
+
 def test_p_is_chosen_on_held_out_images_and_scored_on_the_others():
     logits, labels = sample(600, 20, lift=3.0)
     model = rank_images(logits, labels, "a")

@@ -190,6 +190,8 @@ def test_a_file_without_checksums_is_used_with_a_warning(tmp_path, weights, caps
         capsys.readouterr().err
         == f"warning: {tmp_path}/c.pth: a file of its format has no checksums, so damage cannot be noticed\n"
     )
+    assert not viz.load("report_page.inputs").is_logits(tmp_path / "c.pth")  # a first look, which doubts nothing
+    assert not capsys.readouterr().err
 
 
 HUGE, DEEP = 10**500, []  # what torch.save can write
@@ -298,6 +300,7 @@ def test_logits_files_that_mean_nothing_are_one_line(tmp_path):
         "--input-size 99999",
         "--std 0 1 1",
         "--mean inf 0 0",
+        "--mean -0.5 0 0",
     ]
     + ["--threshold 0", "--threshold nan"],
 )
@@ -337,6 +340,21 @@ def test_labels_of_a_known_set_beyond_its_classes_are_refused(tmp_path):
         (tmp_path / f"t10k-{kind}-ubyte").write_bytes(content)
     with pytest.raises(InputError, match="fashion-mnist: labels from 3 to 77, but 10 classes"):
         viz.load("images.find").open_images(tmp_path, "val", "fashion-mnist")
+
+
+def test_a_part_of_cifar_that_is_not_whole_is_downloaded_anew(tmp_path, monkeypatch):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    asked = []
+
+    def download(self):
+        asked.append(self.root)
+        raise RuntimeError("no network")
+
+    known_sets = viz.load("images.known_sets")
+    monkeypatch.setattr(known_sets.torchvision.datasets.CIFAR10, "download", download)
+    with pytest.raises(InputError, match=r"cifar10 is neither there nor can it be downloaded \(no network\)"):
+        known_sets.open_known("cifar10", tmp_path, "val")
+    assert asked == [tmp_path]
 
 
 def test_an_earlier_file_that_is_not_measures_is_kept(tmp_path, monkeypatch):

@@ -190,6 +190,42 @@ def test_transfer_chooses_on_training_images_alone(tmp_path):
             linear_transfer.transfer(x[:5], names[:5], x_test, classes, [1.0])
 
 
+def test_transfer_takes_some_of_many_images_unless_a_class_would_be_lost(monkeypatch):
+    """What measure.py does: 60 of 120 images with two classes; all where a third class has three of them."""
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(120, 5, generator=generator), torch.arange(120) % 2
+    monkeypatch.setattr(linear_transfer, "TRANSFER_IMAGES", 60)
+    monkeypatch.setattr(linear_transfer, "STRENGTHS", [1.0])
+    used, last = [], torch.randperm(120, generator=torch.Generator().manual_seed(0))[-3:]
+    fitted = linear_transfer.transfer
+    monkeypatch.setattr(linear_transfer, "transfer", lambda *given: used.append(len(given[0])) or fitted(*given))
+    for rare in (last[:0], last):
+        labels[rare] = 2
+        names = [str(label) for label in labels.tolist()]
+        assert 0 <= linear_transfer.transfer_accuracy(x, names, x[::2], names[::2]) <= 100
+    assert used == [60, 120]
+
+
+def test_features_that_are_all_one(models, tmp_path, monkeypatch, capsys):
+    """R2 is not defined: null in the file, a dash in the tables. Notes on the images are printed."""
+    for split in ("train", "val"):
+        for digit in range(10):
+            (tmp_path / f"data/{split}/{digit}").mkdir(parents=True)
+            Image.new("L", (8, 8), 100).save(tmp_path / f"data/{split}/{digit}/0.png")
+        (tmp_path / f"data/{split}/0/notes.txt").write_text("no image")
+    words = ["--checkpoint", models / "one.pth", "--data-path", tmp_path / "data", "--output", tmp_path]
+    call(features, monkeypatch, *words)
+    (row,) = json.loads((tmp_path / "features.json").read_text()).values()
+    out = capsys.readouterr().out
+    assert row["r2_train"] is row["r2_val"] is None and row["d_within_val"] == pytest.approx(0, abs=1e-6)
+    assert "– |" in (tmp_path / "features.md").read_text() and "–" in out
+    for split in ("train", "val"):
+        assert f"{split}: 1 files are no images and are left out (0/notes.txt)" in out
+    with pytest.raises(InputError, match="too few training images"):
+        call(transfer, monkeypatch, *words)
+    assert capsys.readouterr().out.count("are left out") == 2
+
+
 def test_transfer_against_scikit_learn_where_the_test_images_differ():
     """Standardised by the training images, whose mean and spread are others than those of the test images; the strength that is
     best on the held-out fifth, which on the test images is not."""
@@ -288,6 +324,8 @@ def test_grad_cam_command(models, tmp_path, monkeypatch):
         "cam.png is there already": [],
         "ends with .png or .pdf": ["--output", tmp_path / "cam.jpg"],
         "--target 12: no class of .*one.pth; 0, 1, 2, 3, 4, ... or a label, 0 to 9": ["--target", "12", "--overwrite"],
+        "--target 999.*: no class of": ["--target", "9" * 5000, "--overwrite"],
+        "grey.png is one of the files to read": ["--overwrite", "--output", tmp_path / "grey.png"],
         "text.png: does not decode": ["--overwrite", "--images", tmp_path / "text.png"],
         "none.png: no such file": ["--overwrite", "--images", tmp_path / "none.png"],
     }.items():

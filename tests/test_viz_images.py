@@ -275,7 +275,7 @@ def test_ffcv_files_give_the_folders_logits(few, tmp_path):
     """At the images' own size nothing is scaled: labels by class name, and logits, are those of the folder they came from."""
     pytest.importorskip("ffcv")
     path = tmp_path / "val.ffcv"
-    words = ["--data", few / "val", "--output", path, "--max-resolution", 0, "--compress-probability", 0]
+    words = ["--data-path", few / "val", "--output", path, "--max-resolution", 0, "--compress-probability", 0]
     result = run(ROOT / "Conv/ffcv/write_imagenet.py", *words)
     assert result.returncode == 0, result.stderr
     our_checkpoint(tmp_path / "c.pth", "torchvision", "resnet18", ["odd", "even"], small_stem=True, input_size=8)

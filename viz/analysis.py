@@ -82,7 +82,7 @@ def page(found: dict, threshold: float, alpha: float) -> str:
             levels = row[f"gap_{which}_quantiles"]
             cells.append(number(row[f"gap_{which}_mean"], 3))
             cells.append("–" if levels is None else ", ".join(f"{value:.2f}" for value in levels.values()))
-        rows.append([name, *cells, *(number(row[key], 4) for key in ("ls_regularisation", "ls_error_enhancement"))])
+        rows.append([name, *cells, *(number(row[key], 4) for key in ("regularisation", "error_enhancement"))])
     words = "z_max − mean z: mean, and quantiles 5 %, 25 %, 50 %, 75 %, 95 %; the two parts of label smoothing's term at "
     words += f"α = {alpha:g}, mean over samples."
     gaps = [f"{which}: {what}" for which in ("right", "wrong") for what in ("mean", "quantiles")]

@@ -36,7 +36,7 @@ def main() -> None:
         if distributed.rank() > 0:
             return
     table = {name: row for name, (row, _) in found.items()}
-    outputs.write_text(args.output / "features.json", json.dumps(table, indent=1) + "\n")
+    outputs.write_text(args.output / "features.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
     head = [f"{words} {split}" for words in ("intra-class var.", "inter-class sep.") for split in ("train", "val")]
     outputs.write_text(args.output / "features.md", terminal.markdown(["model", *head], rows_of(table)))
     planes = {name: plane for name, (_, plane) in found.items() if plane is not None}
@@ -48,7 +48,7 @@ def main() -> None:
 
 def rows_of(table: dict) -> list[list[str]]:
     keys = [f"{key}_{split}" for key in ("d_within", "r2") for split in ("train", "val")]
-    return [[name, *(f"{row[key]:.4f}" for key in keys)] for name, row in table.items()]
+    return [[name, *(terminal.number(row[key], 4) for key in keys)] for name, row in table.items()]
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ def extract(
 
     loaded = load_checkpoint(checkpoint, ema, **overrides)
     images = find_images(loaded, data_path, split, data)
-    for note in [*loaded.notes, *images.notes] if verbose and distributed.rank() == 0 else []:
-        errors.say(note)
+    if verbose:
+        inference.say_notes(loaded, images)
     wanted = ("logits", "labels", *["features"] * features)
     loading = {"batch_size": batch_size, "num_workers": num_workers, "device": device, "amp": amp}
     share = inference.outputs(build_model(loaded), images, loaded.facts, f"logits of {checkpoint}", wanted, **loading)

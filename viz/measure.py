@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="JSON file to write; an earlier one of this command is replaced"
     )
-    parser.add_argument("--transfer", action="store_true", help="also measure linear transfer to --transfer-labels")
+    help_ = (
+        f"also linear transfer to --transfer-labels, from {options.TRANSFER_IMAGES:,} of the training images where there are more"
+    )
+    parser.add_argument("--transfer", action="store_true", help=help_)
     help_ = "classes: the data set's own, even if training used superclasses; prefix: file names up to the first _"
     parser.add_argument("--transfer-labels", choices=("classes", "prefix"), default="classes", help=help_)
     options.add_ignore_index(parser)
@@ -75,10 +78,10 @@ def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float
     from common import logits_file
 
     from metrics.outputs import Outputs
-    from metrics.resampling import FRACTION, check_split
+    from metrics.resampling import check_split
 
     test = Outputs(logits_file.load(path, ignore_index), name)
-    check_split(test.units, FRACTION, str(path))
+    check_split(test.units, options.FRACTION, str(path))
     return all_metrics(test, None)
 
 
@@ -90,17 +93,16 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
     from images.image_set import check_different
     from metrics.linear_transfer import transfer_accuracy
     from metrics.outputs import Outputs
-    from metrics.resampling import FRACTION, check_split
+    from metrics.resampling import check_split
 
     checkpoint = inference.load(path, args)
     train_images, own_labels = find_training_images(checkpoint, args.data_path, args.data)
     images = {"train": train_images, "val": find_images(checkpoint, args.data_path, "val", args.data)}
     check_different(*images.values())
-    check_split(len(images["val"]), FRACTION, str(images["val"].where))
+    check_split(len(images["val"]), options.FRACTION, str(images["val"].where))
     model, found = build_model(checkpoint), {}
     for split, part in images.items():
-        for note in part.notes:
-            errors.say(note)
+        inference.say_notes(part)
         title, wanted = f"{split} images of {name}", ("logits", "labels", "features")
         content = inference.outputs(model, part, checkpoint.facts, title, wanted, **options.loading(args))
         found[split] = Outputs(content, name)

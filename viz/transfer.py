@@ -34,7 +34,8 @@ def main() -> None:
     from metrics.linear_transfer import transfer
 
     sets = {split: open_split(split, args) for split in ("train", args.test_split)}
-    check_different(sets["train"], sets[args.test_split])
+    check_different(*sets.values())
+    inference.say_notes(*sets.values())
     outputs.folder(args.output, "transfer")
     table = {}
     for name, path in models.items():

@@ -1,6 +1,6 @@
 """Write a split of an image folder as one .ffcv file, and beside it a JSON file with the classes in label order.
 
-    python write_imagenet.py --data ImageNet/train --output train_500_0.5_90.ffcv --max-resolution 500
+    python write_imagenet.py --data-path ImageNet/train --output train_500_0.5_90.ffcv --max-resolution 500
 
 The same images in the same order give the same samples whatever the number of processes: order, pixels, and which images are
 stored as JPEG. A run that ends early leaves nothing under the final name.
@@ -67,7 +67,7 @@ class Terminated(Exception):
 
 
 def main(args: argparse.Namespace) -> None:
-    folder = open_folder(args.data)
+    folder = open_folder(args.data_path)
     if args.output.exists() and not args.overwrite:
         raise InputError(f"--output {args.output} is there already; --overwrite replaces it")
     if not args.output.parent.is_dir():
@@ -89,11 +89,11 @@ def main(args: argparse.Namespace) -> None:
 
 def open_folder(path: Path) -> ImageFolder:
     if not path.is_dir():
-        raise InputError(f"--data {path}: no such folder; name one split of an image folder, such as ImageNet/train")
+        raise InputError(f"--data-path {path}: no such folder; name one split of an image folder, such as ImageNet/train")
     try:
         return ImageFolder(path)
     except FileNotFoundError as error:
-        raise InputError(f"--data {path}: {str(error).splitlines()[0]}; it must hold <class>/<image>")
+        raise InputError(f"--data-path {path}: {str(error).splitlines()[0]}; it must hold <class>/<image>")
 
 
 class Pictures:

@@ -15,7 +15,7 @@ size=$1 probability=$2 quality=$3
 shift 3
 mkdir -p "$WRITE_DIR"
 for split in train val; do
-    "${PYTHON:-python3}" "$folder/write_imagenet.py" --data "$IMAGENET_DIR/$split" \
+    "${PYTHON:-python3}" "$folder/write_imagenet.py" --data-path "$IMAGENET_DIR/$split" \
         --output "$WRITE_DIR/${split}_${size}_${probability}_$quality.ffcv" \
         --max-resolution "$size" --compress-probability "$probability" --jpeg-quality "$quality" "$@"
 done

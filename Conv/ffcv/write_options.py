@@ -14,7 +14,7 @@ def parse() -> argparse.Namespace:
         description="Write a split of an image folder as a .ffcv file.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="FOLDER", help="one split of an image folder: <class>/<image>")
+    add("--data-path", type=Path, required=True, metavar="FOLDER", help="one split of an image folder: <class>/<image>")
     add("--output", type=Path, required=True, metavar="FILE", help="file to write, .ffcv")
     add("--max-resolution", type=int, default=500, metavar="PX", help="longest side; longer ones are scaled down; 0: keep all")
     share = "share of images stored as JPEG, 0: all raw, 1: none raw"

@@ -16,7 +16,7 @@ import errors  # noqa: F401  it says in one line which package is missing
 
 import scipy.io
 
-from unpack import DataError, image_path, members, run, unpack
+from unpack import InputError, image_path, members, run, unpack
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def prepare(archives: Path, folder: Path) -> str:
-    """Fill folder/train and folder/val; returns a sentence. Raises DataError where the files are not those of Stanford Cars."""
+    """Fill folder/train and folder/val; returns a sentence. Raises InputError where the files are not those of Stanford Cars."""
     devkit = archives / "car_devkit.tgz"
     wanted = {"devkit/cars_meta.mat": None, "devkit/cars_train_annos.mat": None}
     for name, file in members(devkit):
@@ -38,10 +38,10 @@ def prepare(archives: Path, folder: Path) -> str:
             wanted[name] = read_mat(file.read(), f"{devkit}: {name}")
     missing = [name for name, content in wanted.items() if content is None]
     if missing:
-        raise DataError(f"{devkit}: holds no {missing[0]}")
+        raise InputError(f"{devkit}: holds no {missing[0]}")
     test = archives / "cars_test_annos_withlabels.mat"
     if not test.is_file():
-        raise DataError(f"{test}: no such file; the labels of the test images are a file of their own")
+        raise InputError(f"{test}: no such file; the labels of the test images are a file of their own")
     annotations = {"train": wanted["devkit/cars_train_annos.mat"], "val": read_mat(test.read_bytes(), str(test))}
     try:
         # A slash in "Ram C/V Cargo Van Minivan 2012" would be a folder.
@@ -51,7 +51,7 @@ def prepare(archives: Path, folder: Path) -> str:
             for split, content in annotations.items()
         }
     except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{archives}: the annotations are not those of Stanford Cars ({error!r})")
+        raise InputError(f"{archives}: the annotations are not those of Stanford Cars ({error!r})")
     for split, official in (("train", "cars_train"), ("val", "cars_test")):
         targets = {f"{official}/{file}": image_path(split, name, file) for file, name in samples[split]}
         unpack(archives / f"{official}.tgz", targets, folder)
@@ -62,7 +62,7 @@ def read_mat(content: bytes, where: str) -> dict:
     try:
         return scipy.io.loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=False)
     except Exception as error:  # a damaged file can fail in any way
-        raise DataError(f"{where}: damaged, or not a MATLAB file ({str(error)[:100]})")
+        raise InputError(f"{where}: damaged, or not a MATLAB file ({str(error)[:100]})")
 
 
 if __name__ == "__main__":

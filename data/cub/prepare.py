@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from unpack import DataError, image_path, members, run, unpack
+
+from unpack import InputError, image_path, members, run, unpack
 
 LISTS = ("images.txt", "train_test_split.txt")
 
@@ -26,7 +27,7 @@ def main() -> None:
 
 
 def prepare(archive: Path, folder: Path) -> str:
-    """Fill folder/train and folder/val; returns a sentence. Raises DataError where the archive is not CUB's."""
+    """Fill folder/train and folder/val; returns a sentence. Raises InputError where the archive is not CUB's."""
     lists = {}
     for name, file in members(archive):
         if name.startswith("CUB_200_2011/") and name.split("/")[-1] in LISTS and name.count("/") == 1:
@@ -34,10 +35,10 @@ def prepare(archive: Path, folder: Path) -> str:
             if len(lists) == len(LISTS):
                 break
     if len(lists) < len(LISTS):
-        raise DataError(f"{archive}: holds no CUB_200_2011/{' and '.join(name for name in LISTS if name not in lists)}")
+        raise InputError(f"{archive}: holds no CUB_200_2011/{' and '.join(name for name in LISTS if name not in lists)}")
     images, is_training = (lists[name] for name in LISTS)
     if images.keys() != is_training.keys():
-        raise DataError(f"{archive}: {LISTS[0]} and {LISTS[1]} list different images")
+        raise InputError(f"{archive}: {LISTS[0]} and {LISTS[1]} list different images")
     targets, counts = {}, {"train": 0, "val": 0}
     for number, path in images.items():
         split = "train" if is_training[number] == "1" else "val"
@@ -52,7 +53,7 @@ def read_list(content: bytes, where: str) -> dict[str, str]:
     """number -> word, of lines `<number> <word>`."""
     lines = [line.split() for line in content.decode(errors="replace").splitlines() if line.strip()]
     if not lines or any(len(words) != 2 for words in lines):
-        raise DataError(f"{where}: not lines of a number and a word")
+        raise InputError(f"{where}: not lines of a number and a word")
     return dict(lines)
 
 

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from common import DEVKIT, IN_FLIGHT, InputError, in_order, one_line, processes
+from common import DEVKIT, IN_FLIGHT, in_order, one_line, processes
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from archives import folder_order, read_directory, read_image
 from image_mode import to_rgb
 from maps import read_devkit
+from unpack import InputError
 from writer import list_folder
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}  # images
@@ -30,18 +31,19 @@ def check(root: Path, workers: int) -> int:
     Returns the number of problems.
     """
     problems, classes = 0, {}
+    for split in ("train", "val"):  # both are looked for before hours of work begin
+        if not (root / f"{split}.zip").exists() and not (root / split).is_dir():
+            raise InputError(f"{root}: no {split}.zip and no folder {split}/ to check")
     for split in ("train", "val"):
         archive, folder = root / f"{split}.zip", root / split
         if archive.exists():
             where, (names, records, _) = archive, read_directory(archive, split)
             images = [(name, archive, record) for name, record in zip(names, records, strict=True)]
             sizes = records["packed"].tolist()
-        elif folder.is_dir():
+        else:
             where, (listed, _) = folder, list_folder(folder)
             images = [(*listed[row], None) for row in folder_order([name for name, _ in listed])]
             sizes = [os.path.getsize(path) for _, path, _ in images]
-        else:
-            raise InputError(f"{root}: no {split}.zip and no folder {split}/ to check")
         broken = 0
         jobs = (images[start : start + 64] for start in range(0, len(images), 64))
         with processes(workers) as pool, tqdm(total=len(images), desc=str(where), unit=" images", disable=None) as bar:

@@ -1,4 +1,4 @@
-"""What the parts of prepare.py share: its one kind of error, and work in parallel but in order."""
+"""What the parts of prepare.py share: work in parallel but in order, and files that are whole."""
 
 import collections
 import contextlib
@@ -11,10 +11,6 @@ from pathlib import Path
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 IN_FLIGHT = 8  # images per process that wait for their turn
 PART = "part"  # ending of what is not whole yet
-
-
-class InputError(ValueError):
-    """Says what is wrong, where, and what to do."""
 
 
 def in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:

@@ -6,9 +6,10 @@ import re
 import tarfile
 from pathlib import Path
 
-from common import DEVKIT, InputError, one_line, write_text
+from common import DEVKIT, one_line, write_text
 
 from archives import read_directory, read_map
+from unpack import InputError
 
 
 def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:

@@ -20,12 +20,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import errors  # noqa: F401  it says in one line which package is missing
-from common import InputError
 
 from archives import ArchiveError
 from check import check
 from maps import write_maps
-from unpack import printable
+from unpack import InputError, printable
 from writer import write_archives
 
 # The cores that this process may use, which taskset and clusters limit.
@@ -73,7 +72,7 @@ def parse() -> argparse.Namespace:
         "--quality",
         type=int,
         metavar="1-100",
-        help="JPEG quality; given alone it re-encodes every image (default: 90 for those shrunk)",
+        help="JPEG quality; it re-encodes every image, shrunk or not (default: 90 for those shrunk)",
     )
     add(
         "--overwrite",
@@ -87,8 +86,11 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} goes from {least} to {most}")
     if args.maps_only and args.check:
         parser.error("--maps-only and --check are two runs")
-    if args.maps_only and (args.output or args.shorter_side or args.max_side or args.quality):
+    changes = args.output or args.shorter_side or args.max_side or args.quality
+    if args.maps_only and changes:
         parser.error("--maps-only changes no archive: it goes with --root and --overwrite alone")
+    if args.check and (changes or args.overwrite):
+        parser.error("--check writes nothing: it goes with --root and --workers alone")
     return args
 
 

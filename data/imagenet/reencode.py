@@ -3,11 +3,12 @@
 import io
 from collections.abc import Callable, Iterator
 
-from common import IN_FLIGHT, InputError, in_order, one_line, processes
+from common import IN_FLIGHT, in_order, one_line, processes
 
 from PIL import Image
 
 from image_mode import to_rgb
+from unpack import InputError
 
 
 def reencoded(images: list, read: Callable, settings: tuple, workers: int) -> Iterator[bytes]:

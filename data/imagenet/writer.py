@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from common import PART, InputError
+from common import PART
 
 from tqdm import tqdm
 
 from archives import ENDINGS, LARGEST, folder_order, is_image
 from maps import devkit_labels, write_maps
 from reencode import reencoded
+from unpack import InputError
 
 FLUSH = 256 << 20  # bytes between writes to the disk itself, and half of what a resumed run reads again
 # In the name of what is not whole yet, so that a run continues only what was made with its own settings.

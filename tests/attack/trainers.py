@@ -120,7 +120,7 @@ def ffcv() -> list[Reader]:
     def make(folder):
         material.pictures(folder / "data", 32)
         for split in ("train", "val"):
-            words = ["--data", folder / "data" / split, "--output", folder / f"{split}.ffcv", "--num-workers", "1"]
+            words = ["--data-path", folder / "data" / split, "--output", folder / f"{split}.ffcv", "--num-workers", "1"]
             subprocess.run([sys.executable, Path(trainer.__file__).with_name("write_imagenet.py"), *words], check=True)
         go(folder, "--training.epochs=1", f"--logging.folder={folder}/run")
 

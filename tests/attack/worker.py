@@ -104,7 +104,7 @@ def read(reader, pristine: Path, work: Path, target: str | None = None, content:
         right = error.code in (1, 2) or isinstance(error.code, str)
         outcome = ("refused", str(error.code)) if right else ("traceback", f"exit {error.code}")
     except BaseException as error:
-        refusal = type(error).__name__ in ("InputError", "DataError", "ArchiveError")
+        refusal = type(error).__name__ in ("InputError", "ArchiveError")
         printable = str(error).isprintable() or type(error).__name__ == "ArchiveError"  # which its readers put into their own
         outcome = "refused" if refusal and printable else "traceback", str(error)
         if not refusal:

@@ -18,7 +18,6 @@ from images.image_set import Images, check_different
 from metrics.variation import variation_of_sums
 
 POINTS = 500  # features of a class and split that a panel shows, the first ones
-NOT_READ = 1e-12  # of a feature's length, below which it has no direction
 
 
 def measure(path: Path, args) -> tuple[dict, dict | None]:
@@ -29,6 +28,7 @@ def measure(path: Path, args) -> tuple[dict, dict | None]:
     train, _ = find_training_images(checkpoint, args.data_path, args.data)
     sets = {"train": train, "val": find_images(checkpoint, args.data_path, "val", args.data)}
     check_different(*sets.values())
+    inference.say_notes(*sets.values())
     names = three_classes(sets["train"].classes, checkpoint.facts["num_classes"], args.classes)
     wanted = [index for index, _ in names]
     for split, words in SPLITS.items():
@@ -51,8 +51,7 @@ def class_sums(
     POINTS unit features (n, D), on the first process. Memory: O(K D), whatever the number of images."""
     sums, counts, kept = None, torch.zeros(facts["num_classes"], dtype=torch.float64), [[] for _ in wanted]
     for batch in inference.run(model, images, facts, title, **loading):
-        unit = batch.features.double()
-        unit /= unit.norm(dim=1, keepdim=True).clamp(min=NOT_READ)
+        unit = nn.functional.normalize(batch.features.double(), dim=1)
         if sums is None:
             sums = torch.zeros(facts["num_classes"], unit.shape[1], dtype=torch.float64)
         sums.index_add_(0, batch.labels, unit)

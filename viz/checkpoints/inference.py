@@ -105,7 +105,11 @@ def outputs(
 def load(path: Path, args: argparse.Namespace) -> Checkpoint:
     """A checkpoint with the command line's overrides; what had to be found out is printed once."""
     checkpoint = load_checkpoint(path, **options.overrides(args))
-    if distributed.rank() == 0:
-        for note in checkpoint.notes:
-            say(note)
+    say_notes(checkpoint)
     return checkpoint
+
+
+def say_notes(*found: Checkpoint | Images) -> None:
+    """Print what is worth knowing of them, once under torchrun."""
+    for note in [note for one in found for note in one.notes] if distributed.rank() == 0 else []:
+        say(note)

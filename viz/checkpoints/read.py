@@ -72,7 +72,7 @@ def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **o
         facts = default_facts(found) | {key: value for key, value in said.items() if key not in ("model", "library")}
         notes += more
     facts |= {key: value for key, value in overrides.items() if value is not None}
-    check_facts({"input_size": size} | facts, classes, path)
+    check_facts(facts, classes, path)
     check_facts(facts | {"input_size": size}, classes, path)
     if "library" not in said or model is not None:
         notes.append(f"{path.name} is taken for {describe(facts)}")

@@ -16,15 +16,16 @@ from torch import Tensor
 from checkpoints.checksums import verify_checksums
 
 
-def read(path: Path, kind: str, memory_map: bool = False) -> object:
+def read(path: Path, kind: str, memory_map: bool = False, verify: bool = True) -> object:
     """The content of a .pth, .pt, .ckpt, .th or .safetensors file on the CPU; kind: what it is called in messages.
 
-    Code in it is not run, the file is refused. Raises InputError; warns of a file that cannot be checked.
+    Code in it is not run, the file is refused. Raises InputError; warns of a file that cannot be checked. verify: compare the
+    checksums; without, the content is good for a first look only.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such {kind}")
     try:
-        if not verify_checksums(path):
+        if verify and not verify_checksums(path):
             warn(f"{path}: a file of its format has no checksums, so damage cannot be noticed")
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -16,6 +16,8 @@ INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts bef
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
 THRESHOLD = 0.01  # the MaxSup paper's: a logit z is near zero if |z| is below this
 ALPHA = 0.1  # of label smoothing
+FRACTION, REPEATS, SEED = 0.2, 10, 0  # of the images held out for fitting, in so many random splits
+TRANSFER_IMAGES = 10_000  # training images at most of measure.py's linear transfer
 STRENGTHS = [10.0**power for power in range(-5, 3)]  # C of a logistic regression: the larger, the weaker the penalty
 KINDS = {
     "checkpoint": "checkpoints of any form: .pth, .pt, .ckpt, .safetensors",
@@ -36,7 +38,7 @@ RANGES = {
     "num_workers": (0, 1024),
     "input_size": (1, 4096),
     "crop_ratio": (1e-3, 1),
-    "mean": (-1e6, 1e6),
+    "mean": (0, 1e6),
     "std": (1e-6, 1e6),
 }
 
@@ -78,9 +80,11 @@ def add_models(to: argparse.ArgumentParser, *kinds: str) -> argparse._ActionsCon
 
 def add_splits(to: argparse.ArgumentParser) -> None:
     """The held-out splits on which a temperature, or the power p of normalised logits, is chosen."""
-    to.add_argument("--val-fraction", type=float, default=0.2, help="share of the images held out for fitting, between 0 and 1")
-    to.add_argument("--repeats", type=int, default=10, help="random splits over which the figures are averaged")
-    to.add_argument("--seed", type=int, default=0, help="seed of splits and resamples, at least 0")
+    to.add_argument(
+        "--val-fraction", type=float, default=FRACTION, help="share of the images held out for fitting, between 0 and 1"
+    )
+    to.add_argument("--repeats", type=int, default=REPEATS, help="random splits over which the figures are averaged")
+    to.add_argument("--seed", type=int, default=SEED, help="seed of splits and resamples, at least 0")
 
 
 def add_ignore_index(to: argparse.ArgumentParser) -> None:

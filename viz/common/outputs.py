@@ -25,7 +25,7 @@ def folder(path: Path, command: str) -> None:
 def check_file(output: Path, overwrite: bool, *inputs: Path) -> None:
     """Raise InputError unless a file can be written at `output` without the loss of another."""
     if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
-        raise InputError(f"--output {output} is the checkpoint itself; choose another name")
+        raise InputError(f"--output {output} is one of the files to read; choose another name")
     if output.is_dir():
         raise InputError(f"--output {output} is a folder; name a file in it")
     if output.exists() and not overwrite:

@@ -23,8 +23,6 @@ from checkpoints.read import Checkpoint, build_model
 from drawing import style
 from images.transforms import normalise, transform
 
-SHARPEST = 32  # px: images this small are shown pixel by pixel
-
 
 def explain_all(checkpoint: Checkpoint, pictures: list[Image.Image], target: str | None, device: str, name: str) -> list[dict]:
     """For each picture: the crop (H, W, 3) that the model sees, 0 to 1, the map (H, W), 0 to 1, and the words under the panel."""
@@ -59,7 +57,7 @@ def target_index(checkpoint: Checkpoint, target: str | None) -> int | None:
     classes = checkpoint.classes or []
     if target in classes:
         return classes.index(target)
-    if target.isdecimal() and int(target) < checkpoint.facts["num_classes"]:
+    if target.isdecimal() and len(target) < 10 and int(target) < checkpoint.facts["num_classes"]:
         return int(target)
     known = f"{', '.join(classes[:5])}, ... or " if classes else ""
     raise InputError(
@@ -127,12 +125,12 @@ def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image
     for row, path in enumerate(paths):
         original = axes[row * count]
         side = max(pictures[row].size)
-        original.imshow(pictures[row], interpolation="nearest" if side <= SHARPEST else "antialiased")
+        original.imshow(pictures[row], interpolation="nearest" if side <= style.PIXELS else "antialiased")
         original.set_xlabel(style.short(path.stem, 24), fontsize=9)
         for axis, (name, panels) in zip(axes[row * count + 1 : (row + 1) * count], columns.items(), strict=True):
             panel = panels[row]
             overlay = overlay_of(panel)
-            axis.imshow(overlay, interpolation="nearest" if overlay.shape[0] <= SHARPEST else "antialiased")
+            axis.imshow(overlay, interpolation="nearest" if overlay.shape[0] <= style.PIXELS else "antialiased")
             axis.set_xlabel(panel["words"], fontsize=9)
             if row == 0:
                 axis.set_title(name)

@@ -43,7 +43,7 @@ def open_images(path: Path | None, split: str, data: str | None = None) -> Image
         raise InputError(f"{path}: no such folder or archive; an image folder holds {split}/<class>/<image>")
     inside = [entry for entry in path.iterdir() if entry.is_dir()]
     if not inside or {"train", "val", "test"} & {entry.name for entry in inside}:
-        raise InputError(f"{path / split}: no such folder; an image folder holds {split}/<class>/<image>; see --split")
+        raise InputError(f"{path / split}: no such folder; an image folder holds {split}/<class>/<image>")
     return open_folder(path)
 
 

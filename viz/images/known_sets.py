@@ -51,8 +51,7 @@ def _digits(split: str) -> Images:
 def _cifar(root: Path, split: str, data: str) -> Images:
     kind = torchvision.datasets.CIFAR10 if data == "cifar10" else torchvision.datasets.CIFAR100
     try:
-        here = (root / kind.base_folder).is_dir()
-        images = kind(root, train=split == "train", download=not here)
+        images = kind(root, train=split == "train", download=True)  # downloads nothing where all files are whole
     except (OSError, RuntimeError, urllib.error.URLError) as error:
         raise InputError(f"{root / kind.base_folder}: {data} is neither there nor can it be downloaded ({reason(error)})")
     return _in_memory(data, images.data, images.targets, images.classes)

@@ -40,7 +40,10 @@ def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, see
     held = weigh(model.rankings["msp"], held_out.astype(np.int32))
     few = len(labels) - len(scored)
     if few < FEW_HELD_OUT or held.wrong.min() < FEW_ERRORS:
-        notes.append(f"T and p are chosen on {few:,} held-out images with as few as {held.wrong.min()} errors: too few to tell")
+        notes.append(
+            f"{'T and p are' if chosen else 'T is'} chosen on {few:,} held-out images with as few as {held.wrong.min()} errors: "
+            "too few to tell"
+        )
     at_the_end = sum(temperature in (COLDEST, HOTTEST) for temperature in temperatures)
     if at_the_end:
         notes.append(

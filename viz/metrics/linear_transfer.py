@@ -5,8 +5,10 @@ fifth of the training images, then fitted to all of them; accuracy on the test i
 fifth, by a fixed seed.
 """
 
+from collections import Counter
+
 from common.errors import InputError
-from common.options import STRENGTHS
+from common.options import STRENGTHS, TRANSFER_IMAGES
 
 import numpy as np
 import torch
@@ -14,14 +16,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 HELD_OUT = 0.2  # of the training images
-TRAIN_IMAGES = 10_000  # of measure.py: enough for its classes, and seconds
 STEPS = 5000  # iterations at most of a fit
 TOLERANCE = 1e-4  # of the largest entry of the mean loss's gradient, where a fit ends
 
 
 def transfer_accuracy(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str]) -> float:
-    """Accuracy (%) on the test images, from features (N, D); of more than TRAIN_IMAGES training images that many, at random."""
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:TRAIN_IMAGES]
+    """Accuracy (%) on the test images, from features (N, D), of measure.py.
+
+    Of more than TRANSFER_IMAGES training images it takes that many at random, which is seconds instead of minutes; all of them
+    where a class would be left with fewer than two, for one part of each class is held out.
+    """
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    some = Counter(train_classes[row] for row in rows[:TRANSFER_IMAGES].tolist())
+    if all(some[name] > 1 for name in set(train_classes)):
+        rows = rows[:TRANSFER_IMAGES]
     chosen = [train_classes[row] for row in rows.tolist()]
     return transfer(train[rows], chosen, test, test_classes, STRENGTHS)["test_top1"]
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from common.options import FRACTION, REPEATS, SEED
+
 import torch
 from torch import Tensor
 
 from metrics.rankings import Model
-from metrics.resampling import FRACTION, REPEATS, SEED, splits
+from metrics.resampling import splits
 from metrics.segmentation import EXACT, labelled_pixels, rank_file
 
 ELEMENTS = 1 << 19  # logits looked at at a time: 4 MB in float64
@@ -17,7 +19,7 @@ ELEMENTS = 1 << 19  # logits looked at at a time: 4 MB in float64
 class Outputs:
     """Logits (N, K) and labels (N,) of images, or (N, K, H, W) and (N, H, W), whose labelled pixels are the samples.
 
-    content: what logits_file.load or segmentation.load gives, with features (N, D) or without. The units of splits are images in
+    content: what logits_file.load gives, with features (N, D) or without. The units of splits are images in
     both forms. own_labels (N,): the data set's, which differ from the labels where these were changed for the training.
     """
 

@@ -7,7 +7,6 @@ from common.errors import InputError
 
 import numpy as np
 
-FRACTION, REPEATS, SEED = 0.2, 10, 0  # of the images held out, in so many random splits
 AT_ONCE = 16  # resamples drawn together: enough to keep vector operations long, few enough for a CPU's cache
 
 

@@ -9,9 +9,9 @@ from metrics.calibration_error import ece
 from metrics.classification import columns
 from metrics.label_smoothing_terms import terms
 from metrics.near_zero import near_zero
+from metrics.outputs import ELEMENTS
 from metrics.risk_coverage import aurc
 
-CHUNK = 1 << 19  # logits turned to float64 at a time: 4 MB, several times over
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 DENSITY_BINS = 200
 
@@ -40,7 +40,7 @@ def samples(logits: Tensor, labels: Tensor, threshold: float) -> Samples:
     """Logits (N, K) of any floating type and labels (N,) int64, looked at chunk by chunk: O(N K) time, O(N) memory."""
     # Made beforehand: small results between large chunks would keep the memory of these from being used again.
     found = torch.empty(len(fields(Samples)), len(logits), dtype=torch.float64)
-    step = max(1, CHUNK // logits.shape[1])
+    step = max(1, ELEMENTS // logits.shape[1])
     for part, rows, targets in zip(found.split(step, 1), logits.split(step), labels.split(step), strict=True):
         part[:5] = columns(rows, targets).T
         part[5], part[6], part[7] = near_zero(rows, threshold), rows.amax(1), rows.double().mean(1)
@@ -62,9 +62,9 @@ def summary(rows: Samples, alpha: float) -> dict[str, float]:
         "ece": ece(rows.confidence, rows.right),
         "aurc": aurc(rows.msp, rows.right),
         "near_zero": rows.near_zero.mean().item(),
-        "ls_regularisation": alpha * rows.regularisation.mean().item(),
-        "ls_error_enhancement": alpha * rows.error_enhancement.mean().item(),
-        "ls_alpha": alpha,
+        "regularisation": alpha * rows.regularisation.mean().item(),
+        "error_enhancement": alpha * rows.error_enhancement.mean().item(),
+        "alpha": alpha,
     }
     for name, which in (("right", rows.right), ("wrong", ~rows.right)):
         part = gap[which]
@@ -77,6 +77,6 @@ def summary(rows: Samples, alpha: float) -> dict[str, float]:
 def density(logits: Tensor, low: float, high: float) -> Tensor:
     """Histogram (DENSITY_BINS,) float64 of all logits from low to high, as a density that sums to 1 over the bins' widths."""
     counts = torch.zeros(DENSITY_BINS, dtype=torch.float64)
-    for rows in logits.split(max(1, 4 * CHUNK // logits.shape[1])):
+    for rows in logits.split(max(1, 4 * ELEMENTS // logits.shape[1])):
         counts += torch.histc(rows.float(), DENSITY_BINS, low, high).double()
     return counts / logits.numel() / ((high - low) / DENSITY_BINS)

@@ -40,7 +40,7 @@ def pixels(content: dict, title: str, step: int = 1) -> Iterator[tuple[dict[str,
 
 
 def rank_pixels(content: dict, name: str) -> Model:
-    """The content that load() gave, of the model `name`. More than EXACT pixels are ranked by bins of the score, see edges()."""
+    """What logits_file.load gave of the model `name`. More than EXACT pixels are ranked by bins of the score, see edges()."""
     build = _rank_each if content["pixels"] <= EXACT else _rank_bins
     rankings, sums = build(content, f"scores of {name}")
     return Model(rankings, len(content["labels"]), content["pixels"], content["logits"].shape[1], content["labels"], sums)

@@ -1,9 +1,10 @@
 """Selective classification: how well a model's confidence ranks its errors, and what normalised logits give back."""
 
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+from common.options import CORES, FRACTION, REPEATS, SEED
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from metrics.outputs import Outputs
 from metrics.rankings import Model
-from metrics.resampling import FRACTION, REPEATS, SEED, interval, resamples, splits
+from metrics.resampling import interval, resamples, splits
 from metrics.risk_coverage import FIGURES, figures, weigh
 from metrics.scores import PLAIN, POWERS, normalised
 
@@ -22,7 +23,9 @@ SPLIT = ("split_msp", "normalised")  # the scores whose figures are means over s
 TWO_CLASSES = "normalised logits need three classes or more: with two, s_p is the same for every sample"
 
 
-def analyse(models: dict[str, Model], fraction: float = 0.2, repeats: int = 10, bootstrap: int = 1000, seed: int = 0) -> dict:
+def analyse(
+    models: dict[str, Model], fraction: float = FRACTION, repeats: int = REPEATS, bootstrap: int = 1000, seed: int = SEED
+) -> dict:
     """What summary.json holds of models by name. fraction, repeats: of the held-out splits; bootstrap: resamples, 0 for none.
 
     A figure is {"value", "interval"}, fractions, None where it is not defined; FIGURES lists them.
@@ -45,7 +48,7 @@ def analyse(models: dict[str, Model], fraction: float = 0.2, repeats: int = 10, 
             less_msp = contrast(points[name], draws[name], "normalised", points[name], draws[name], "split_msp")
             by_p = {p: figures(weigh(model.rankings[normalised(p)], everything))["aurc"][0] for p in POWERS}
             rows[name] |= {"normalised_less_msp": less_msp, "aurc_by_p": by_p}
-        notes += [f"{name}: {note}" for note in doubts(model, held_out)]
+        notes += [f"{name}: {note}" for note in doubts(model, held_out, bootstrap)]
     paired = []
     for a, b in itertools.combinations(models, 2):
         if models[a].units != models[b].units or not torch.equal(models[a].labels, models[b].labels):
@@ -65,7 +68,7 @@ def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
     aurc_split_msp and aurc_normalised: MSP, and the score chosen on the held-out fifth, on the same other images, means over
     the splits. normalised_kept_msp: the share of the splits whose choice was MSP.
     """
-    model = analyse({"": test.ranked}, FRACTION, REPEATS, 0, SEED)["models"][""]
+    model = analyse({"": test.ranked}, bootstrap=0)["models"][""]
 
     def value(score: str, figure: str) -> float | None:
         return model["scores"][score][figure]["value"] if score in model["scores"] else None
@@ -124,7 +127,7 @@ def resample(name: str, model: Model, chosen: list[str], scored: np.ndarray, cou
         return weighted(model, chosen, scored, draw())
 
     draws = resamples(model.units, count, seed)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy lets other threads run while it computes
+    with ThreadPoolExecutor(min(4, CORES)) as pool:  # NumPy lets other threads run while it computes
         bar = tqdm(pool.map(part, draws), f"bootstrap of {name}", len(draws), disable=None, leave=False)
         parts = list(bar)
     return {key: {f: np.concatenate([part[key][f] for part in parts]) for f in FIGURES} for key in parts[0]}
@@ -146,13 +149,14 @@ def contrast(point: dict, drawn: dict, key: str, other_point: dict, other_drawn:
     return compare(difference, paired)
 
 
-def doubts(model: Model, held_out: np.ndarray) -> list[str]:
-    """What the reader of this model's figures should know."""
+def doubts(model: Model, held_out: np.ndarray, bootstrap: int) -> list[str]:
+    """What the reader of this model's figures should know. bootstrap: resamples, 0 for figures without intervals."""
     held = weigh(model.rankings["msp"], held_out.astype(np.int32))
     samples, wrong = int(held.total.min()), int(held.wrong.min())
     few = model.classes > 2 and (samples < FEW_HELD_OUT or wrong < FEW_ERRORS)
     notes = [f"p is chosen on as few as {samples:,} held-out samples with {wrong} errors, which is too few to tell"] * few
-    notes += [f"{model.units} images are few to resample: the intervals are rough"] * (model.units < FEW_IMAGES)
+    rough = bootstrap > 0 and model.units < FEW_IMAGES
+    notes += [f"{model.units} images are few to resample: the intervals are rough"] * rough
     everything = weigh(model.rankings["msp"], np.ones((model.units, 1), np.int32))
     errors_in_all = int(everything.wrong[0])
     if errors_in_all in (0, model.samples):

@@ -2,19 +2,21 @@
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from PIL import Image
 
+from drawing import style
 from drawing.panels import Panels
 
 THUMBNAIL = 176  # px at most: twice the side that a picture has on the page
-PIXELS = 32  # px: pictures this small are shown pixel by pixel
 
 
 @dataclass
 class Figure:
-    """A figure of the page and of figures/NAME.pdf. command: what draws it alone. rows: of pictures, in place of panels."""
+    """A figure of the page and of figures/NAME.pdf. command: what draws it alone. rows: of pictures, in place of panels, and
+    draw: what makes the whole of them, matplotlib's."""
 
     name: str
     caption: str
@@ -22,6 +24,7 @@ class Figure:
     panels: Panels | None = None
     rows: list[list["Picture"]] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)  # titles of the pictures' columns
+    draw: Callable | None = None
 
     @property
     def svgs(self) -> list[str]:
@@ -86,7 +89,7 @@ class Section:
 
 def picture(image: Image.Image, alt: str, lines: list[str]) -> Picture:
     """A thumbnail: lossless where it is small enough to be shown pixel by pixel, else a JPEG."""
-    small = max(image.size) <= PIXELS
+    small = max(image.size) <= style.PIXELS
     image = image.convert("RGB")
     if not small:
         image.thumbnail((THUMBNAIL, THUMBNAIL))

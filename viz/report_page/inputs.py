@@ -19,7 +19,7 @@ from drawing import projection
 from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
 from metrics.outputs import Outputs
-from metrics.resampling import FRACTION, check_split
+from metrics.resampling import check_split
 from metrics.samples import Samples, samples
 from metrics.variation import variation_of_sums
 
@@ -67,7 +67,7 @@ class Run:
 def is_logits(path: Path) -> bool:
     """Whether a file holds logits rather than weights; a file that cannot be read is neither, and its reader says why."""
     try:
-        content = torch_file.read(path, "checkpoint or logits file", memory_map=True)
+        content = torch_file.read(path, "checkpoint or logits file", memory_map=True, verify=False)
     except InputError:
         return False
     return isinstance(content, dict) and {"logits", "labels"} <= content.keys()
@@ -124,7 +124,7 @@ def _unit(features: Tensor) -> Tensor:
 
 def check_comparable(first: Run, run: Run) -> None:
     """Raise InputError, which names both, unless both have the same classes and were shown the same images in one order."""
-    check_split(len(run.content["labels"]), FRACTION, str(run.path))
+    check_split(len(run.content["labels"]), options.FRACTION, str(run.path))
     counts, labels = ([part.content[key] for part in (first, run)] for key in ("logits", "labels"))
     for what, (ours, theirs) in (
         ("have different classes", [list(range(part.shape[1])) for part in counts]),

@@ -6,9 +6,10 @@ the same images. Where it is several seeds, it is Student's interval over the se
 
 import itertools
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+
+from common.options import CORES, FRACTION, REPEATS, SEED
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from measure import all_metrics
 from metrics.calibration_error import BINS, bins_of
-from metrics.resampling import FRACTION, REPEATS, SEED, interval, resamples, splits
+from metrics.resampling import interval, resamples, splits
 from metrics.risk_coverage import figures, weigh
 from metrics.selection import choose, mean_of_defined
 from report_page.inputs import Run
@@ -116,7 +117,7 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
 
     draws = resamples(units, count, SEED)
     fewer = -(-len(draws) // FEWER)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy lets other threads run while it computes
+    with ThreadPoolExecutor(min(4, CORES)) as pool:  # NumPy lets other threads run while it computes
         parts = list(tqdm(pool.map(part, range(len(draws))), f"intervals of {run.method}", len(draws), disable=None, leave=False))
     found = {key: np.concatenate([part[key] for part in parts if key in part]) for key in parts[0]}
     if "aurc_normalised" in found:

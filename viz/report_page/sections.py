@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
+from common.options import FRACTION, REPEATS, SEED
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from drawing import grad_cam as cam
 from drawing import logit_panels, max_logit, projection, reliability, risk_coverage
 from drawing.panels import Panels
 from metrics.calibration_error import BINS, binned
-from metrics.resampling import FRACTION, REPEATS, SEED, splits
+from metrics.resampling import splits
 from metrics.selection import TWO_CLASSES, choose
 from report_page import SECTIONS
 from report_page.answer import between, shown
@@ -293,9 +295,9 @@ def gradcam(found: Findings) -> Section:
             cells.append(picture(heat, f"Grad-CAM of {run.paths[index]} by {name}: {panel['words']}", lines))
         rows.append(cells)
     caption = f"{why} Bright: the pixels that count most for what the model predicts." + _of_first(found)
-    made = Figure("gradcam", caption, found.command("gradcam"), None, rows, ["image", *columns])
-    made.draw = lambda: cam.draw(columns, [Path(run.paths[index]) for index in chosen], images)
-    section.figures.append(made)
+    paths = [Path(run.paths[index]) for index in chosen]
+    whole = partial(cam.draw, columns, paths, images)
+    section.figures.append(Figure("gradcam", caption, found.command("gradcam"), None, rows, ["image", *columns], whole))
     section.numbers = [
         {"image": run.paths[index], "predictions": {n: p[row]["words"] for n, p in columns.items()}}
         for row, index in enumerate(chosen)
