@@ -3,7 +3,7 @@
 # Afterwards $PYTHON is an interpreter that has what the files ask for. That is the active environment if it has everything, and
 # otherwise .venv in this checkout, which the first call makes and later calls reuse. Progress goes to stderr.
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 required=("$@")
 
 # suits PYTHON: whether that interpreter exists and is new enough. Python 3.10 was seen to fail: the tested NumPy and SciPy refuse it.

@@ -6,7 +6,7 @@
 #   bash train_with_MaxSup.sh --data-path /path/to/ImageNet   the paper's DeiT-Small recipe on every GPU of this node;
 #                                                             further options go to Deit/main.py, and override it
 set -euo pipefail
-top=$(cd "$(dirname "$0")" && pwd)
+top=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 case "${1:-}" in -h | --help)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
     exit

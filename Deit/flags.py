@@ -1,4 +1,4 @@
-"""How options are spelled: DeiT's and torchvision's names next to ours, and one-line errors that name the nearest option.
+"""How options are spelled: other projects' names next to ours, and one-line errors that name the nearest option.
 
 SPELLINGS are other names of one option. UNNEEDED are DeiT's options that change nothing here, with what the run says about each.
 REFUSED are those that end the run, with the reason. settle() turns DeiT's options that mean a loss or a data set into ours.
@@ -21,6 +21,11 @@ SPELLINGS = {
     "--mixup-alpha": "--mixup",
     "--cutmix-alpha": "--cutmix",
     "--test-only": "--eval",
+    # Conv/common_resnet's
+    "--init": "--finetune",
+    "--clip-grad-norm": "--clip-grad",
+    "--crop-ratio": "--eval-crop-ratio",
+    "--random-erase": "--reprob",
 }
 # DeiT's options without an effect: how many values each takes, and why.
 UNNEEDED = {

@@ -1,19 +1,21 @@
 """Train and evaluate image classifiers of timm with MaxSup: DeiT's command line, the losses of maxsup_loss.py.
 
-The smallest real run, on 1,400 digits:  python ../data/digits/prepare.py && python main.py --help
-The paper's, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /path/to/ImageNet
+The paper's run, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /path/to/ImageNet
+README.md has the smallest one, on 1,400 digits.
 """
 
+import copy
 import time
 from pathlib import Path
 
 import errors
 from errors import InputError, is_first, say
 
-from options import INPUTS, fill_in, get_parser
+from options import INPUTS, check, fill_in, get_parser
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
     ARGS = get_parser().parse_args()
+    check(copy.deepcopy(ARGS))
 
 import timm
 import torch
@@ -77,7 +79,7 @@ def train(args) -> None:
 
     seed_everything(args.seed)
     model = create_model(args.model, args.num_classes, args.input_size, args.drop, args.drop_path).to(args.device)
-    if args.finetune:
+    if args.finetune and not found:
         weights.finetune(model, foreign.read(args.finetune), args.input_size, classes, args.mean, args.std)
     if args.freeze_backbone or args.attn_only:
         weights.freeze(model, args.attn_only)
@@ -125,7 +127,7 @@ def train(args) -> None:
             if averaged is not None and memory:
                 averaged.to(memory)
         scheduler.step(epoch + 1)
-        check_weights(model, epoch, line.get("val_nll", 0))
+        check_weights(model, epoch, line.get("val_nll", 0) + line.get("ema_nll", 0))
         if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
@@ -260,6 +262,8 @@ def build_optimizer(model: nn.Module, args):
         )
     except (ValueError, AssertionError) as error:
         raise InputError(f"--opt {args.opt}: {error}")
+    if getattr(optimizer, "is_second_order", False):
+        raise InputError(f"--opt {args.opt}: needs second derivatives, which this trainer does not compute")
     names = ("decay_epochs", "decay_rate", "min_lr", "warmup_lr", "warmup_epochs")
     schedule = {name: getattr(args, name) for name in names}
     schedule |= {"noise": args.lr_noise, "noise_pct": args.lr_noise_pct, "noise_std": args.lr_noise_std, "noise_seed": args.seed}

@@ -16,6 +16,7 @@ CATEGORIES = ("name", "kingdom", "phylum", "class", "order", "supercategory", "f
 # The cores that this process may use, which taskset and clusters limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU_INFO = Path("/proc/cpuinfo")
+SMALL = 32  # pixels; up to here an image is not cropped to a part of its area, which would leave few pixels
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
     alpha alpha_end epochs global_batch lr unscale_lr weight_decay sched warmup_epochs warmup_lr min_lr clip_grad seed amp
@@ -56,12 +57,7 @@ def fill_in(args: argparse.Namespace) -> None:
     """Settle the options that depend on the machine or on one another. Raises InputError for values that mean nothing."""
     import torch
 
-    settle(args)
-    for name, value in INPUTS.items():
-        if getattr(args, name) is None and not args.eval:  # there the checkpoint may know better
-            setattr(args, name, value)
-    check_values(args)
-    check_pairs(args)
+    check(args)
     args.train_mode = args.train_mode and not args.freeze_backbone
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -84,6 +80,35 @@ def fill_in(args: argparse.Namespace) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def check(args: argparse.Namespace) -> None:
+    """What fill_in does first, which needs neither PyTorch nor the data: mistakes are answered at once."""
+    settle(args)
+    for name, value in INPUTS.items():
+        if getattr(args, name) is None and not args.eval:  # there the checkpoint may know better
+            setattr(args, name, value)
+    check_values(args)
+    check_pairs(args)
+    if not args.eval:
+        args.notes += without_effect(args)
+
+
+def without_effect(args: argparse.Namespace) -> list[str]:
+    """Lines on options of a training that change nothing with these others."""
+    notes, options = [], []
+    if args.src or args.input_size <= SMALL:
+        options += [name for name in ("scale", "train_interpolation") if getattr(args, name) != get_parser().get_default(name)]
+    if args.input_size <= SMALL and args.eval_crop_ratio != INPUTS["eval_crop_ratio"]:
+        options.append("eval_crop_ratio")
+    if options:
+        why = "--src crops squares of one size" if args.src else f"images of up to {SMALL} px are padded and shifted, not cropped"
+        notes.append(f"{', '.join('--' + name.replace('_', '-') for name in options)}: no effect, {why}")
+    if args.epochs <= args.warmup_epochs:
+        notes.append(
+            f"--epochs {args.epochs} ends within the warm-up, --warmup-epochs {args.warmup_epochs}: the rate never reaches --lr"
+        )
+    return notes
+
+
 def cpu_has_bf16() -> bool:
     """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
     return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
@@ -99,6 +124,8 @@ def check_values(args: argparse.Namespace) -> None:
             if one is not None and not low <= one <= high:
                 flag = name if name == "num_workers" else name.replace("_", "-")  # DeiT's spelling
                 raise InputError(f"--{flag} {one}: goes from {low:g} to {high:g}")
+    if args.loss not in LOSSES:
+        raise InputError(f"--loss {args.loss}: choose from {', '.join(LOSSES)}")
     if args.scale[0] > args.scale[1]:
         raise InputError(f"--scale {args.scale[0]:g} {args.scale[1]:g}: the smaller share comes first")
     if args.cutmix_minmax and args.cutmix_minmax[0] > args.cutmix_minmax[1]:
@@ -113,10 +140,10 @@ def check_values(args: argparse.Namespace) -> None:
 
 def check_pairs(args: argparse.Namespace) -> None:
     """Raise InputError for options that contradict one another, or that only mean something with another."""
-    if args.finetune and args.resume:
+    if args.finetune and args.resume not in (None, "auto"):
         raise InputError(
             f"--finetune {args.finetune} and --resume {args.resume}: the first starts a run from weights, the second continues "
-            "one with its optimiser; give one of them (an interrupted fine-tuning continues with --resume auto only)"
+            "one with its optimiser; give one of them (with --resume auto the weights are for a run that has no checkpoint yet)"
         )
     if args.freeze_backbone and args.attn_only:
         raise InputError("--freeze-backbone and --attn-only: the first trains only the classifier; give one of them")

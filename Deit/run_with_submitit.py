@@ -28,10 +28,7 @@ class Training:
         import main
         import options
 
-        # A requeued job continues its run; until that has a checkpoint, a fine-tuning starts from its weights.
-        args = options.get_parser().parse_args(self.arguments)
-        args.resume = "auto" if args.finetune is None or (args.output_dir / "checkpoint.pth").exists() else None
-        args.finetune = None if args.resume else args.finetune
+        args = options.get_parser().parse_args([*self.arguments, "--resume", "auto"])  # a requeued job continues its run
 
         job = submitit.JobEnvironment()
         os.environ.update(
@@ -58,7 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--constraint", help="SLURM constraint, such as the kind of GPU")
     parser.add_argument("--cpus-per-task", type=int, default=10, help="cores per process")
     parser.add_argument("--cluster", default="slurm", choices=["slurm", "local"], help="where to run")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder that all machines see")
+    parser.add_argument("--output_dir", "--output-dir", type=Path, required=True, help="folder that all machines see")
     parser.add_argument("--wait", action="store_true", help="stay until the job ends, and fail if it fails")
     return parser
 
@@ -69,13 +66,18 @@ def submit() -> None:
     args, arguments = get_parser().parse_known_args()
     if any(word.split("=")[0] in ("--overwrite", "--resume") for word in arguments):
         sys.exit("error: --overwrite and --resume: a job continues the run in --output_dir, each time that it is requeued")
+    if any(word in ("--eval", "--test-only", "--test_only") for word in arguments):
+        sys.exit("error: --eval: a job trains; python main.py --eval evaluates its checkpoint")
     arguments += ["--output_dir", str(args.output_dir)]
-    options.get_parser().parse_args(arguments)  # a mistyped option ends here, not in the job
+    options.check(options.get_parser().parse_args([*arguments, "--resume", "auto"]))  # a mistake ends here, not in the job
     try:
         import submitit
     except ImportError:
         sys.exit("error: submitit is not installed; pip install submitit")
-    executor = submitit.AutoExecutor(folder=args.output_dir / "slurm", cluster=args.cluster)
+    try:
+        executor = submitit.AutoExecutor(folder=args.output_dir / "slurm", cluster=args.cluster)
+    except RuntimeError as error:  # there is no srun
+        sys.exit(f"error: SLURM: {error}; --cluster local runs on this machine")
     parameters = {"nodes": args.nodes, "tasks_per_node": args.ngpus, "timeout_min": int(args.hours * 60), "name": "maxsup"}
     if args.cluster == "slurm":
         parameters |= {"gpus_per_node": args.ngpus, "cpus_per_task": args.cpus_per_task}

@@ -13,9 +13,12 @@
 # TORCHRUN="--nnodes=4 --node-rank=N --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"; SLURM: run_with_submitit.py.
 # --resume auto continues an interrupted run.
 set -euo pipefail
-folder=$(cd "$(dirname "$0")" && pwd)
+folder=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 python=${PYTHON:-python3}
-found=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+found=$("$python" -c 'import torch; print(torch.cuda.device_count())' 2>/dev/null) || {
+    echo "error: $python is missing, or has no PyTorch; activate the environment that has it, or set PYTHON" >&2
+    exit 1
+}
 gpus=${GPUS:-$((found > 0 ? found : 1))}
 batch=${BATCH:-1024}
 if ! [[ $gpus =~ ^[1-9][0-9]*$ && $batch =~ ^[1-9][0-9]*$ ]]; then

@@ -5,7 +5,7 @@
 #   bash benchmarks/gpu.sh --cpu-rehearsal          all of it in miniature on a CPU
 #   bash benchmarks/gpu.sh --pack DIR --data-path FOLDER   CIFAR-10 and wheels in folders that travel one by one
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 python=${PYTHON:-$here/../.venv/bin/python}
 [ -x "$(command -v "$python")" ] || python=python3
 exec "$python" "$here/gpu.py" "$@"

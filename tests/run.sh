@@ -4,7 +4,7 @@
 #   bash tests/run.sh                          everything
 #   bash tests/run.sh tests/test_viz.py -x     pytest with these arguments
 set -euo pipefail
-top=$(cd "$(dirname "$0")/.." && pwd)
+top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$top"
 . "$top/environment.sh" "$top/requirements.txt" "$top/tests/requirements.txt" "$top/Tasks/segmentation/requirements.txt"
 # FFCV compiles against system packages. Where they cannot be had its tests are skipped, unless FFCV_REQUIRED is set.

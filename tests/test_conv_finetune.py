@@ -174,6 +174,9 @@ def forms(weights):
     }
 
 
+OTHERS = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+
+
 def test_a_run_starts_from_weights_in_any_form(digits, tmp_path, capsys):
     weights = states.read(digits)["model"]
     files = forms(weights)
@@ -183,10 +186,11 @@ def test_a_run_starts_from_weights_in_any_form(digits, tmp_path, capsys):
     description = models.model_facts("resnet8", 8, 8, 2)
     for name in [*files, "plain.safetensors"]:
         model = models.create_model(description, 10)
-        initial.start_from(str(tmp_path / name), model, description, list("0123456789"))
+        initial.start_from(str(tmp_path / name), model, description, list("0123456789"), OTHERS)
         assert_same({key: model.state_dict()[key] for key in weights if "num_batches" not in key},
                     {key: weights[key] for key in weights if "num_batches" not in key})  # fmt: skip
-        assert "fresh classifier" not in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "fresh classifier" not in said and "was trained with" not in said  # which these files do not say
 
 
 def test_a_classifier_for_other_classes_is_replaced_and_that_is_said(digits, capsys):
@@ -195,11 +199,12 @@ def test_a_classifier_for_other_classes_is_replaced_and_that_is_said(digits, cap
     for classes, reason in ((list("abc"), "for 10 classes, these are 3"), (list("abcdefghij"), "for other classes, 0, 1, 2")):
         model = models.create_model(description, len(classes))
         fresh = model.linear.weight.clone()
-        initial.start_from(str(digits), model, description, classes)
+        initial.start_from(str(digits), model, description, classes, OTHERS)
         assert torch.equal(model.linear.weight, fresh) and torch.equal(model.conv1.weight, state["model"]["conv1.weight"])
-        assert reason in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert reason in said and f"warning: {digits} was trained with a std of 0.37" in said and ", this run has 1 1 1\n" in said
     model = models.create_model(description, 10)
-    initial.start_from(str(digits), model, description, list("9876543210"))
+    initial.start_from(str(digits), model, description, list("9876543210"), OTHERS)
     assert torch.equal(model.linear.bias, state["model"]["linear.bias"].flip(0))
 
 
@@ -345,7 +350,7 @@ def test_imagenets_outputs_without_names_are_the_wnids_in_sorted_order(reverse, 
     description = {"model": "resnet8", "library": "cifar", "width": 8, "stem_stride": 2}
     model, start = (models.create_model(description, 1000) for _ in range(2))
     torch.save({"model": start.state_dict()}, tmp_path / "c.pth")
-    initial.start_from(str(tmp_path / "c.pth"), model, description, wnids)
+    initial.start_from(str(tmp_path / "c.pth"), model, description, wnids, OTHERS)
     torch.testing.assert_close(model.linear.weight[order], start.linear.weight, rtol=0, atol=0)
     names = foreign.class_names(None, 1000, wnids)
     assert distillation.match_columns(names, 1000, wnids, "t") == ([999 - i for i in range(1000)] if reverse else None)

@@ -165,7 +165,7 @@ ffcv = Subproject("Conv/ffcv")
 ffcv_options, ffcv_error = ffcv.load("options"), ffcv.load("errors").InputError
 
 
-def test_keys_of_the_original_map(tmp_path, capsys):
+def test_keys_of_the_original_map(tmp_path):
     config = tmp_path / "original.toml"
     config.write_text(
         '[model]\narch = "resnet18"\npretrained = 0\n[lr]\nlr_schedule_type = "step"\n[training]\nuse_blurpool = 1\nepochs = 3\n'
@@ -174,7 +174,11 @@ def test_keys_of_the_original_map(tmp_path, capsys):
     found, command = ffcv_options.read(["--config-file", str(config), "--mixup-alpha", "0.2", "--logging.folder=x", "--epochs=5"])
     assert found.loss.name == "maxsup" and found.model.blurpool and found.lr.schedule == "step" and found.training.epochs == 5
     assert found.augmentation.mixup_alpha == 0.2 and found.logging.folder == "x" and not command.eval
-    assert "dist.world_size has no effect: torchrun" in capsys.readouterr().out
+    assert any("dist.world_size has no effect: torchrun" in note for note in command.notes)
+    found, command = ffcv_options.read("--deterministic --compile --sync-bn=0 --crop_ratio 0.9 --test-only".split())
+    training = found.training
+    assert (training.deterministic, training.compile, training.sync_bn, found.validation.crop_ratio) == (True, True, False, 0.9)
+    assert command.eval and not command.notes
     smoothed, command = ffcv_options.read(["--training.label_smoothing=0.1", "--training.eval_only=1"])
     assert (smoothed.loss.name, smoothed.loss.alpha, command.eval) == ("ls", 0.1, True)
 

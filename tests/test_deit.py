@@ -226,8 +226,19 @@ def test_submitit_runs_two_processes_here(few, tmp_path):
     assert load(tmp_path)["args"]["global_batch"] == 32
 
 
-def test_a_requeued_job_continues_and_a_fine_tuning_starts_once(tmp_path, monkeypatch):
-    """Without a checkpoint the weights of --finetune count, with one --resume auto does."""
+def test_a_job_that_cannot_be_submitted_is_one_line(tmp_path):
+    words = [ROOT / "Deit/run_with_submitit.py", "--output-dir", tmp_path, "--data-path", "x"]
+    for more, piece in {
+        "": "--cluster local runs",
+        "--eval": "--eval: a job trains",
+        "--epochs 0": "--epochs 0: goes from 1",
+    }.items():
+        complains(run(*words, *more.split()), piece)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_requeued_job_continues(tmp_path, monkeypatch):
+    """A fine-tuning too, which starts from its weights where --resume auto finds no checkpoint."""
     job = argparse.Namespace(global_rank=3, local_rank=1, num_tasks=4, hostnames=["first", "second"])
     monkeypatch.setattr(submitit, "JobEnvironment", lambda: job)
     monkeypatch.setattr(sys, "path", list(sys.path))  # to which the job adds its folder
@@ -238,11 +249,8 @@ def test_a_requeued_job_continues_and_a_fine_tuning_starts_once(tmp_path, monkey
     launcher = DEIT.load("run_with_submitit")
     words = ["--data-path", "here", "--output_dir", str(tmp_path)]
     for more in ([], ["--finetune", "W"]):
-        for present in (False, True):
-            (tmp_path / "checkpoint.pth").write_bytes(b"") if present else (tmp_path / "checkpoint.pth").unlink(missing_ok=True)
-            launcher.Training([*words, *more], None, 1234)()
-    found = [(args.resume, args.finetune) for args in started]
-    assert found == [("auto", None), ("auto", None), (None, "W"), ("auto", None)]
+        launcher.Training([*words, *more], None, 1234)()
+    assert [(args.resume, args.finetune) for args in started] == [("auto", None), ("auto", "W")]
     assert [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")] == [
         "3", "1", "4", "first", "1234"
     ]  # fmt: skip

@@ -88,7 +88,8 @@ def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_pa
     state["model"] |= {"head.weight": torch.zeros(7, 64), "head.bias": torch.zeros(7)}
     del state["classes"], state["args"]
     torch.save(state, tmp_path / "seven.pth")
-    main(options(*words, "--finetune", tmp_path / "seven.pth", "--output_dir", tmp_path / "run"))
+    words += ["--finetune", tmp_path / "seven.pth", "--resume", "auto", "--output_dir", tmp_path / "run"]
+    main(options(*words))  # which has no checkpoint yet
     printed = capsys.readouterr().out
     assert "the classifier is new: 7 classes" in printed and "position embeddings resized from 5 to 10 tokens" in printed
     assert "trained are 130 of" in printed
@@ -100,7 +101,9 @@ def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_pa
         assert torch.equal(before[key], after[key]), key  # a linear probe leaves them as they are
     assert after["head.weight"].shape == (2, 64) and after["head.weight"].abs().sum() > 0
     assert load(tmp_path / "run")["args"]["finetune"].endswith("seven.pth")
-    main(options(*words, "--resume", "auto", "--epochs", 2, "--output_dir", tmp_path / "run"))
+    (tmp_path / "seven.pth").unlink()
+    main(options(*words, "--epochs", 2))
+    assert [line["epoch"] for line in log(tmp_path / "run")] == [1, 2]
     assert load(tmp_path / "run")["args"]["finetune"].endswith("seven.pth")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from conftest import ROOT, complains
+from conftest import ROOT, complains, run
 from training import DEIT, DEIT_DEFAULTS, PLAIN, SMALL, log, options
 
 SUBPROJECT = DEIT
@@ -119,6 +120,8 @@ def test_both_names_of_one_thing_mean_the_same():
         (["--output-dir", "o", "--num-workers", 3, "--batch_size=8"], ["--output_dir", "o", "-j", 3, "-b", 8]),
         (["--dr", 0.2, "--no-aug"], ["--decay-rate", 0.2, "--no-aug", "--no-repeated-aug", "--mixup", 0, "--cutmix", 0]),
         (["--wd", 0.1, "--workers", 2], ["--weight-decay", 0.1, "--num_workers", 2]),
+        (["--init", "P", "--clip-grad-norm", 1], ["--finetune", "P", "--clip-grad", 1]),
+        (["--crop-ratio", 0.9, "--random-erase", 0.1], ["--eval-crop-ratio", 0.9, "--reprob", 0.1]),
     ):
         assert vars(settled(*left)) == vars(settled(*right))
     three = settled("--ThreeAugment")
@@ -133,7 +136,8 @@ CONTRADICTIONS = {
     "--smoothing 0 --alpha 0.2": "--smoothing 0 and --alpha 0.2",
     "--bce-loss --loss ce": "--bce-loss and --loss ce",
     "--bce-loss --smoothing 0.1": "--bce-loss and --smoothing 0.1",
-    "--finetune P --resume auto": "--finetune P and --resume auto",
+    "--finetune P --resume Q": "--finetune P and --resume Q",
+    "--loss maxsupp": "--loss maxsupp: choose from ce,",
     "--freeze-backbone --attn-only": "--freeze-backbone and --attn-only",
     "--teacher-path P": "--teacher-path without --distillation-type",
     "--distillation-type soft": "needs --teacher-path",
@@ -153,6 +157,48 @@ def test_contradictions_name_both_and_unknown_options_the_nearest(words):
     with pytest.raises(InputError) as error:
         settled(*words.split())
     assert CONTRADICTIONS[words] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_options_of_a_training_that_change_nothing_are_named():
+    small = settled(*"--input-size 32 --scale 0.3 1 --train-interpolation bilinear --eval-crop-ratio 0.9".split()).notes
+    assert small == [
+        "--scale, --train-interpolation, --eval-crop-ratio: no effect, images of up to 32 px are padded and shifted, not cropped"
+    ]
+    assert settled("--src", "--scale", 0.3, 1).notes == ["--scale: no effect, --src crops squares of one size"]
+    (short,) = settled("--epochs", 5).notes
+    assert short.startswith("--epochs 5 ends within the warm-up, --warmup-epochs 5")
+    assert settled("--epochs", 6).notes == settled("--input-size", 32).notes == settled("--scale", 0.3, 1).notes == []
+
+
+@pytest.mark.parametrize("script, words, piece", [
+    ("Deit/main.py", "--data-path x --epochs 0", "--epochs 0: goes from 1"),
+    ("Deit/main.py", "--data-path x --loss maxsupp", "--loss maxsupp: choose from"),
+    ("Conv/ffcv/train_imagenet.py", "--training.epoch=3", "the nearest is 'training.epochs'"),
+])  # fmt: skip
+def test_mistakes_are_answered_before_what_takes_seconds_is_imported(script, words, piece):
+    result = run(sys.executable, "-X", "importtime", ROOT / script, *words.split())
+    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith("error: ") and piece in result.stderr
+    assert not re.findall(r"\| +(?:torch|torchvision|timm|ffcv)$", result.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("script", ["Deit/train_with_MaxSup.sh", "Conv/ffcv/train.sh"])
+def test_a_launcher_starts_by_a_relative_path_and_without_pytorch_says_so(script, tmp_path):
+    """CDPATH makes cd print where it goes, also into a variable."""
+    environment = os.environ | {"CDPATH": ".", "GPUS": "1", "PYTHON": sys.executable}
+    words = ["bash", script, "--data-path", tmp_path, "--data.train_dataset=none.ffcv"][: 4 if "Deit" in script else 2]
+    result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=100)
+    complains(result, f"{tmp_path}/train: no such folder" if "Deit" in script else "data.train_dataset is missing")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # hides what is installed
+    (tmp_path / "python").chmod(0o755)
+    environment["PYTHON"] = str(tmp_path / "python")
+    result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=100)
+    complains(result, "has no PyTorch")
+
+
+def test_a_launcher_that_sets_half_of_the_variables_is_told_which(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "here"})
+    with pytest.raises(InputError, match="RANK is set, but not LOCAL_RANK, MASTER_PORT; torchrun"):
+        DEIT.load("distributed").start("cpu")
 
 
 def test_the_papers_script_runs_under_python_too(tmp_path):

@@ -197,6 +197,14 @@ def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, t
     assert abs(evaluated(folder / "checkpoint.pth", ffcv_files, "--validation.resolution=16")[3] - last["val_nll"]) > 0.001
     mirrored = evaluated(folder / "checkpoint.pth", ffcv_files, "--validation.lr_tta=1")
     assert mirrored[0] == 33 and abs(mirrored[3] - last["val_nll"]) > 0.0001
+    own = torch.load(folder / "checkpoint.pth", weights_only=True)
+    own["args"]["config"]["validation"]["lr_tta"] = True  # as if validated with mirror images, which is kept
+    torch.save(own, tmp_path / "mirrored.pth")
+    assert evaluated(tmp_path / "mirrored.pth", ffcv_files) == mirrored
+    same_metrics(evaluated(tmp_path / "mirrored.pth", ffcv_files, "--validation.lr_tta=0"), last)
+    own["args"]["std"] = [0.5, 0.5, 0.5]
+    torch.save(own, tmp_path / "others.pth")
+    refused("others.pth: trained with a std of .*0.5.*only ImageNet's", "--eval", "--resume", tmp_path / "others.pth")
 
 
 def test_every_loss_trains(ffcv_files):
@@ -311,8 +319,11 @@ def test_bad_files(ffcv_files, few, tmp_path):
         records = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "").records.copy()
         records["f0"][field][3] = value
         refused_file("damaged", good[:start] + records.tobytes() + good[start + records.nbytes :])
-    records["f0"], records["f1"] = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "").records["f0"], -5
-    refused_file("labels below 0", good[:start] + records.tobytes() + good[start + records.nbytes :])
+    for label in (-5, 10**6, 2**32, 2**63 - 1):
+        records = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "").records.copy()
+        records["f1"][1] = label
+        match = "labels below 0, such as -5" if label < 0 else f"has the label {label}; up to 999,999"
+        refused_file(match, good[:start] + records.tobytes() + good[start + records.nbytes :])
     refused_file("description bad.ffcv.json is unreadable", good, "{")
     refused_file("description bad.ffcv.json is of another file", good, '{"classes": ["a"], "images": 64, "source": null}')
     refused_file("classes, or their order", good, '{"classes": ["odd", "even"], "images": 64, "source": null}')

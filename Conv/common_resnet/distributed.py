@@ -18,6 +18,9 @@ def start(device_type: str) -> None:
     """Join the process group if torchrun, or another launcher that sets its variables, started this process."""
     if "RANK" not in os.environ:
         return
+    missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(f"RANK is set, but not {', '.join(missing)}; torchrun sets them all, and one process alone needs none")
     if device_type == "cuda":
         local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= devices:

@@ -175,7 +175,7 @@ def find_facts(state: dict, source: str) -> tuple[dict, bool]:
         "input_size": lambda value: type(value) is int and 1 <= value <= 4096,
         "num_classes": lambda value: type(value) is int and 1 <= value <= 10**7,
         "crop_ratio": lambda value: isinstance(value, int | float) and 0 < value <= 1,
-        "interpolation": lambda value: isinstance(value, str) and len(value) < 200,
+        "interpolation": lambda value: isinstance(value, str) and 0 < len(value) < 200,  # timm's default is ""
         "mean": _three_numbers,
         "std": lambda value: _three_numbers(value) and min(value) > 0,
         **dict.fromkeys(("width", "stem_stride"), lambda value: type(value) is int and 1 <= value <= 4096),

@@ -108,7 +108,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(mix(args.seed))
     model = create_model(description, len(classes))
     if args.init and not state:
-        start_from(args.init, model, description, classes)
+        start_from(args.init, model, description, classes, {"mean": args.mean, "std": args.std})
     if args.freeze_backbone:
         freeze_backbone(model, classifier(model))
     model = model.to(args.device, memory_format=torch.channels_last)

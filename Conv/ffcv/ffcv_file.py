@@ -11,6 +11,7 @@ from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderT
 
 FIELDS = {"image": 2, "label": 1}  # FFCV's numbers for RGBImageField and IntField, in the order that its ImageNet writer has
 JPEG, RAW = 0, 1
+MOST_CLASSES = 10**6
 IMAGE_TYPE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 RECORD_TYPE = np.dtype([("f0", IMAGE_TYPE), ("f1", "<i8")], align=True)
 
@@ -63,6 +64,8 @@ def read(path: Path, option: str) -> File:
         raise InputError(f"{option} {path}: damaged, its images do not lie where it says; write it again")
     if records["f1"].min() < 0:
         raise InputError(f"{option} {path}: has labels below 0, such as {records['f1'].min()}")
+    if records["f1"].max() >= MOST_CLASSES:  # there is a name for each class up to it
+        raise InputError(f"{option} {path}: has the label {records['f1'].max()}; up to {MOST_CLASSES - 1:,} they mean something")
     return File(path, records, *describe(path, records["f1"], option))
 
 

@@ -13,12 +13,12 @@ import states
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "IMAGENET1K_V1": "IMAGENET1K_V1", "IMAGENET1K_V2": "IMAGENET1K_V2", "DEFAULT": "DEFAULT"}
 
 
-def start_from(init: str, model: nn.Module, description: dict, classes: list[str] | None) -> None:
+def start_from(init: str, model: nn.Module, description: dict, classes: list[str] | None, inputs: dict) -> None:
     """Load weights into the model; a classifier for other classes is left as it is, and that is said.
 
     init: "imagenet" or a name of torchvision's weights, a path, or a URL. classes: the data's names in label order, None where
-    nothing tells them. Where the checkpoint has the same classes in another order, the rows of its classifier are put in theirs.
-    Raises InputError for weights of another model.
+    nothing tells them. inputs: mean and std of this run; a checkpoint with others gets a warning. Where the checkpoint has the
+    same classes in another order, the rows of its classifier are put in theirs. Raises InputError for weights of another model.
     """
     if init in IMAGENET:
         weights, their_classes = imagenet_weights(IMAGENET[init], description), None
@@ -27,6 +27,10 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
         weights, their_classes = found.weights, found.classes
         for note in found.notes:
             say(f"note: {init}: {note}")
+        for key, here in inputs.items():
+            if found.ours and list(found.facts[key]) != list(here):
+                there, here = (" ".join(f"{value:g}" for value in values) for values in (found.facts[key], here))
+                say(f"warning: {init} was trained with a {key} of {there}, this run has {here}")
     own = model.state_dict()
     head = head_name(model)
     heads = [key for key in own if key.startswith(head)]

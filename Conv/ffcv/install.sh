@@ -6,7 +6,7 @@
 #
 # Root on Debian or Ubuntu gets the system's packages too. Ends with FFCV imported, or with one line that says what to do.
 set -euo pipefail
-folder=$(cd "$(dirname "$0")" && pwd)
+folder=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 if [ -n "${PYTHON:-}" ]; then
     python=$PYTHON
 elif [ -e "$folder/../../environment.sh" ]; then

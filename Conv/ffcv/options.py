@@ -85,13 +85,15 @@ OPTIONS = {
 
 
 def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Namespace]:
-    """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite.
+    """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite; and its notes, lines
+    that a run should say.
 
     Defaults, then the YAML or TOML file, then the command line. Raises InputError for a file that cannot be read, an unknown key
     (naming the nearest one) and values that mean nothing.
     """
     parser = get_parser()
     command, unknown = parser.parse_known_args(argv)
+    command.notes = []
     for word in unknown:
         key = word.removeprefix("--").split("=")[0]
         raise InputError(f"{word}: {no_such_key(key)}" if word.startswith("--") else f"{word}: expected --section.key=value")
@@ -101,7 +103,7 @@ def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Names
     flat = {key: option.default for key, option in OPTIONS.items()}
     for where, given in sources:
         command.eval |= str(given.pop("training.eval_only", 0)).lower() in ("1", "true")
-        found = {key: parse(key, value, where) for key, value in original_keys.translate(given, where).items()}
+        found = {key: parse(key, value, where) for key, value in original_keys.translate(given, where, command.notes).items()}
         if found.get("loss.name", flat["loss.name"]) != flat["loss.name"]:  # the strength was another loss's
             flat |= {"loss.alpha": None, "loss.alpha_end": None}
         flat |= found
@@ -120,7 +122,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--config", "--config-file", type=Path, metavar="FILE", help="YAML or TOML file, such as configs/rn50.yaml"
     )
     parser.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in logging.folder")
-    parser.add_argument("--eval", action="store_true", help="evaluate --resume on data.val_dataset and stop")
+    parser.add_argument("--eval", "--test-only", action="store_true", help="evaluate --resume on data.val_dataset and stop")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that logging.folder holds")
     original_keys.add_options(parser)
     for section in dict.fromkeys(key.split(".")[0] for key in OPTIONS):
@@ -191,6 +193,8 @@ def parse(key: str, value: Any, where: str) -> Any:
 def check_together(flat: dict[str, Any]) -> None:
     """Raise InputError for values that mean something alone but not with one another."""
     name = flat["loss.name"]
+    if name not in LOSSES:
+        raise InputError(f"loss.name={name}: choose from {', '.join(LOSSES)}")
     low, high = -100 if name == "ls" else 0, 100 if name == "focal" else 1  # negative label smoothing; focal's is its gamma
     for key in ("loss.alpha", "loss.alpha_end"):
         if not low <= (flat[key] or 0) <= high:

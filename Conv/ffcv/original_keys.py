@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from errors import InputError, say
+from errors import InputError
 
 RENAMED = {
     "loss.loss_type": "loss.name",
@@ -25,8 +25,13 @@ RENAMED = {
     "device": "training.device",
     "amp": "training.amp",
     "num-workers": "data.num_workers",
+    "crop-ratio": "validation.crop_ratio",
     "output-dir": "logging.folder",
+    "compile": "training.compile",
+    "deterministic": "training.deterministic",
+    "sync-bn": "training.sync_bn",
 }
+SWITCHES = ("compile", "deterministic", "sync-bn")  # given without a value they mean 1
 LOSSES = {"ms": "maxsup", "label_smoothing": "ls", "cross_entropy": "ce", "logit_penalty": "logit-penalty", "lp": "logit-penalty"}
 # Accepted, with this line.
 WITHOUT_EFFECT = {
@@ -52,11 +57,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the keys as options that --help does not list; those of one word also with underscores."""
     for key in KEYS:
         for spelling in dict.fromkeys((key, key.replace("-", "_"))):
-            parser.add_argument(f"--{spelling}", dest=spelling, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+            switch = {"nargs": "?", "const": "1"} if key in SWITCHES else {}
+            parser.add_argument(f"--{spelling}", dest=spelling, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **switch)
 
 
-def translate(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """{key: value} of one source under this trainer's keys; other entries stay as they are.
+def translate(given: dict[str, Any], where: str, notes: list[str]) -> dict[str, Any]:
+    """{key: value} of one source under this trainer's keys; other entries stay as they are. Keys without effect go to `notes`.
 
     Raises InputError for a key that is refused, and for two that contradict, naming both.
     """
@@ -72,7 +78,7 @@ def translate(given: dict[str, Any], where: str) -> dict[str, Any]:
         key = spelling.replace("_", "-") if "." not in spelling else spelling
         said = f"{spelling}={value}"
         if key in WITHOUT_EFFECT:
-            say(f"note: {where}: {key} has no effect: {WITHOUT_EFFECT[key]}")
+            notes.append(f"{where}: {key} has no effect: {WITHOUT_EFFECT[key]}")
         elif key in ONLY and str(value).lower() not in ONLY[key][0]:
             raise InputError(f"{where}: {said}: {ONLY[key][1]} here")
         elif key in REFUSED:

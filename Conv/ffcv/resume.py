@@ -12,7 +12,7 @@ import states
 
 # What a resumed run must have as it was, and what it is warned about: options, or whole sections of them.
 MUST_MATCH = ("model.arch", "model.blurpool", "model.small_stem", "loss.name")
-SHOULD_MATCH = ("lr", "loss", "resolution", "augmentation", "training")
+SHOULD_MATCH = ("lr", "loss", "resolution", "augmentation", "training", "validation", "data.in_memory")
 
 
 def restore(state: dict, path: Path, model: nn.Module, parts: dict, global_batch: int, config: SimpleNamespace) -> int:
@@ -27,7 +27,7 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, global_batch
         if was.get(key) != now[key]:
             raise InputError(f"{path}: trained with {key}={was.get(key)}, not {now[key]}")
     for key, value in now.items():
-        if key.split(".")[0] in SHOULD_MATCH and key in was and was[key] != value:
+        if (key in SHOULD_MATCH or key.split(".")[0] in SHOULD_MATCH) and key in was and was[key] != value:
             say(f"warning: {key} was {was[key]} in {path}, now it is {value}")
     if state["args"].get("global_batch") != global_batch:
         say(f"warning: the global batch was {state['args'].get('global_batch')} in {path}, now it is {global_batch}")

@@ -10,11 +10,14 @@
 #               GPUS    processes (all GPUs, or 1 without)        PYTHON  the interpreter (python3)
 # The learning rate follows the global batch, GPUS x training.batch_size; the 90-epoch configs mean 4 x 512.
 set -euo pipefail
-folder=$(cd "$(dirname "$0")" && pwd)
+folder=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 python=${PYTHON:-python3}
 arch=${ARCH:-rn50}
 output=${OUTPUT:-output}
-found=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+found=$("$python" -c 'import torch; print(torch.cuda.device_count())' 2>/dev/null) || {
+    echo "error: $python is missing, or has no PyTorch; activate the environment that has it, or set PYTHON" >&2
+    exit 1
+}
 gpus=${GPUS:-$((found > 0 ? found : 1))}
 if ! [[ $gpus =~ ^[1-9][0-9]*$ ]]; then
     echo "error: GPUS=$gpus: a whole number from 1 on" >&2

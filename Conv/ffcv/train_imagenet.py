@@ -18,7 +18,7 @@ from errors import InputError, is_first, say
 import options
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
-    options.get_parser().parse_known_args()
+    options.read()
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     config, command = options.read(argv)
     device = settle(config.training)
     distributed.start(device.type)
+    for note in command.notes:
+        say(f"note: {note}")
     section = "validation" if command.eval else "training"
     errors.batch = f"{section}.batch_size={getattr(config, section).batch_size}"
     if config.training.amp == "bf16" and device.type == "cpu" and not options.cpu_has_bf16():
@@ -94,7 +96,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     torch.manual_seed(training.seed)
     model = create_model(model_options.arch, num_classes, model_options.blurpool, model_options.small_stem)
     if model_options.init and not state:
-        start_from(model_options.init, model, described, classes)
+        start_from(model_options.init, model, described, classes, {"mean": data.MEAN, "std": data.STD})
     model = model.to(device, memory_format=torch.channels_last)
     if training.sync_bn and distributed.world_size() > 1:
         if device.type == "cuda":
@@ -156,8 +158,8 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
 def evaluate_checkpoint(config, command, device: torch.device) -> None:
     """--eval --resume X: print top-1, top-5, loss and ECE of the validation images.
 
-    Size and crop are the checkpoint's own unless the command line names others. Weights from elsewhere take model.arch and
-    validation.* from the configuration.
+    Size, crop and mirror images are the checkpoint's own unless the command line names others. Weights from elsewhere take
+    model.arch and validation.* from the configuration. Raises InputError for other means and deviations than ImageNet's.
     """
     resume = command.resume
     if resume in (None, "auto"):
@@ -167,7 +169,13 @@ def evaluate_checkpoint(config, command, device: torch.device) -> None:
     for key, fact in (("resolution", "input_size"), ("crop_ratio", "crop_ratio")):
         if fact in args and not hasattr(command, f"validation.{key}"):
             setattr(config.validation, key, args[fact])
-    say(f"images of {config.validation.resolution} px, a central crop of {config.validation.crop_ratio:g}")
+    if found.ours and not hasattr(command, "validation.lr_tta"):
+        config.validation.lr_tta = mirrored(found.state["args"])
+    mirror = ", and their mirror images" if config.validation.lr_tta else ""
+    say(f"images of {config.validation.resolution} px, a central crop of {config.validation.crop_ratio:g}{mirror}")
+    for key, ours in (("mean", data.MEAN), ("std", data.STD)):
+        if list(args.get(key, ours)) != list(ours):
+            raise InputError(f"{resume}: trained with a {key} of {args[key]}; this trainer knows only ImageNet's, {list(ours)}")
     blurpool = any(key.endswith("blur_filter") for key in weights)
     small_stem = args.get("small_stem", config.model.small_stem)
     arch = args.get("model", config.model.arch)
@@ -190,6 +198,13 @@ def evaluate_checkpoint(config, command, device: torch.device) -> None:
         f"the weights of {resume} on {result['images']:,} images: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
         f"NLL {result['nll']:.4f}  ECE {result['ece']:.4f}"
     )
+
+
+def mirrored(args: dict) -> bool:
+    """Whether the run of a checkpoint was validated with validation.lr_tta, which other trainers do not have."""
+    config = args.get("config")
+    validation = config.get("validation") if isinstance(config, dict) else None
+    return isinstance(validation, dict) and validation.get("lr_tta") is True
 
 
 def open_file(path: str | None, split: str) -> ffcv_file.File:

@@ -92,7 +92,7 @@ def open_folder(path: Path) -> ImageFolder:
         raise InputError(f"--data-path {path}: no such folder; name one split of an image folder, such as ImageNet/train")
     try:
         return ImageFolder(path)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise InputError(f"--data-path {path}: {str(error).splitlines()[0]}; it must hold <class>/<image>")
 
 

@@ -6,7 +6,7 @@
 # Images longer than 500 px are scaled down, half of all are stored as JPEG of quality 90, the rest as pixels; 0 instead of 500
 # keeps every size. Writes train_500_0.5_90.ffcv and val_500_0.5_90.ffcv. By variable: PYTHON  the interpreter (python3)
 set -euo pipefail
-folder=$(cd "$(dirname "$0")" && pwd)
+folder=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 if [ $# -lt 3 ] || [ -z "${IMAGENET_DIR:-}" ] || [ -z "${WRITE_DIR:-}" ]; then
     echo "error: usage: IMAGENET_DIR=FOLDER WRITE_DIR=FOLDER bash write_imagenet.sh MAX_RESOLUTION COMPRESS_PROBABILITY JPEG_QUALITY" >&2
     exit 1

@@ -8,6 +8,9 @@ from errors import InputError
 
 from options import Parser
 
+# The cores that this process may use, which taskset and clusters limit.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def parse() -> argparse.Namespace:
     parser = Parser(
@@ -21,7 +24,7 @@ def parse() -> argparse.Namespace:
     add("--compress-probability", type=float, default=0.5, metavar="P", help=share)
     add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
     add("--seed", type=int, default=0, help="seed of the choice which ones those are")
-    add("--num-workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
+    add("--num-workers", type=int, default=CORES, metavar="N", help="processes")
     add("--overwrite", action="store_true", help="replace --output where it exists")
     args = parser.parse_args()
     ranges = {"max_resolution": (0, 65535), "compress_probability": (0, 1), "jpeg_quality": (1, 100), "seed": (0, 2**32 - 1)}

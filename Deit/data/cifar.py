@@ -20,7 +20,7 @@ class CifarImages(Dataset):
     def __init__(self, root: Path, split: str, kind: type[CIFAR10] | type[CIFAR100], transform: Callable | None = None):
         self.root, self.transform, self.notes = root / kind.base_folder, transform, []
         try:
-            images = kind(root, train=split == "train", download=not self.root.is_dir())
+            images = kind(root, train=split == "train", download=True)  # nothing where all files are whole
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0][:120]
             raise InputError(f"{self.root}: {kind.__name__} is neither there nor can it be downloaded ({reason})")

@@ -28,7 +28,7 @@ class FolderImages(Dataset):
             raise InputError(f"{root}: no such folder; {LAYOUT}")
         try:
             folder = ImageFolder(root)  # torchvision's rules: sorted class names, known endings
-        except FileNotFoundError as error:
+        except OSError as error:
             raise InputError(f"{root}: {str(error).splitlines()[0]}; {LAYOUT}")
         self.root, self.classes, self.transform, self.notes = root, folder.classes, transform, []
         self.paths = np.array([os.fsencode(os.path.relpath(path, root)) for path, _ in folder.samples])

@@ -28,7 +28,7 @@ class INatImages(FolderImages):
             label = {name: index for index, name in enumerate(classes)}
             files = [Path(entry["file_name"]) for entry in listed["images"]]  # train_val2018/<supercategory>/<id>/<image>
             labels = [label[names[int(file.parts[2])]] for file in files]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{listing}: not as iNaturalist {year}'s ({type(error).__name__}: {error}); see --inat-category")
         if not files:
             raise InputError(f"{listing}: lists no images")

@@ -4,7 +4,7 @@ from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode
 
-SMALL = 32  # pixels; up to here an image is not cropped to a part of its area, which would leave few pixels
+from options import SMALL
 
 
 def crop_ratio(input_size: int, ratio: float) -> float:
