@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train with MaxSup.
 #
-#   bash train_with_MaxSup.sh                                 embedded digits: trains CE, label smoothing and MaxSup over
+#   bash train_with_MaxSup.sh                                 scikit-learn's digits: trains CE, label smoothing and MaxSup over
 #                                                             seeds, compares them, draws; output/digits/; minutes on a CPU
 #   bash train_with_MaxSup.sh --data-path /path/to/ImageNet   the paper's DeiT-Small recipe on every GPU of this node;
 #                                                             further options go to Deit/main.py, and override it

@@ -95,7 +95,7 @@ def settle(args: argparse.Namespace) -> None:
     """
     if args.smoothing is not None:
         if not 0 <= args.smoothing < 1:
-            raise InputError(f"--smoothing {args.smoothing}: goes from 0 to 1")
+            raise InputError(f"--smoothing {args.smoothing}: must lie between 0 and 1")
         loss, alpha = ("ls", args.smoothing) if args.smoothing else ("ce", None)
         if args.bce_loss and args.smoothing:
             raise InputError(

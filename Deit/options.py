@@ -123,7 +123,7 @@ def check_values(args: argparse.Namespace) -> None:
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
                 flag = name if name == "num_workers" else name.replace("_", "-")  # DeiT's spelling
-                raise InputError(f"--{flag} {one}: goes from {low:g} to {high:g}")
+                raise InputError(f"--{flag} {one}: must lie between {low:g} and {high:g}")
     if args.loss not in LOSSES:
         raise InputError(f"--loss {args.loss}: choose from {', '.join(LOSSES)}")
     if args.scale[0] > args.scale[1]:
@@ -168,10 +168,12 @@ def get_parser() -> Parser:
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSSES)}; if omitted: maxsup")
     group.add_argument(
-        "--alpha", type=float, help="strength; if omitted: the loss's published strength and schedule (maxsup 0.1 -> 0.2)"
+        "--alpha",
+        type=float,
+        help="strength in the first epoch; if omitted: the published strength and schedule (maxsup: 0.1 -> 0.2)",
     )
     group.add_argument(
-        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: --alpha throughout"
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: --alpha is constant"
     )
     group.add_argument(
         "--prior",
@@ -179,8 +181,8 @@ def get_parser() -> Parser:
         choices=["uniform", "frequency"],
         help="for ls, the distribution to smooth towards: frequency is that of the training labels",
     )
-    group.add_argument("--smoothing", type=float, metavar="X", help="DeiT's name of --loss ls --alpha X; 0: of --loss ce")
-    group.add_argument("--bce-loss", action="store_true", help="DeiT's name of --loss bce, binary cross-entropy per class")
+    group.add_argument("--smoothing", type=float, metavar="X", help="DeiT's name for --loss ls --alpha X; 0: for --loss ce")
+    group.add_argument("--bce-loss", action="store_true", help="DeiT's name for --loss bce, binary cross-entropy per class")
 
     group = parser.add_argument_group("distillation")
     group.add_argument(
@@ -209,8 +211,8 @@ def get_parser() -> Parser:
     group.add_argument("--finetune", metavar="PATH|URL", help="start from the weights of a checkpoint of any trainer")
     group.add_argument("--freeze-backbone", action="store_true", help="train only the classifier (a linear probe)")
     group.add_argument("--attn-only", action="store_true", help="train only attention, position embeddings and the classifier")
-    group.add_argument("--layer-decay", type=float, help="factor of the learning rate from each layer to the one below it")
-    group.add_argument("--train-mode", action=switch, default=True, help="train with dropout and stochastic depth at work")
+    group.add_argument("--layer-decay", type=float, help="learning rate of each layer over that of the layer above it")
+    group.add_argument("--train-mode", action=switch, default=True, help="train with dropout and stochastic depth enabled")
 
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=int, default=300, help="epochs to train")
@@ -220,7 +222,7 @@ def get_parser() -> Parser:
     group.add_argument("--opt-eps", type=float, default=1e-8, help="epsilon of the optimiser")
     group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; if omitted: its own")
     group.add_argument("--momentum", type=float, default=0.9, help="momentum, for SGD")
-    group.add_argument("--weight-decay", type=float, default=0.05, help="weight decay, none on norms and biases")
+    group.add_argument("--weight-decay", type=float, default=0.05, help="weight decay, except on norms and biases")
     group.add_argument("--clip-grad", type=float, help="largest norm of the gradient; if omitted: not clipped")
     group.add_argument("--lr", type=float, default=5e-4, help="learning rate for a global batch of 512, scaled linearly")
     group.add_argument("--unscale-lr", action="store_true", help="take --lr as it is, whatever the batch")
@@ -231,7 +233,11 @@ def get_parser() -> Parser:
     group.add_argument("--decay-epochs", type=float, default=30, help="epochs between steps, for step schedules")
     group.add_argument("--decay-rate", type=float, default=0.1, help="factor per step, for step; the power, for poly")
     group.add_argument(
-        "--lr-noise", type=float, nargs="+", metavar="SHARE", help="share of the epochs from and to which the rate is noisy"
+        "--lr-noise",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="shares of the epochs where noise on the rate begins and, if given, ends",
     )
     group.add_argument("--lr-noise-pct", type=float, default=0.67, help="largest relative noise")
     group.add_argument("--lr-noise-std", type=float, default=1.0, help="standard deviation of the noise")
@@ -259,7 +265,7 @@ def get_parser() -> Parser:
 
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data-path", type=Path, required=True, help="folder with train/ and val/, or archives of them, or CIFAR's"
+        "--data-path", type=Path, required=True, help="folder with train/ and val/, or their archives, or the files of CIFAR"
     )
     group.add_argument(
         "--data-set", default="image_folder", choices=DATA_SETS, help="IMNET is an image folder; CIFAR is CIFAR-100"
@@ -268,10 +274,14 @@ def get_parser() -> Parser:
     group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once per machine")
     group.add_argument("--num_workers", type=int, help="loading processes per process; if omitted: one per core, at most 10")
     group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
-    group.add_argument("--mean", type=float, nargs=3, help="mean of the inputs; if omitted: ImageNet's, or likewise")
+    group.add_argument(
+        "--mean", type=float, nargs=3, help="mean of the inputs; if omitted: ImageNet's, or the checkpoint's with --eval"
+    )
     group.add_argument("--std", type=float, nargs=3, help="their standard deviation; if omitted: as --mean")
     group.add_argument(
-        "--eval-crop-ratio", type=float, help="crop's share of the side in evaluation; if omitted: 0.875, or likewise"
+        "--eval-crop-ratio",
+        type=float,
+        help="crop's share of the side in evaluation; if omitted: 0.875, or the checkpoint's with --eval",
     )
 
     group = parser.add_argument_group("run")

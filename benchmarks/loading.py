@@ -116,7 +116,7 @@ def report(folder: ImageFolder, times: dict, memory: dict, args) -> None:
         f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
     )
     columns = [("loader", ""), ("images/s", ",.0f"), ("/ ImageFolder", ".2f"), (f"MB, {args.workers} processes", ".0f")]
-    columns += [("of it private", ".0f"), (f"MB, {2 * args.workers} processes", ".0f")]
+    columns += [("of which private", ".0f"), (f"MB, {2 * args.workers} processes", ".0f")]
     base, rows = statistics.median(times["torchvision ImageFolder"]), []
     for name, seconds in times.items():
         middle = statistics.median(seconds)

@@ -12,7 +12,7 @@ from experiments import EXPERIMENTS
 from verdicts import LEVEL, VERDICTS, detectable, holm, interval, p_value
 
 FEWEST_SEEDS = 3
-MAXSUP, SELECTIVE, OVERVIEW = "MaxSup paper", "selective-classification paper", "overview of label smoothing"
+MAXSUP, SELECTIVE, OVERVIEW = "MaxSup paper", "selective-classification paper", "commonly stated"
 MUELLER = "Müller et al. 2019"
 OURS = "a question of ours"  # no document states it
 SCHEDULE = "0.1-0.2"  # the MaxSup paper's
@@ -61,7 +61,12 @@ TOPICS = {
         Claim("C13", OVERVIEW, "LS generalises better than CE", "top1", "LS", "CE"),
         Claim("C14", OVERVIEW, "too much smoothing (0.3 against 0.1) lowers accuracy", "top1", "LS 0.1", "LS 0.3"),
         Claim(
-            "C15", OVERVIEW, "class-prior LS is more accurate than uniform LS on imbalanced data", "top1", "class-prior LS", "LS"
+            "C15",
+            OVERVIEW,
+            "class-prior LS (--prior frequency) is more accurate than uniform LS on imbalanced data",
+            "top1",
+            "class-prior LS",
+            "LS",
         ),
         Claim("C16", MAXSUP, "MaxSup is more accurate than focal loss on long-tailed data", "top1", "MaxSup", "focal"),
         Claim(
@@ -120,7 +125,7 @@ TOPICS = {
         Claim("C9", OVERVIEW, "LS lowers ECE compared with CE", "ece", "CE", "LS"),
         Claim("C23a", MAXSUP, "MaxSup is better calibrated than LS", "ece", "LS", "MaxSup"),
         Claim("C23b", MAXSUP, "MaxSup is better calibrated than CE", "ece", "CE", "MaxSup"),
-        Claim("C24", OURS, "with a temperature, LS has a lower ECE than CE", "ece_temperature", "CE", "LS"),
+        Claim("C24", OURS, "after temperature scaling, LS has a lower ECE than CE", "ece_temperature", "CE", "LS"),
         Claim("C25a", MAXSUP, "wrong predictions are more confident under LS than under CE", "confidence_wrong", "LS", "CE"),
         Claim(
             "C25b", MAXSUP, "wrong predictions are more confident under LS than under MaxSup", "confidence_wrong", "LS", "MaxSup"

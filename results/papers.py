@@ -43,7 +43,7 @@ def beside(setting: dict, metrics: dict) -> str:
     ]
     source = f"Our runs: {runs['experiment']}, {runs['what']}." if runs else "Not run yet."
     if not any(who == "paper" for _, who in columns):
-        source += " We know of no figures in the paper for this setting."
+        source += " To our knowledge, the paper reports no numbers for this setting."
     lines = [f"**{setting['setting']}.** {source}", ""]
     lines += [f"| method |{' seeds, ours |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"]
     lines += ["|---|" + "---:|" * (bool(runs) + len(columns))]

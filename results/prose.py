@@ -17,10 +17,11 @@ python results/reproduce.py --render            # writes this page from the JSON
 experiments. [`index.html`](index.html), to be opened in a browser from a checkout, has a picture of
 every interval, with filters by paper and by data set.
 
-- **Measures.** [`viz/README.md`](../viz/README.md) defines them; ± is the standard deviation over
-  seeds. AURC and ECE use all test images. The temperature and the exponent of logit normalisation
-  are chosen on a fifth of the test images, and the measures after them use the others (means over
-  ten such splits). C7 compares two scores on the same images.
+- **Measures.** [`viz/README.md`](../viz/README.md) describes them. d_within is its intra-class
+  variation, R2 its inter-class separability, ± the standard deviation over seeds. AURC and ECE use
+  all test images. The temperature and the exponent p of logit normalisation are chosen on a fifth
+  of the test images. Measures that depend on them use the other images (means over ten such
+  splits). C7 compares two scores on the same images.
 - **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
   experiments{at_02}. Only the section on the papers' recipes compares LS with MaxSup at different
   strengths.
@@ -31,20 +32,20 @@ every interval, with filters by paper and by data set.
 - **Scope.** The tests cover variation between seeds only, not the choice of the test images. In bank
   and shoppers the seed also splits the table into training and test rows.
 - **Verdicts.** A claim is supported or contradicted if its corrected p is below {level:g}. Holm's
-  correction covers all tests of an experiment, those in which every seed is equal too; the tests of
-  rising strengths and those of the recipes are corrected separately. The 95 % intervals are not
-  corrected. A claim is tested when all planned seeds of its methods are finished, not before. A
-  verdict says nothing about the size of a difference: read the interval. Undecided does not mean
-  equal.
+  correction covers all tests of an experiment, including those in which no seed shows a difference.
+  The tests of rising strengths and those of the recipes are corrected separately. The 95 %
+  intervals are not corrected. A claim is tested only when all planned seeds of its methods are
+  finished. A verdict says nothing about the size of a difference: read the interval. Undecided does
+  not mean equal.
 - **Added seeds.** An experiment with fewer than {many} seeds may get {many} if
-  `reproduce.py --power` says that they would decide further claims. Verdicts may therefore be read
-  twice, so the corrected p is doubled, even before seeds are added. The last look counts. Experiments
-  with added seeds: {added}.
-- **Detectable.** For an undecided claim, the table gives the true difference that these seeds would
-  have shown with 80 % power as the first in the order of Holm's correction: at p below {level:g}
-  divided by the number of tests, and by two where p is doubled. Further down that order, smaller
-  differences suffice. The spread over these seeds is taken for the true one; with three seeds, that
-  is a guess.
+  `reproduce.py --power` says that they would decide further claims. Such an experiment is tested
+  twice, before and after; the later verdict counts. Its corrected p is therefore doubled, even if no
+  seeds are added. Experiments with added seeds: {added}.
+- **Detectable.** For an undecided claim, the table gives the smallest true difference that these
+  seeds would have shown with 80 % power. This uses the strictest threshold of Holm's correction:
+  {level:g} divided by the number of tests, and by two where p is doubled. At the later thresholds,
+  smaller differences suffice. The spread over these seeds is taken as the true spread; with three
+  seeds, that is a guess.
 - **Choices.** Epochs, learning rates and strengths were fixed before the runs. Claims, measures and
   the families of tests were revised after the first results: nothing was preregistered, and the
   corrected p does not cover these choices.
@@ -52,13 +53,14 @@ every interval, with filters by paper and by data set.
 # Under the counts of verdicts, in each page.
 WEAK = """\
 If all differences were zero, each experiment would still have a {percent:g} % chance of a false
-verdict: of {experiments} experiments, {expected:.1f} would have one on average. A verdict from one
-experiment alone is weak evidence. Experiments on the same data share test images, and most of them
-network and seeds: they are not independent replications.
+verdict. Of the {experiments} experiments with tests, {expected:.1f} would have one on average. A
+verdict from a single experiment is weak evidence. Experiments on the same data share test images,
+and most also share the network and the seeds, so they are not independent replications.
 """
 SMALL = """\
-Most networks here are small and were trained for minutes. With CE most are nearly calibrated, and a
-loss that lowers confidence then raises ECE (C9, C23). Undecided does not mean equal.
+Most networks here are small and were trained for minutes. Most networks trained with CE are nearly
+calibrated, so a loss that lowers confidence raises their ECE (C9, C23). Undecided does not mean
+equal.
 """
 CAUTION = """\
 ## How to read this

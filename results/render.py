@@ -134,7 +134,7 @@ def counts(judged: dict[str, list[Test]]) -> str:
     """How the tests at matched strength came out, in one line."""
     verdicts = [test.verdict for test in at_matched_strength(judged) if not test.nothing]
     each = ", ".join(f"{word} {verdicts.count(word)}" for word in VERDICTS)
-    return f"Tests at matched strength: {len(verdicts)}. After correction for many tests: {each}."
+    return f"{len(verdicts)} tests at matched strength, after correction for multiple testing: {each}."
 
 
 def weak(judged: dict[str, list[Test]]) -> str:
@@ -166,7 +166,7 @@ def progress(runs: dict) -> str:
     counts = {name: (done(of), EXPERIMENTS[name].planned) for name, of in runs.items()}
     under_way = [f"{name} ({found} of {planned})" for name, (found, planned) in counts.items() if found < planned]
     text = f"Experiments: {len(runs) - len(under_way)} of {len(EXPERIMENTS)} are finished."
-    for state, names in (("Under way", under_way), ("Not begun", [name for name in EXPERIMENTS if name not in runs])):
+    for state, names in (("Under way", under_way), ("Not started", [name for name in EXPERIMENTS if name not in runs])):
         text += f" {state}: {', '.join(names)}." if names else ""
     return text
 
@@ -279,7 +279,7 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
     lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
     if {"Conv/common_resnet/train.py", "bf16"} <= set(some["command"].split()) and any("AVX2" in kind for kind in kinds):
-        lines += ["A CPU with AVX2 alone has no bfloat16 instructions: float32 is rounded to bfloat16 in the same places there."]
+        lines += ["A CPU with only AVX2 has no bfloat16 instructions: float32 is rounded to bfloat16 in the same places there."]
     if done(methods) < EXPERIMENTS[experiment].planned:
         lines += [
             "",

@@ -151,7 +151,7 @@ def test_bad_teachers(taught, tmp_path):
         f"{soft} --teacher-logits {tmp_path}/none.pt": ("none.pt: no logits file",),
         f"{soft} --teacher-logits {taught}/logits.pt --mixup-alpha 1": ("--teacher-logits", "mixed"),
         f"{soft} --teacher-logits a --teacher-path b": ("either --teacher-path or --teacher-logits",),
-        f"{soft} --distillation-alpha 1.5 --teacher-path a": ("--distillation-alpha 1.5: goes from 0 to 1",),
+        f"{soft} --distillation-alpha 1.5 --teacher-path a": ("--distillation-alpha 1.5: must lie between 0 and 1",),
         f"{soft} --distillation-tau 0 --teacher-path a": ("--distillation-tau 0",),
         "--distillation-type hard --distillation-tau 2 --teacher-path a": ("--distillation-tau 2", "not hard"),
         soft: ("--distillation-type soft: give",),

@@ -95,7 +95,7 @@ def test_class_prior_smoothing_takes_the_frequencies_of_the_labels_trained_on(tm
 
 def test_options_of_noise_and_prior_that_mean_nothing():
     for words, piece in {
-        "--label-noise 1.5": "--label-noise 1.5: goes from 0 to 1",
+        "--label-noise 1.5": "--label-noise 1.5: must lie between 0 and 1",
         "--label-noise nan": "--label-noise nan",
         "--prior frequency --loss maxsup": "--prior frequency: for --loss ls, not maxsup",
         "--alpha -0.1 --loss maxsup": "--alpha -0.1",

@@ -231,7 +231,7 @@ def test_a_job_that_cannot_be_submitted_is_one_line(tmp_path):
     for more, piece in {
         "": "--cluster local runs",
         "--eval": "--eval: a job trains",
-        "--epochs 0": "--epochs 0: goes from 1",
+        "--epochs 0": "--epochs 0: must lie between 1",
     }.items():
         complains(run(*words, *more.split()), piece)
     assert not list(tmp_path.iterdir())

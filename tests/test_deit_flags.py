@@ -141,7 +141,7 @@ CONTRADICTIONS = {
     "--freeze-backbone --attn-only": "--freeze-backbone and --attn-only",
     "--teacher-path P": "--teacher-path without --distillation-type",
     "--distillation-type soft": "needs --teacher-path",
-    "--distillation-type soft --teacher-path P --distillation-alpha 1.5": "--distillation-alpha 1.5: goes from 0 to 1",
+    "--distillation-type soft --teacher-path P --distillation-alpha 1.5": "--distillation-alpha 1.5: must lie between 0 and 1",
     "--inat-category genus": "--inat-category genus is for",
     "--data-set CIFAR --cache": "--cache reads archives",
     "--cutmix-minmax 0.8 0.2": "--cutmix-minmax 0.8 0.2: the smaller",
@@ -171,7 +171,7 @@ def test_options_of_a_training_that_change_nothing_are_named():
 
 
 @pytest.mark.parametrize("script, words, piece", [
-    ("Deit/main.py", "--data-path x --epochs 0", "--epochs 0: goes from 1"),
+    ("Deit/main.py", "--data-path x --epochs 0", "--epochs 0: must lie between 1"),
     ("Deit/main.py", "--data-path x --loss maxsupp", "--loss maxsupp: choose from"),
     ("Conv/ffcv/train_imagenet.py", "--training.epoch=3", "the nearest is 'training.epochs'"),
 ])  # fmt: skip

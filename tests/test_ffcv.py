@@ -151,7 +151,7 @@ def test_bad_options_of_writing(few, ffcv_files, tmp_path, monkeypatch):
         assert "\n" not in str(error.value)
 
     good = ["--data-path", few / "val", "--output", tmp_path / "x.ffcv"]
-    refused("--compress-probability 1.5: goes from 0 to 1", *good, "--compress-probability", 1.5)
+    refused("--compress-probability 1.5: must lie between 0 and 1", *good, "--compress-probability", 1.5)
     refused("--compress-probability nan", *good, "--compress-probability", "nan")
     refused("--max-resolution -1", *good, "--max-resolution", -1)
     refused("--max-resolution 60000: .*lower it", *good, "--max-resolution", 60000)

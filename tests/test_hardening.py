@@ -339,7 +339,7 @@ def test_the_command_line_lists_every_loss(folder):
 @pytest.mark.parametrize("words", ["--num_workers 1000000000", "--recount 1000000000", "--epochs 1000000000"])
 def test_numbers_beyond_reason_are_refused(words):
     options = DEIT.load("options")
-    with pytest.raises(InputError, match=f"{words}: goes from [01] to"):
+    with pytest.raises(InputError, match=f"{words}: must lie between [01] and"):
         options.fill_in(options.get_parser().parse_args(["--data-path", "x", *words.split()]))
 
 

@@ -184,7 +184,7 @@ def test_an_unfinished_experiment_says_so():
     page = render.page(found, claims.tables(render.metrics_of(found)))
     assert "56 of 70 runs are finished: further tests may change verdicts." in page
     assert "many %" not in page  # all classes have many images: that is the top-1
-    assert "fashion-longtail-50 (28 of 35). Not begun: digits-parity," in page
+    assert "fashion-longtail-50 (28 of 35). Not started: digits-parity," in page
 
 
 def test_a_claim_waits_for_all_seeds_of_the_experiment():
@@ -425,13 +425,13 @@ def test_a_page_of_made_up_runs():
     least = verdicts.detectable(np.std(test.values, ddof=1), 5, test.level)
     assert lines[0].endswith(f"undecided | {least:.2f} |")
     said, *groups = render.summary(found, judged).split("\n\n**")
-    counts = [int(number) for number in re.findall(r"(?<= )\d+", said.partition("Experiments")[0])]
+    counts = [int(number) for number in re.findall(r"\b\d+", said.partition("Experiments")[0])]
     assert len(counts) == 4 and counts[0] == sum(counts[1:]) > 0
     shown = [re.findall(r"^\| (C\w+) \|", group, re.M) for group in groups]  # every tested claim once, under its verdict
     assert sorted(sum(shown, [])) == sorted({t.claim.id for title in claims.TOPICS for t in judged[title]})
     assert [title for title, ids in zip(groups, shown, strict=True) if "C9" in ids][0].startswith("Contradicted in some")
     papers = results.load("papers").markdown(render.metrics_of(found))
-    assert "Our runs: cifar10-resnet20, trained for 30 epochs, where the paper trains for 75." in papers
+    assert "Our runs: cifar10-resnet20, trained for 30 epochs; the paper trains for 75." in papers
     assert "| method | seeds, ours | error %, ours | AURC, ours |" in papers and "| CE | 5 | " in papers
     assert "imbalance 50 (MaxSup paper).** Not run yet.\n\n| method | top-1 %, paper |\n|---|---:|\n| focal | 76.8 |" in papers
 

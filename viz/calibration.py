@@ -3,8 +3,8 @@
     python viz/calibration.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output calibration/
 
 The temperature T divides the logits (Guo et al. 2017); it is the one of lowest NLL on held-out images. Every figure, before and
-after, is the mean over --repeats random splits of what comes out on the other images. p of the normalised logits s_p is held-out
-AURC's choice. A temperature keeps the order of max logits and of s_p, so it changes no ranking of theirs; MSP's it can change.
+after, is the mean over --repeats random splits of what comes out on the other images. p of the normalised logits s_p is chosen
+by the AURC on held-out images. A temperature keeps the order of max logits and of s_p; it can change the order of MSP.
 Writes reliability (PNG and PDF), summary.json, summary.md.
 """
 

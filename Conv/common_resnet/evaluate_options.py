@@ -46,7 +46,7 @@ def check_options(args: argparse.Namespace) -> None:
     for name in ("batch_size", "num_workers", "width", "stem_stride", "input_size", "crop_ratio", "mean", "std"):
         (low, high), value = RANGES[name], getattr(args, name)
         if value is not None and not within(value, low, high):
-            raise InputError(f"--{name.replace('_', '-')} {value}: goes from {low:g} to {high:g}")
+            raise InputError(f"--{name.replace('_', '-')} {value}: must lie between {low:g} and {high:g}")
     if args.output and (args.output.is_dir() or not args.output.parent.is_dir()):
         raise InputError(f"--output {args.output}: a file in a folder that exists")
     if args.corruptions and not Path(args.corruptions).is_dir():

@@ -63,7 +63,7 @@ def get_parser() -> Parser:
     add("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
     add("--init", metavar="imagenet|PATH|URL", help="weights to start from: torchvision's, or any checkpoint's")
     add("--freeze-backbone", switch=True, help="train the classifier only (a linear probe)")
-    add("--layer-decay", type=float, default=1.0, help="factor of the rate from each stage to the one before it")
+    add("--layer-decay", type=float, default=1.0, help="learning rate of each stage over that of the stage after it")
     add("--ema-decay", type=float, help="decay per step of a moving average of the weights; if omitted: no average")
 
     group = parser.add_argument_group("data")
@@ -75,8 +75,8 @@ def get_parser() -> Parser:
     coarse = "coarse labels: the data set's own, or of a JSON file"
     add("--superclasses", nargs="?", const="default", metavar="FILE", help=coarse)
     add("--holdout", type=float, default=0.0, help="share of the training images to validate on instead of val")
-    add("--padding", type=int, help="pixels around small images for random crops; if omitted: by the data set")
-    add("--flip", nargs=0, const=True, help="random horizontal flips; if omitted: by the data set")
+    add("--padding", type=int, help="pixels around small images for random crops; if omitted: the data set's")
+    add("--flip", nargs=0, const=True, help="random horizontal flips; if omitted: as the data set's recipe")
     add("--no-flip", nargs=0, const=False, dest="flip", help="no flips")
     add("--cutout", type=int, default=0, help="side of the square that is cut out of small images, pixels")
     add("--mixup-alpha", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
@@ -88,31 +88,35 @@ def get_parser() -> Parser:
     size = "side of the input, pixels; if omitted: that of small images, 224 for large ones"
     add("--input-size", "--train-crop-size", "--val-crop-size", type=int, help=size)
     add("--crop-ratio", type=float, help="crop's share of the side in evaluation of large images; if omitted: 0.875")
-    add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: by the data set")
-    add("--std", type=float, nargs=3, help="their standard deviation; if omitted: by the data set")
+    add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: the data set's")
+    add("--std", type=float, nargs=3, help="their standard deviation; if omitted: the data set's")
     add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
 
     group = parser.add_argument_group("distillation")
-    add("--distillation-type", default="none", choices=("none", "soft", "hard"), help="what the student learns of a teacher")
-    add("--teacher-path", metavar="PATH|URL", help="the teacher, trained here; or torchvision's, see --teacher-model")
-    add("--teacher-model", metavar="NAME", help="its model, where --teacher-path does not say")
-    add("--teacher-logits", type=Path, help="its logits on the training images instead, from viz/logits.py --split train")
+    add("--distillation-type", default="none", choices=("none", "soft", "hard"), help="how the student learns from the teacher")
+    add("--teacher-path", metavar="PATH|URL", help="the teacher's checkpoint; one from elsewhere may need --teacher-model")
+    add("--teacher-model", metavar="NAME", help="the teacher's model, if its checkpoint does not name it")
+    add(
+        "--teacher-logits",
+        type=Path,
+        help="the teacher's logits on the training images, as viz/logits.py --split train writes them",
+    )
     add("--distillation-alpha", type=float, help="the teacher's share of the loss; if omitted: 0.5")
     add("--distillation-tau", type=float, help="temperature of the soft distillation; if omitted: 1")
 
-    group = parser.add_argument_group("optimisation: SGD; if omitted: by the data set")
+    group = parser.add_argument_group("optimisation: SGD; if omitted: the data set's recipe")
     add("--epochs", type=int, help="epochs to train")
     add("--batch-size", "-b", type=int, help="images per step, all processes together")
     add("--opt", default="sgd_nesterov", choices=("sgd_nesterov", "sgd"), help="form of the momentum")
     add("--lr", type=float, help="highest learning rate, not rescaled")
     add("--momentum", type=float, default=0.9, help="momentum")
-    add("--weight-decay", "--wd", type=float, help="weight decay, none on norms and biases")
+    add("--weight-decay", "--wd", type=float, help="weight decay, except on norms and biases")
     add("--clip-grad-norm", type=float, help="largest norm of the gradient; if omitted: not clipped")
     add("--sched", choices=("cosine", "step"), help="schedule of the rate")
     marks = "where the rate drops, for step; if omitted: the data set's, in proportion"
     add("--decay-epochs", type=int, nargs="+", help=marks)
     add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for step; if omitted: 0.1")
-    rising = "epochs in which the rate rises linearly; if omitted: by the data set, at most a quarter of --epochs"
+    rising = "epochs in which the rate rises linearly; if omitted: the data set's, at most a quarter of --epochs"
     add("--warmup-epochs", "--lr-warmup-epochs", type=int, help=rising)
 
     group = parser.add_argument_group("run")
@@ -193,7 +197,7 @@ def check_ranges(args: argparse.Namespace) -> None:
         low = -100 if name in ("alpha", "alpha_end") and args.loss == "ls" else low  # negative label smoothing
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
-                raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
+                raise InputError(f"--{name.replace('_', '-')} {one}: must lie between {low:.10g} and {high:.10g}")
 
 
 def settle_schedule(args: argparse.Namespace, source: Source) -> None:

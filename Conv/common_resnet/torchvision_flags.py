@@ -106,7 +106,7 @@ def translate_course(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """Turn the flags of schedule, average and resizing into options, once epochs, batch and input size are known."""
     every, first = given["lr_step_size"], args.warmup_epochs
     if every is not None and every < 1:
-        raise InputError(f"--lr-step-size {every}: goes from 1")
+        raise InputError(f"--lr-step-size {every}: must be at least 1")
     if given["lr_scheduler"] == "exponentiallr":
         if every is not None:
             raise InputError(f"--lr-scheduler exponentiallr and --lr-step-size {every} contradict: it decays in every epoch")

@@ -43,9 +43,11 @@ OPTIONS = {
     "data.train_dataset": Option(str, None, "the .ffcv file to train on"),
     "data.val_dataset": Option(str, None, "the .ffcv file to validate on"),
     "data.num_workers": Option(int, None, "loading threads per process; none: the cores, shared among the processes", 1, 1024),
-    "data.in_memory": Option(bool, True, "1: shuffle in full, files held in memory by the system; 0: fewer, longer reads"),
-    "resolution.min_res": Option(int, 224, "side of the training images at first, pixels", 1, 1e5),
-    "resolution.max_res": Option(int, 224, "side of the training images at last, pixels", 1, 1e5),
+    "data.in_memory": Option(
+        bool, True, "1: shuffle in full, the file cached in memory; 0, with one process only: fewer, longer reads"
+    ),
+    "resolution.min_res": Option(int, 224, "side of the training images at the start, pixels", 1, 1e5),
+    "resolution.max_res": Option(int, 224, "side of the training images at the end, pixels", 1, 1e5),
     "resolution.start_ramp": Option(int, 0, "epoch until which the side stays at min_res", 0, 1e9),
     "resolution.end_ramp": Option(int, 0, "epoch from which it is max_res; between them multiples of 32", 0, 1e9),
     "augmentation.min_area": Option(float, 0.08, "smallest share of an image's area that a random crop takes", 1e-6, 1),
@@ -69,7 +71,7 @@ OPTIONS = {
     "training.epochs": Option(int, 90, "epochs to train", 1, 1e9),
     "training.batch_size": Option(int, 512, "images per process and step", 1, 1e9),
     "training.momentum": Option(float, 0.9, "momentum of SGD", 0, 1),
-    "training.weight_decay": Option(float, 1e-4, "weight decay, none on norms and biases", 0, 1e9),
+    "training.weight_decay": Option(float, 1e-4, "weight decay, except on norms and biases", 0, 1e9),
     "training.seed": Option(int, 0, "seed of weights, data order and augmentation", 0, 2**32 - 1),
     "training.device": Option(str, None, "cuda or cpu; none: cuda where there is one", choices=("cuda", "cpu")),
     "training.amp": Option(str, None, "mixed precision; none: bf16 on a GPU, off on a CPU", choices=("bf16", "fp16", "off")),
@@ -121,7 +123,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", "--config-file", type=Path, metavar="FILE", help="YAML or TOML file, such as configs/rn50.yaml"
     )
-    parser.add_argument("--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: the one in logging.folder")
+    parser.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in logging.folder")
     parser.add_argument("--eval", "--test-only", action="store_true", help="evaluate --resume on data.val_dataset and stop")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that logging.folder holds")
     original_keys.add_options(parser)
@@ -186,7 +188,7 @@ def parse(key: str, value: Any, where: str) -> Any:
     if option.choices and found not in option.choices:
         raise InputError(f"{where}: {key}={value}: choose from {', '.join(option.choices)}")
     if option.kind in (int, float) and not option.low <= found <= option.high:
-        raise InputError(f"{where}: {key}={value}: goes from {option.low:g} to {option.high:g}")
+        raise InputError(f"{where}: {key}={value}: must lie between {option.low:g} and {option.high:g}")
     return found
 
 
@@ -198,7 +200,7 @@ def check_together(flat: dict[str, Any]) -> None:
     low, high = -100 if name == "ls" else 0, 100 if name == "focal" else 1  # negative label smoothing; focal's is its gamma
     for key in ("loss.alpha", "loss.alpha_end"):
         if not low <= (flat[key] or 0) <= high:
-            raise InputError(f"{key}={flat[key]:g}: goes from {low} to {high} for {name}")
+            raise InputError(f"{key}={flat[key]:g}: must lie between {low} and {high} for {name}")
     if flat["lr.schedule"] == "cyclic" and flat["lr.peak_epoch"] >= flat["training.epochs"]:
         last = flat["training.epochs"]
         raise InputError(f"lr.peak_epoch={flat['lr.peak_epoch']}: before training.epochs={last}, or the rate never falls")

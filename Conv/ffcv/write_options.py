@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
     ranges = {"max_resolution": (0, 65535), "compress_probability": (0, 1), "jpeg_quality": (1, 100), "seed": (0, 2**32 - 1)}
     for name, (low, high) in (ranges | {"num_workers": (1, 1024)}).items():
         if not low <= getattr(args, name) <= high:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: goes from {low} to {high}")
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: must lie between {low} and {high}")
     return args
 
 

@@ -85,7 +85,12 @@ def get_parser() -> Parser:
     pair = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
 
     group = parser.add_argument_group("loss and model")
-    group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
+    group.add_argument(
+        "--loss",
+        default="maxsup",
+        choices=LOSSES,
+        help="loss to minimise; ols and zipf are refused: they need one label per image",
+    )
     group.add_argument("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
     group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant")
     group.add_argument(
@@ -187,7 +192,7 @@ def fill_in(args: argparse.Namespace) -> None:
         low = low if args.loss == "ls" or "alpha" not in name else 0  # negative label smoothing
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if one is not None and not low <= one <= high:
-                raise InputError(f"--{name.replace('_', '-')} {one}: goes from {low:.10g} to {high:.10g}")
+                raise InputError(f"--{name.replace('_', '-')} {one}: must lie between {low:.10g} and {high:.10g}")
     if args.loss in ("ols", "zipf"):
         raise InputError(f"--loss {args.loss}: defined for one label per image, not for pixels; see --help for the others")
     args.scale = list(args.scale)

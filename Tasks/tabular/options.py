@@ -42,7 +42,7 @@ def get_parser() -> Parser:
     )
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
-    group.add_argument("--alpha", type=float, help="strength of the loss; if omitted: the published strength and schedule")
+    group.add_argument("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
     group.add_argument(
         "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant --alpha"
     )
@@ -55,7 +55,7 @@ def get_parser() -> Parser:
     group.add_argument("--data-path", type=Path, help="the CSV file of a named data set")
     group.add_argument("--target", metavar="COLUMN", help="column to predict; if omitted: that of the named data set")
     group.add_argument("--categorical", nargs="+", metavar="COLUMN", help="columns whose numbers are codes of categories")
-    group.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
+    group.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to omit")
     group.add_argument(
         "--train-share", type=float, help="share of the rows for training; if omitted: 0.2 for bank and shoppers, else 0.8"
     )
@@ -73,7 +73,7 @@ def get_parser() -> Parser:
     group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test rows to this file")
     group.add_argument("--seed", type=int, default=0, help="seed of the split, the weights and the order of the rows")
-    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds from --seed on, each in its own sub-folder")
+    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds starting at --seed, each in its own sub-folder")
     group.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="where to train; a CPU suffices for the MLP")
     return parser
 

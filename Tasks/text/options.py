@@ -30,7 +30,7 @@ def get_parser() -> Parser:
     )
     group = parser.add_argument_group("loss and model")
     group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
-    group.add_argument("--alpha", type=float, help="strength of the loss; if omitted: the published strength and schedule")
+    group.add_argument("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
     group.add_argument(
         "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant --alpha"
     )
@@ -70,7 +70,7 @@ def get_parser() -> Parser:
     group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test split to this file")
     group.add_argument("--eval-every", type=int, default=1, metavar="N", help="test every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of the weights and the order of the texts")
-    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds from --seed on, each in its own sub-folder")
+    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds starting at --seed, each in its own sub-folder")
     group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
     group.add_argument(
         "--amp", choices=["bf16", "off"], help="mixed precision in training; if omitted: bf16 on a GPU, off on a CPU"

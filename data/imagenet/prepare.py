@@ -6,7 +6,7 @@
     python data/imagenet/prepare.py --root data/ImageNet --shorter-side 256 --output data/ImageNet256
 
 --root holds train/<class>/<image> and val/<class>/<image>, or ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
-ILSVRC2012_devkit_t12.tar.gz as they are downloaded. A killed run continues where it was; nothing is overwritten.
+ILSVRC2012_devkit_t12.tar.gz as they are downloaded. A killed run continues where it stopped; existing archives are kept.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     for name, least, most in (("shorter_side", 1, 65535), ("max_side", 1, 65535), ("quality", 1, 100), ("workers", 1, 4096)):
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
-            parser.error(f"--{name.replace('_', '-')} goes from {least} to {most}")
+            parser.error(f"--{name.replace('_', '-')} must lie between {least} and {most}")
     if args.maps_only and args.check:
         parser.error("--maps-only and --check are two runs")
     changes = args.output or args.shorter_side or args.max_side or args.quality
