@@ -124,7 +124,7 @@ DIGITS = """
     --aa rand-m5-n1-mstd0.5-inc1 --hflip 0 --reprob 0.25 --mixup 0 --cutmix 0 --no-repeated-aug
     --num_workers 0 --epochs 12
 """
-TABULAR = arms("0.2", "0.1", "0.4")
+TABULAR = arms("0.2", "0.1", "0.4", "0.1-0.2")
 
 
 def digits(labels: str, title: str, seeds: int, **more) -> Experiment:

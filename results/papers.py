@@ -44,6 +44,8 @@ def beside(setting: dict, metrics: dict) -> str:
     source = f"Our runs: {runs['experiment']}, {runs['what']}." if runs else "Not run yet."
     if not any(who == "paper" for _, who in columns):
         source += " To our knowledge, the paper reports no numbers for this setting."
+    if runs and "AURC, normalised logits" in figures:
+        source += " AURC uses all test images; with normalised logits, the four fifths that did not choose the exponent."
     lines = [f"**{setting['setting']}.** {source}", ""]
     lines += [f"| method |{' seeds, ours |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"]
     lines += ["|---|" + "---:|" * (bool(runs) + len(columns))]

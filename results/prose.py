@@ -10,6 +10,7 @@ commands there:
 ```
 python results/reproduce.py --list              # every experiment: data, methods, seeds, minutes, what is done
 python results/reproduce.py digits-parity       # runs an experiment that needs no download, then renders this page
+python results/reproduce.py --power cifar10-fine  # how many seeds each claim of a finished experiment would need
 python results/reproduce.py --render            # writes this page from the JSON files of the runs
 ```
 
@@ -21,7 +22,8 @@ every interval, with filters by paper and by data set.
   variation, R2 its inter-class separability, ± the standard deviation over seeds. AURC and ECE use
   all test images. The temperature and the exponent p of logit normalisation are chosen on a fifth
   of the test images. Measures that depend on them use the other images (means over ten such
-  splits). C7 compares two scores on the same images.
+  splits). C7 compares two scores on the same images. Linear transfer uses at most 10,000 training
+  images.
 - **Matched strength.** LS and MaxSup are compared at the same strength: 0.1, or 0.2 in some
   experiments{at_02}. Only the section on the papers' recipes compares LS with MaxSup at different
   strengths.
@@ -32,15 +34,16 @@ every interval, with filters by paper and by data set.
 - **Scope.** The tests cover variation between seeds only, not the choice of the test images. In bank
   and shoppers the seed also splits the table into training and test rows.
 - **Verdicts.** A claim is supported or contradicted if its corrected p is below {level:g}. Holm's
-  correction covers all tests of an experiment, including those in which no seed shows a difference.
-  The tests of rising strengths and those of the recipes are corrected separately. The 95 %
-  intervals are not corrected. A claim is tested only when all planned seeds of its methods are
+  correction covers all tests in one table of an experiment, including those in which no seed shows a
+  difference. The tests of rising strengths and those of the recipes have tables of their own. The
+  95 % intervals are not corrected. A claim is tested only when all planned seeds of its methods are
   finished. A verdict says nothing about the size of a difference: read the interval. Undecided does
   not mean equal.
 - **Added seeds.** An experiment with fewer than {many} seeds may get {many} if
   `reproduce.py --power` says that they would decide further claims. Such an experiment is tested
   twice, before and after; the later verdict counts. Its corrected p is therefore doubled, even if no
-  seeds are added. Experiments with added seeds: {added}.
+  seeds are added. Experiments with added seeds: {added}. Experiments in which {many} seeds are likely
+  to decide further claims, but have not been run: {worthwhile}.
 - **Detectable.** For an undecided claim, the table gives the smallest true difference that these
   seeds would have shown with 80 % power. This uses the strictest threshold of Holm's correction:
   {level:g} divided by the number of tests, and by two where p is doubled. At the later thresholds,
@@ -59,7 +62,8 @@ and most also share the network and the seeds, so they are not independent repli
 """
 SMALL = """\
 Most networks here are small and were trained for minutes. Most networks trained with CE are nearly
-calibrated, so a loss that lowers confidence raises their ECE (C9, C23). Undecided does not mean
+calibrated, so a loss that lowers confidence raises their ECE (C9, C23). LS and MaxSup lower
+confidence in general, so C25a is contradicted almost by construction. Undecided does not mean
 equal.
 """
 CAUTION = """\

@@ -35,6 +35,7 @@ SHOWN = ("train_top1", "top1", "d_within_val", "r2_val", "transfer", "aurc", "ec
 IN_TERMINAL = ("top1", "d_within_val", "transfer", "aurc", "ece")  # so many fit 100 characters
 REPORTED = ("C1", "C2", "C3", "C4", "C5a", "C5b", "C6a", "C6b", "C9", "C13")  # the page and the table show them
 TASK = "Training named two classes, odd and even; transfer is to the ten digits, from frozen features."
+RECIPES = "LS at 0.1 and MaxSup rising from 0.1 to 0.2 are the papers' recipes: their difference mixes method and strength."
 TOO_FEW = "These seeds are too few to judge the claims; results/README.md has the verdicts."
 BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
 
@@ -138,7 +139,7 @@ def measured(runs: list[Run], output: Path) -> Iterator[None]:
     words = ["--output", str(output / "report"), "--overwrite", "--title", "First command: three losses on digits"]
     for method in METHODS:
         words += ["--group", method, *(str(run.folder / "checkpoint.pth") for run in runs if run.method == method)]
-    for note in (transfer(metrics_of(runs, output)), *reported(), TOO_FEW):
+    for note in (transfer(metrics_of(runs, output)), *reported(), RECIPES, TOO_FEW):
         words += ["--note", note]
     yield from printed(["viz/report.py", *words], output / "report.txt")
 
@@ -159,11 +160,12 @@ def transfer(found: dict[str, dict[int, dict]]) -> str:
 
 
 def reported() -> Iterator[str]:
-    """What each paper reports, a sentence per paper, from the claims that results/ tests."""
+    """What the papers report and what is commonly stated, a sentence each, from the claims that results/ tests."""
     every = [claim for found in TOPICS.values() for claim in found if claim.id in REPORTED]
     for source in (MAXSUP, SELECTIVE, OVERVIEW):
-        sentences = [f"that {claim.sentence}" for claim in every if claim.source == source]
-        yield f"The {source} reports {', '.join(sentences[:-1])}, and {sentences[-1]}."
+        sentences = [f"that {claim.reported or claim.sentence}" for claim in every if claim.source == source]
+        said = f"{', '.join(sentences[:-1])}{',' * (len(sentences) > 2)} and {sentences[-1]}"
+        yield f"It is {source} {said}." if source == OVERVIEW else f"The {source} reports {said}."
 
 
 def printed(command: list[str], file: Path) -> Iterator[None]:
@@ -175,9 +177,9 @@ def summary(runs: list[Run], output: Path) -> str:
     found = metrics_of(runs, output)
     (output / "summary.json").write_text(json.dumps({"recipe": runs[0].experiment.options, "runs": found}, indent=1) + "\n")
     over = f"Mean ± standard deviation over {len(found['CE'])} seeds."
-    page = [f"{over} {TASK}", "", *means(found, SHOWN), "", *reported(), "", TOO_FEW]
+    page = [f"{over} {TASK}", "", *means(found, SHOWN), "", *reported(), "", RECIPES, TOO_FEW]
     (output / "summary.md").write_text("\n".join(page) + "\n")
-    return "\n".join(["", over, TASK, "", *aligned(found), "", TOO_FEW])
+    return "\n".join(["", over, TASK, "", *aligned(found), "", RECIPES, TOO_FEW])
 
 
 def aligned(found: dict[str, dict[int, dict]]) -> list[str]:

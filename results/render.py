@@ -12,7 +12,7 @@ import prose
 import tables
 from claims import Test
 from experiments import EXPERIMENTS, MANY_SEEDS
-from verdicts import LEVEL, VERDICTS, wilson
+from verdicts import LEVEL, VERDICTS, seeds_needed, wilson
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "results"
@@ -105,16 +105,25 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     metrics = metrics_of(runs)
     near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
     added = ", ".join(name for name, experiment in EXPERIMENTS.items() if experiment.first_seeds)
-    parts = [prose.INTRODUCTION.format(at_02=at_02, level=LEVEL, many=MANY_SEEDS, added=added), progress(runs) + "\n"]
+    words = {"at_02": at_02, "level": LEVEL, "many": MANY_SEEDS, "added": added, "worthwhile": ", ".join(worthwhile(judged))}
+    parts = [prose.INTRODUCTION.format(**words), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
     parts.append(prose.CAUTION.format(weak=weak(judged), near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
     first = claims.first_look(metrics)
     for name, methods in runs.items():
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
         tests = of_experiment(name, judged)
-        parts += [table_of_tests(tests)] if any(tests.values()) else []
+        parts += tables_of_tests(tests)
         parts += [changed(name, of_experiment(name, first), tests)] if EXPERIMENTS[name].first_seeds else []
     return "\n".join([*parts, planned()])
+
+
+def worthwhile(judged: dict[str, list[Test]]) -> list[str]:
+    """Experiments of fewer than MANY_SEEDS in which so many would decide a further claim, as reproduce.py --power says."""
+    every = [test for found in judged.values() for test in found if test.verdict == VERDICTS[2] and not test.nothing]
+    few = [test for test in every if EXPERIMENTS[test.experiment].seeds < MANY_SEEDS]
+    found = {t.experiment for t in few if (seeds_needed(t.mean, statistics.stdev(t.values), t.level) or 1000) <= MANY_SEEDS}
+    return [name for name in EXPERIMENTS if name in found]
 
 
 def of_experiment(name: str, judged: dict[str, list[Test]]) -> dict[str, list[Test]]:
@@ -206,22 +215,27 @@ def section(experiment: str) -> str:
     return f"{experiment}: {EXPERIMENTS[experiment].data}, {EXPERIMENTS[experiment].title}"
 
 
-def table_of_tests(groups: dict[str, list[Test]]) -> str:
-    """The numbers of an experiment's tests."""
+def tables_of_tests(groups: dict[str, list[Test]]) -> list[str]:
+    """The numbers of an experiment's tests, a table for each family that Holm's correction covers."""
+    matched = [test for title in claims.TOPICS for test in groups[title]]
+    parts = [table_of_tests(matched)] if matched else []
+    return parts + [f"**{title}**\n\n{table_of_tests(groups[title])}" for title in claims.OTHER_STRENGTHS if groups[title]]
+
+
+def table_of_tests(found: list[Test]) -> str:
     lines = [
         "| id | measured as | difference | 95 % interval | p | p, corrected | verdict | detectable |",
         "|---|---|---:|---:|---:|---:|---|---:|",
     ]
-    for title, found in groups.items():
-        for test in found:
-            if test.nothing:
-                lines.append(f"| {test.claim.id} | {what(test)} | {test.nothing} | | | | {VERDICTS[2]} | |")
-                continue
-            places = places_of(test.claim)
-            mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
-            least = f"{test.detectable:.{places}f}" if test.verdict == VERDICTS[2] else ""
-            cells = [test.claim.id, what(test) + label(title), mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.corrected:.3g}"]
-            lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
+    for test in found:
+        if test.nothing:
+            lines.append(f"| {test.claim.id} | {what(test)} | {test.nothing} | | | | {VERDICTS[2]} | |")
+            continue
+        places = places_of(test.claim)
+        mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
+        least = f"{test.detectable:.{places}f}" if test.verdict == VERDICTS[2] else ""
+        cells = [test.claim.id, what(test), mean, f"{low} to {high}", f"{test.p:.2g}", f"{test.corrected:.3g}"]
+        lines.append(f"| {' | '.join([*cells, test.verdict, least])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -238,7 +252,7 @@ def changed(name: str, before: dict[str, list[Test]], now: dict[str, list[Test]]
 
 
 def label(title: str) -> str:
-    """What sets a line of this table apart from those at matched constant strengths."""
+    """What sets a claim of other strengths apart from the same one at matched constant strengths."""
     return f" ({claims.OTHER_STRENGTHS[title][0]})" if title in claims.OTHER_STRENGTHS else ""
 
 
@@ -280,6 +294,11 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
     if {"Conv/common_resnet/train.py", "bf16"} <= set(some["command"].split()) and any("AVX2" in kind for kind in kinds):
         lines += ["A CPU with only AVX2 has no bfloat16 instructions: float32 is rounded to bfloat16 in the same places there."]
+    mixed = seeds_on_several_machines(methods)
+    if mixed:
+        every = len(mixed) == EXPERIMENTS[experiment].seeds
+        seeds = "every seed" if every else f"seed{'s' * (len(mixed) > 1)} {', '.join(map(str, mixed))}"
+        lines += [f"The runs of {seeds} come from different machines: they also differ in rounding, which training amplifies."]
     if done(methods) < EXPERIMENTS[experiment].planned:
         lines += [
             "",
@@ -291,6 +310,14 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         lines += ["", f"{', '.join(again)}: the same commands as in {where}, where the claims about them are tested. Runs on"]
         lines += ["another CPU differ in their rounding, which training amplifies."]
     return "\n".join([*lines, *of_images(metrics)]) + "\n"
+
+
+def seeds_on_several_machines(methods: dict[str, dict[int, dict]]) -> list[int]:
+    found: dict[int, set[str]] = {}
+    for seeds in methods.values():
+        for seed, run in seeds.items():
+            found.setdefault(seed, set()).add(machine(run["hardware"]))
+    return sorted(seed for seed, machines in found.items() if len(machines) > 1)
 
 
 def of_images(metrics: dict[str, dict[int, dict]]) -> list[str]:

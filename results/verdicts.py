@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import nct, t
 
 VERDICTS = ("supported", "contradicted", "undecided")
-LEVEL = 0.05  # of a test, two-sided, and of the family of tests in a table
+LEVEL = 0.05  # of a test, two-sided, and of a family of tests, which is one table of an experiment
 POWER = 0.8
 
 

@@ -155,6 +155,23 @@ def test_runs_that_two_experiments_have_are_tested_once():
     assert said in tables["distillation-fashion"] and "the same commands" not in tables["distillation-cifar10"]
 
 
+def test_each_table_is_one_family_and_what_more_seeds_would_decide_is_named():
+    """Five seeds of which one hardly agrees decide nothing after the correction; ten would."""
+    found = made_up("fashion-noise-40")
+    of_ls = found["fashion-noise-40"]["LS 0.1"]
+    for seed, value in enumerate((-0.05, -0.04, -0.06, -0.05, -0.005)):
+        of_ls[seed]["metrics"]["d_within_val"] = value
+    of_ls[3]["hardware"] = of_ls[3]["hardware"] | {"instructions": "AVX512"}
+    judged = claims.tables(render.metrics_of(found))
+    page = render.page(found, judged)
+    assert "have not been run: fashion-noise-40." in page
+    assert "The runs of seed 3 come from different machines" in page
+    for title, claimed in judged.items():
+        titled = title if title in claims.OTHER_STRENGTHS else None
+        part = page.partition("## fashion-noise-40")[2].partition(f"**{titled}**" if titled else "\n| id |")[2].split("\n\n**")[0]
+        assert all(f"\n| {test.claim.id} |" in part for test in claimed)
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_a_page_says_which_verdicts_the_added_seeds_changed(early):
     """LS raises ECE in all seeds, or in the first five alone; accuracy is noise."""
@@ -419,7 +436,7 @@ def test_a_page_of_made_up_runs():
     by = {(test.claim.id, test.experiment, *test.arms): test for tests in judged.values() for test in tests}
     assert by["C9", "fashion-fine", "CE", "LS 0.1"].verdict == "contradicted"
     assert by["C23a", "fashion-fine", "LS 0.1", "MaxSup 0.1"].verdict == "supported"
-    assert "Wilson's 95 % intervals" in page and "over 97 %" in page and "(recipes)" in page
+    assert "Wilson's 95 % intervals" in page and "over 97 %" in page and "**The papers' recipes: LS at 0.1" in page
     lines = [line for line in page.splitlines() if line.startswith("| C5a |") and "top-1 %: MaxSup 0.1 - LS 0.1 |" in line]
     test = by["C5a", "fashion-fine", "MaxSup 0.1", "LS 0.1"]
     least = verdicts.detectable(np.std(test.values, ddof=1), 5, test.level)

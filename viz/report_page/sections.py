@@ -79,10 +79,10 @@ def differences_table(found: Findings, keys: list[str], caption: str, folded: bo
         for row in part:
             ends, value = row["interval"], row["value"]
             place = tuple(float(at / bound) for at in (ends[0], value, ends[1]))
-            verdict = f"{row['model' if value > 0 else 'less']} is higher" if row["told"] else "cannot be told"
+            reading = f"{row['model' if value > 0 else 'less']} is higher" if row["told"] else "cannot be told"
             pair, title = f"{row['model']} − {row['less']}", METRICS[key].title if row is part[0] else ""
-            rows.append([title, pair, shown(key, value, sign=True), between(key, ends), Cell("", picture=place), verdict])
-    head = ["measure", "difference", "value", "95 % interval", "around zero", "verdict"]
+            rows.append([title, pair, shown(key, value, sign=True), between(key, ends), Cell("", picture=place), reading])
+    head = ["measure", "difference", "value", "95 % interval", "around zero", "by this interval"]
     return Table(caption, head, rows, folded or len(rows) > MOST_ROWS, "sides") if rows else None
 
 
