@@ -98,6 +98,8 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
         stop(InputError(f"the GPU's memory is full at {batch}: try half of it, mixed precision, or a GPU that nobody else uses"))
     elif isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         stop(InputError(f"this machine's memory is full at {batch}: try half of it"))
+    elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+        stop(InputError(f"batch norm gets a single value per channel at {batch}: it needs two images or more per process"))
     elif isinstance(error, RuntimeError) and re.search("(closed|reset) by peer|/gloo/transport/", str(error)):
         time.sleep(5)  # another process has gone, and has said why; torchrun ends this one meanwhile
         stop(InputError("another process of this run has ended; see what it, or torchrun on its machine, says"))

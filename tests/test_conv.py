@@ -104,7 +104,9 @@ def test_a_resumed_run_follows_the_command_line(tmp_path):
         file.write('{"epoch": 3, "lr": 7}\n{"epo')
     result = run(CONV_TRAIN, *words, "--epochs", 4, "--batch-size", 50, "--lr", 0.05)
     assert "warning: lr was 0.1" in result.stdout and "warning: batch_size was 100" in result.stdout, result.stderr
-    assert [line["lr"] for line in log(tmp_path)] == pytest.approx([0.05, 0, 0.025 * (1 + math.cos(0.75 * math.pi)), 0], abs=1e-9)
+    expected = [0.05 * (1 + math.cos(math.pi * step / 28)) for step in (13, 27)]  # of the last step of each epoch
+    expected += [0.025 * (1 + math.cos(math.pi * step / 112)) for step in (83, 111)]
+    assert [line["lr"] for line in log(tmp_path)] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("script", ["Conv/common_resnet/train.py", "Deit/main.py"])

@@ -97,8 +97,25 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
         train.main(options.get_parser().parse_args([*own, "imagenet"]))
     with pytest.raises(InputError, match="digits: has classes that .* was not trained on"):
         train.main(options.get_parser().parse_args([*own, "digits", "--device", "cpu"]))
+    words = ["--checkpoint", str(tmp_path / "run/checkpoint.pth"), "--device", "cpu"]
+    evaluate.main(evaluate.get_parser().parse_args([*words, "--input-size", "40", "--model", "resnet8"]))  # as the file says
+    for option in ("--model resnet20", "--width 16", "--std 1 1 1"):
+        with pytest.raises(InputError, match=f"{option.split()[0]} .*: .*checkpoint.pth says what it is; omit the option"):
+            evaluate.main(evaluate.get_parser().parse_args([*words, *option.split()]))
     again = trained(tmp_path / "again", "--data", "folder", "--data-path", folder, "--batch-size", 6, "--holdout", 0.25)
     assert again["training_rows"].shape == (9,)
+    Image.new("RGB", (40, 40)).save(folder / "train/ant/0.png")
+    with pytest.raises(InputError, match="checkpoint.pth: trained on other images than those of"):
+        trained(tmp_path / "run", "--data", "folder", "--data-path", folder, "--batch-size", 6, "--resume", "auto", "--epochs", 2)
+    (tmp_path / "hidden/train/.class").mkdir(parents=True)
+    with pytest.raises(InputError, match="no class folder in .*hidden/train"):
+        trained(tmp_path / "none", "--data", "folder", "--data-path", tmp_path / "hidden", "--batch-size", 6)
+
+
+def test_numbers_of_an_input_are_three():
+    within = conv.load("evaluate_options").within
+    assert within([0.5, 0, 1], 0, 1) and within(0.5, 0, 1)
+    assert not any(within(value, 0, 1) for value in ([0.5], [0.5] * 2, [], [0.5, 0.5, 2], ["a"] * 3, True))
 
 
 def test_larger_or_varying_images_are_decoded_as_they_are_needed(tmp_path):

@@ -115,6 +115,7 @@ def test_resizing_and_averages_become_what_torchvision_does():
         ("--flip --no-flip", ("--flip", "--no-flip", "contradict")),
         ("--no-flp", ("--no-flp: no such option", "--no-flip")),
         ("--test-only", ("--test-only", "--resume PATH")),
+        ("--lr-scheduler cosineannealinglr --lr-step-size 3", ("--lr-step-size 3", "contradict")),
         ("--ra-magnitude 3", ("--ra-magnitude 3", "--auto-augment ra")),
         ("--data digits --crop-ratio 0.5", ("--crop-ratio 0.5", "large images")),
         ("--data folder", ("--data folder needs --data-path",)),

@@ -56,7 +56,7 @@ def test_every_loss_of_a_seed_sees_the_same_wrong_labels_and_clean_validation_la
     assert (first != TRAINING).sum() == 280 and first.dtype == torch.int64 and "training_rows" not in states[0]
     assert all(torch.equal(first, state["training_labels"]) for state in states)
     assert states[0]["args"]["label_noise"] == 0.2
-    assert states[0]["args"]["training_images"] == torch.bincount(first).tolist()
+    assert states[0]["args"]["training_images"] == torch.bincount(TRAINING).tolist()
     digits = train.Inputs("digits", None, 8, 1.0, [0.3] * 3, [0.4] * 3, "cpu")
     noisy, val, _ = train.open_data(digits, label_noise=0.2)
     assert torch.equal(noisy.labels, first) and torch.equal(val.labels, VALIDATION)
@@ -91,6 +91,14 @@ def test_class_prior_smoothing_takes_the_frequencies_of_the_labels_trained_on(tm
     state = trained(tmp_path, "--loss", "ls", "--prior", "frequency", "--imbalance-ratio", 10)
     counts = torch.tensor(state["args"]["training_images"], dtype=torch.float64)
     torch.testing.assert_close(state["loss"]["prior"].double(), counts / counts.sum(), atol=1e-7, rtol=0)
+
+
+def test_classes_with_many_or_few_images_are_told_by_their_true_labels(tmp_path):
+    state = trained(tmp_path, "--imbalance-ratio", 50, "--label-noise", 0.4)
+    inputs = conv.load("data").Inputs("digits", None, 8, 1.0, None, None, "cpu", in_memory=True)
+    clean = conv.load("data").open_data(inputs, imbalance_ratio=50)[0]
+    assert state["args"]["training_images"] == torch.bincount(clean.labels).tolist()
+    assert state["training_labels"].bincount(minlength=10).tolist() != state["args"]["training_images"]
 
 
 def test_options_of_noise_and_prior_that_mean_nothing():

@@ -36,15 +36,15 @@ def course(epoch=0, epochs=1, batch_size=64):
 
 
 def test_the_log_holds_the_rate_and_the_strength_of_every_epoch(tmp_path):
-    """Two steps per epoch; the rate in the log is that of the step to come."""
+    """Two steps per epoch; the rate in the log is that of the second."""
     words = ["--epochs", 5, "--lr", 0.08, "--eval-every", 5]
     train(tmp_path / "cosine", *words, "--warmup-epochs", 2)
-    expected = [0.08 * 3 / 4, 0.08, *(0.04 * (1 + math.cos(math.pi * k / 3)) for k in (1, 2, 3))]
+    expected = [0.04, 0.08, *(0.04 * (1 + math.cos(math.pi * k / 6)) for k in (1, 3, 5))]
     assert [line["lr"] for line in log(tmp_path / "cosine")] == pytest.approx(expected, abs=1e-12)
     assert [line["alpha"] for line in log(tmp_path / "cosine")] == pytest.approx([0.1, 0.125, 0.15, 0.175, 0.2])
     words += ["--sched", "step", "--decay-epochs", 2, 4, "--decay-rate", 0.3, "--warmup-epochs", 1, "--loss", "ls"]
     train(tmp_path / "step", *words, "--alpha", 0.3, "--alpha-end", 0.1)
-    assert [line["lr"] for line in log(tmp_path / "step")] == pytest.approx([0.08, 0.024, 0.024, 0.0072, 0.0072])
+    assert [line["lr"] for line in log(tmp_path / "step")] == pytest.approx([0.08, 0.08, 0.024, 0.024, 0.0072])
     assert [line["alpha"] for line in log(tmp_path / "step")] == pytest.approx([0.3, 0.25, 0.2, 0.15, 0.1])
 
 

@@ -59,8 +59,8 @@ def test_a_block_that_adds_nothing_is_its_shortcut():
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    monkeypatch.setenv("RANK", "99")
-    monkeypatch.setenv("LOCAL_RANK", "99")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "99")
     with pytest.raises(InputError, match="process 100 of this machine finds .* as many processes as it has GPUs"):
         distributed.start("cuda")
 

@@ -264,6 +264,7 @@ BAD_TABLES = {
         "5,600 columns after encoding",
     ),
     "too large": ("x,y\n" + "".join(f"{i + 1}e307,{i % 2}\n" for i in range(9)), "too large to standardise"),
+    "a text": ("x,y\n" + "word " * 201 + ",a\nshort,b\n", "column 'x' has a text of 1,004 characters"),
     "too few": ("x,y\n1,a\n2,a\n3,b\n4,b\n", "cannot be split"),
 }
 
@@ -283,6 +284,9 @@ def test_bad_files(tmp_path):
     assert "no such file" in refused("--data", "bank", "--data-path", tmp_path / "no.csv", *words).lower()
     assert "directory" in refused("--data", "bank", "--data-path", tmp_path, *words)
     assert "neither a data set" in refused("--data", "bnak", *words)
+    (tmp_path / "file").write_text("")
+    words = ["--data", "digits", "--seeds", 2, "--output_dir", tmp_path / "file"]
+    assert "--output_dir" in (said := refused(*words)) and "cannot be written" in said
 
 
 def test_odd_tables_are_read_and_said(tmp_path, capsys):

@@ -24,7 +24,7 @@ import corruptions
 import distributed
 import foreign
 import states
-from catalogue import SMALL, SOURCES, need_path
+from catalogue import IMAGENET, SMALL, SOURCES, need_path
 from data import Images, Inputs, open_split
 from data.folders import common_size
 from data.longtail import by_shots
@@ -49,17 +49,19 @@ def main(args: argparse.Namespace) -> None:
     state, weights = found.state, found.weights
     if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
         facts, classes = read_own(state, args.checkpoint)
+        refuse(args, facts)
     elif args.model is None or args.data is None:
         raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
     else:
         side = common_size(args.data_path, args.split) if args.data == "folder" and args.data_path else None
         size = args.input_size or side or SOURCES[args.data].size
         in_memory = size == (SOURCES[args.data].size if args.data in SMALL else side)
-        crop_ratio = 1.0 if in_memory else args.crop_ratio
-        description = model_facts(args.model, size, args.width, args.stem_stride)
+        crop_ratio = 1.0 if in_memory else args.crop_ratio or 0.875
+        description = model_facts(args.model, size, args.width or 16, args.stem_stride or 1)
         num_classes = outputs(weights, args.checkpoint)
-        say(f"inputs less mean {args.mean}, over std {args.std}; --mean and --std change that")
-        facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": args.mean, "std": args.std}
+        mean, std = args.mean or IMAGENET[0], args.std or IMAGENET[1]
+        say(f"inputs less mean {mean}, over std {std}; --mean and --std change that")
+        facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": mean, "std": std}
         facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, found.classes
     model = build(facts, weights, args.checkpoint).to(device, memory_format=torch.channels_last)
 
@@ -101,6 +103,15 @@ def read_own(state: dict, path: Path) -> tuple[dict, list[str]]:
         raise InputError(f"{path}: not a checkpoint of this trainer, it lacks {', '.join(missing) or 'a known data set'}")
     check_facts(was, path)
     return was, state["classes"]
+
+
+def refuse(args: argparse.Namespace, facts: dict) -> None:
+    """Raise InputError for an option that contradicts what a checkpoint of train.py says of itself."""
+    for name in ("model", "width", "stem_stride", "input_size", "crop_ratio", "mean", "std"):
+        value = getattr(args, name)
+        if value not in (None, facts.get(name)):
+            said = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise InputError(f"--{name.replace('_', '-')} {said}: {args.checkpoint} says what it is; omit the option")
 
 
 def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:

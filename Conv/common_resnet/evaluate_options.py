@@ -5,7 +5,7 @@ from pathlib import Path
 
 from errors import InputError
 
-from catalogue import IMAGENET, NAMES, SOURCES
+from catalogue import NAMES, SOURCES
 from command_line import Parser, add_option
 from options import CORES, RANGES
 
@@ -32,12 +32,12 @@ def get_parser() -> Parser:
     add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
     group = parser.add_argument_group("for weights from elsewhere")
     add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
-    add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
-    add("--stem-stride", type=int, default=1, help="stride of their first layer")
+    add("--width", type=int, help="channels of the first stage of the CIFAR ResNets; if omitted: 16")
+    add("--stem-stride", type=int, help="stride of their first layer; if omitted: 1")
     add("--input-size", type=int, help="side of the input, pixels; if omitted: that of small images, else 224")
-    add("--mean", type=float, nargs=3, default=IMAGENET[0], help="mean of the inputs, in [0, 1]")
-    add("--std", type=float, nargs=3, default=IMAGENET[1], help="their standard deviation")
-    add("--crop-ratio", type=float, default=0.875, help="crop's share of the side, for large images")
+    add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: ImageNet's")
+    add("--std", type=float, nargs=3, help="their standard deviation; if omitted: ImageNet's")
+    add("--crop-ratio", type=float, help="crop's share of the side, for large images; if omitted: 0.875")
     return parser
 
 
@@ -55,6 +55,6 @@ def check_options(args: argparse.Namespace) -> None:
 
 def within(value: object, low: float, high: float) -> bool:
     """Whether a number, or each of three in a list, lies between low and high."""
-    numbers = value if isinstance(value, list) else [value]
+    numbers, count = (value, 3) if isinstance(value, list) else ([value], 1)
     plain = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
-    return plain and len(numbers) in (1, 3) and all(low <= one <= high for one in numbers)
+    return plain and len(numbers) == count and all(low <= one <= high for one in numbers)

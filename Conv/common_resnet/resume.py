@@ -39,6 +39,8 @@ def restore(
     for name in ("model", "width", "stem_stride", "loss", "prior"):
         if was.get(name) != options[name]:
             raise InputError(f"{path}: a run with --{name.replace('_', '-')} {was.get(name)}, not {options[name]}")
+    if was.get("data_digest", options["data_digest"]) != options["data_digest"]:
+        raise InputError(f"{path}: trained on other images than those of {options['data_path'] or options['data']}")
     if state["classes"] != classes:
         raise InputError(f"{path}: trained on other classes, {', '.join(map(str, state['classes'][:3]))} ...")
     for name in SETTINGS:

@@ -107,6 +107,8 @@ def translate_course(args: argparse.Namespace, given: dict[str, Any]) -> None:
     every, first = given["lr_step_size"], args.warmup_epochs
     if every is not None and every < 1:
         raise InputError(f"--lr-step-size {every}: must be at least 1")
+    if every is not None and given["lr_scheduler"] == "cosineannealinglr":
+        raise InputError(f"--lr-scheduler cosineannealinglr and --lr-step-size {every} contradict: the rate falls in every epoch")
     if given["lr_scheduler"] == "exponentiallr":
         if every is not None:
             raise InputError(f"--lr-scheduler exponentiallr and --lr-step-size {every} contradict: it decays in every epoch")

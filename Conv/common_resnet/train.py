@@ -43,9 +43,13 @@ from optimizer import build_optimizer, freeze_backbone, rate
 from resume import restore
 from teacher import build_distillation
 
+# The options of evaluate.py that --test-only hands on where they are given.
+TESTED = ("data", "data_path", "model", "width", "stem_stride", "input_size", "crop_ratio", "mean", "std")
+
 
 def main(args: argparse.Namespace) -> None:
-    data = args.data
+    values = {name: getattr(args, name) for name in TESTED}
+    given = {name: value for name, value in values.items() if value not in (None, get_parser().get_default(name))}
     notes = fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
     if not args.test_only:
@@ -53,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     for note in notes:
         say(note)
     if args.test_only:
-        return test(args, data)
+        return test(args, given)
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
         lacking = "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)"
         say(f"--amp bf16: {lacking}; float32 is rounded as they would round it, which is no faster than --amp off")
@@ -103,7 +107,8 @@ def train(args: argparse.Namespace) -> None:
         data_path=args.data_path or usual_path(args.data),
         superclasses=args.superclasses,
     )
-    facts["training_images"] = training_images.tolist()  # of each label, for evaluate.py's many, medium and low
+    facts["training_images"] = train_data.class_sizes.tolist()  # for evaluate.py's many, medium and low
+    facts["data_digest"] = train_data.digest
 
     torch.manual_seed(mix(args.seed))
     model = create_model(description, len(classes))
@@ -154,13 +159,14 @@ def train(args: argparse.Namespace) -> None:
             clip_grad_norm=args.clip_grad_norm,
         )
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
-        line |= {"lr": max(group["lr"] for group in optimizer.param_groups), "alpha": getattr(criterion, "alpha", None)}
+        last_step = (epoch + 1) * steps - 1  # the scheduler is one further
+        line |= {"lr": max(scheduler.base_lrs) * share(last_step), "alpha": getattr(criterion, "alpha", None)}
         distributed.share_buffers(model)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             metrics, right, images = evaluate(model, val_data, len(classes), args.batch_size, args.amp)
             line |= {f"val_{key}": value for key, value in metrics.items()}
             if args.imbalance_ratio != 1:
-                line |= {f"val_{key}": value for key, value in by_shots(right, images, training_images).items()}
+                line |= {f"val_{key}": value for key, value in by_shots(right, images, train_data.class_sizes).items()}
             if ema is not None:
                 distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
                 metrics, *_ = evaluate(ema.module, val_data, len(classes), args.batch_size, args.amp)
@@ -188,18 +194,12 @@ def auto_augment(args: argparse.Namespace) -> Callable | None:
     return transforms.AutoAugment(transforms.AutoAugmentPolicy(kind)) if kind else None
 
 
-def test(args: argparse.Namespace, data: str | None) -> None:
-    """--test-only: what evaluate.py prints of the checkpoint of --resume. What it is counts where the file does not say.
-
-    data: the data set that was asked for; None: the checkpoint's own.
-    """
+def test(args: argparse.Namespace, given: dict) -> None:
+    """--test-only: what evaluate.py prints of the checkpoint of --resume. given: those of TESTED that were asked for, by name."""
     words = ["--checkpoint", args.resume] + ["--ema"] * bool(args.ema_decay)
-    for name, value in (("data", data), ("data-path", args.data_path)):
-        words += [f"--{name}", value] if value is not None else []
-    for name in ("batch_size", "num_workers", "device", "model", "width", "stem_stride", "input_size", "crop_ratio"):
-        words += [f"--{name.replace('_', '-')}", getattr(args, name)]
-    for name in ("mean", "std"):
-        words += [f"--{name}", *getattr(args, name)] if getattr(args, name) else []
+    words += ["--batch-size", args.batch_size, "--num-workers", args.num_workers, "--device", args.device]
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
     evaluate_checkpoint(evaluate_options.get_parser().parse_args([str(word) for word in words]))
 
 

@@ -20,7 +20,7 @@ from layouts import IGNORE, LAYOUTS, class_names, find_pairs
 
 
 def mix(*parts: int) -> int:
-    """A 32-bit seed from several numbers, which differs for every combination of them."""
+    """A 32-bit seed out of several numbers, none of whose bits show through. Zeros at the end count for nothing."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 

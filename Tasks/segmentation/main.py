@@ -92,7 +92,8 @@ def train(args) -> None:
     for epoch in range(start_epoch, args.epochs):
         training = train_one_epoch(wrapped, criterion, splits["train"], optimizer, scheduler, args, epoch)
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
-        line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None)}
+        last_step = scheduler.last_epoch - 1  # of this epoch: the scheduler is one further
+        line |= {"lr": args.lr * rate(last_step, args), "alpha": getattr(criterion, "alpha", None)}
         distributed.share_buffers(model)
         check_weights(model, epoch)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:

@@ -128,7 +128,7 @@ def get_parser() -> Parser:
     group.add_argument("--batch-size", type=int, help="crops per step, all processes together")
     group.add_argument("--optimizer", choices=("sgd", "adamw"), help="optimiser")
     group.add_argument("--lr", type=float, help="highest learning rate, not rescaled with the batch")
-    group.add_argument("--momentum", type=float, default=0.9, help="momentum of sgd")
+    group.add_argument("--momentum", type=float, help="momentum of sgd; if omitted: 0.9")
     group.add_argument("--weight-decay", type=float, help="weight decay, none on norms, biases and position embeddings")
     group.add_argument("--power", type=float, help="exponent of the decay: rate * (1 - step / steps) ** power")
     group.add_argument("--warmup-steps", type=int, help="steps in which the rate rises linearly")
@@ -178,12 +178,17 @@ def fill_in(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: for vision transformers, not for {args.model}")
         setattr(args, name, 0.0)
     args.aux_weight = 0.4 if args.aux_weight is None else args.aux_weight
+    if args.logits_stride and not args.logits:
+        raise InputError("--logits-stride: for --logits")
     if args.eval == "whole" and (args.window or args.window_stride):
         raise InputError("--window and --window-stride: for --eval sliding")
     for name in OF_DATA:
         given = sized if name in ("size", "shorter_side") else getattr(args, name)
         if given is None:
             setattr(args, name, getattr(recipe, name))
+    if args.momentum is not None and args.optimizer != "sgd":
+        raise InputError(f"--momentum {args.momentum}: for --optimizer sgd, not {args.optimizer}")
+    args.momentum = 0.9 if args.momentum is None else args.momentum
     args.window = args.window or list(args.crop)
     args.window_stride = args.window_stride or [max(16, side * 2 // 3) for side in args.window]
     for name, (low, high) in RANGES.items():

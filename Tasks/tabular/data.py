@@ -23,6 +23,7 @@ from torch import Tensor
 from options import SOURCES
 
 MISSING = {"", "?", "na", "n/a", "nan", "null"}  # compared in lower case
+LONGEST = 1000  # characters of a category's name
 MOST_CATEGORIES = 1000  # a text column with more is an identifier or free text, and its one-hot code would fill the memory
 MOST_ENCODED = 5000  # encoded columns; the MLP has 12 F^2 weights
 
@@ -88,6 +89,14 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     return names, rows
 
 
+def as_array(path: Path, name: str, column: tuple[str, ...]) -> np.ndarray:
+    """The cells (N,), each as wide in memory as the longest. Raises InputError where that is a text of its own."""
+    longest = max(map(len, column), default=0)
+    if longest > LONGEST:
+        raise InputError(f"{path}: column {name!r} has a text of {longest:,} characters; leave it out with --drop {name!r}")
+    return np.array(column)
+
+
 def read_csv(path: Path, target: str, categorical: tuple[str, ...] = (), drop: tuple[str, ...] = ()) -> Table:
     """Read a CSV file. A column is numeric if all its values are numbers and `categorical` does not name it.
 
@@ -99,7 +108,8 @@ def read_csv(path: Path, target: str, categorical: tuple[str, ...] = (), drop: t
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
                 raise InputError(f"{option} {name}: {path} has no such column; the nearest name is {near[0]!r}")
-    cells = {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    cells = {name: as_array(path, name, column) for name, column in columns if name not in drop}
     missing = {name: np.array([value.lower() in MISSING for value in column]) for name, column in cells.items()}
     known = ~missing[target]
     if not known.all():

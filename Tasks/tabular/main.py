@@ -54,7 +54,10 @@ def train_seeds(args, table: Table) -> None:
     path, found = args.output_dir / "summary.json", []
     if path.exists() and not (args.overwrite or args.resume):
         raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
-    path.unlink(missing_ok=True)  # what it says is not true of the runs to come
+    try:
+        path.unlink(missing_ok=True)  # what it says is not true of the runs to come
+    except OSError as error:
+        raise InputError(f"--output_dir {args.output_dir}: cannot be written ({error.strerror})")
     for seed in range(args.seed, args.seed + args.seeds):
         own = copy.copy(args)
         own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"

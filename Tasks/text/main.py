@@ -64,7 +64,10 @@ def train_seeds(args, texts: Texts) -> None:
     path, found = args.output_dir / "summary.json", []
     if path.exists() and not (args.overwrite or args.resume):
         raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
-    path.unlink(missing_ok=True)  # what it says is not true of the runs to come
+    try:
+        path.unlink(missing_ok=True)  # what it says is not true of the runs to come
+    except OSError as error:
+        raise InputError(f"--output_dir {args.output_dir}: cannot be written ({error.strerror})")
     for seed in range(args.seed, args.seed + args.seeds):
         own = copy.copy(args)
         own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
@@ -72,11 +75,12 @@ def train_seeds(args, texts: Texts) -> None:
         found.append(run(own, texts, brief=True) | {"seed": seed})
     print(f"{len(found)} seeds, mean (standard deviation)")
     summary = {}
-    for key in ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc"):
+    more = ("val_perplexity",) if args.model == "lstm-lm" else ()
+    for key in ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc", *more):
         values = [metrics[key] for metrics in found]
         summary[key] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
         spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
-        print(f"  {key:10} {summary[key]['mean']:9.5f}{spread}")
+        print(f"  {key:14} {summary[key]['mean']:9.5f}{spread}")
     text = json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n"
     states.write_whole(path, lambda file: file.write(text.encode()))
     print(f"summary: {path}")

@@ -1,5 +1,6 @@
 """The data sets: where their images come from, and which of them are trained on."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,16 @@ class Inputs(NamedTuple):
 Images = SmallImages | LargeImages
 
 
+def digest(images: Images) -> str:
+    """Of images and their labels in their order: of pixels in memory, of names in a folder or archive."""
+    content = hashlib.sha256(images.labels.cpu().numpy().tobytes())
+    if isinstance(images, SmallImages):
+        content.update(images.images.cpu().numpy())
+    else:
+        content.update("\n".join(images.folder.name(index) for index in range(len(images))).encode(errors="surrogateescape"))
+    return content.hexdigest()[:16]
+
+
 def open_data(
     inputs: Inputs,
     holdout: float = 0.0,
@@ -53,9 +64,11 @@ def open_data(
     In this order: a share `holdout` of the training images replaces the validation images, the same for every seed; coarse labels
     replace the classes (see group); of the training images a long tail is kept (see long_tailed), and a share `label_noise` of
     their labels is replaced, a function of seed (see symmetric_noise). Raises InputError for data that is missing, damaged, or
-    too little for what is asked.
+    too little for what is asked. The training images also get `digest`, of what was there before, and `class_sizes` (K,), how
+    many are kept of each class by its true labels.
     """
     train = open_split(inputs, "train")
+    train.digest = digest(train)
     val = open_split(inputs, "train" if holdout else "val")
     if len(train.classes) < 2:
         raise InputError(
@@ -80,6 +93,7 @@ def open_data(
         val.relabel(table, names)
     if imbalance_ratio != 1:
         train.keep(long_tailed(train.labels.cpu(), len(train.classes), imbalance_ratio))
+    train.class_sizes = torch.bincount(train.labels.cpu(), minlength=len(train.classes))
     if label_noise:
         train.set_labels(symmetric_noise(train.labels.cpu(), len(train.classes), label_noise, seed))
     mean, std = (inputs.mean, inputs.std) if inputs.mean and inputs.std else train.measure()

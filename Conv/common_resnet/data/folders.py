@@ -34,6 +34,8 @@ class Folder(ImageFolder):
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
+        if not classes:
+            raise FileNotFoundError(f"no class folder in {directory}")
         return classes, {name: label for label, name in enumerate(classes)}
 
     def name(self, index: int) -> str:
