@@ -94,9 +94,9 @@ def check(args: argparse.Namespace) -> None:
 
 def without_effect(args: argparse.Namespace) -> list[str]:
     """Lines on options of a training that change nothing with these others."""
-    notes, options = [], []
+    notes, options, default = [], [], get_parser().get_default
     if args.src or args.input_size <= SMALL:
-        options += [name for name in ("scale", "train_interpolation") if getattr(args, name) != get_parser().get_default(name)]
+        options += [name for name in ("scale", "train_interpolation") if getattr(args, name) != default(name)]
     if args.input_size <= SMALL and args.eval_crop_ratio != INPUTS["eval_crop_ratio"]:
         options.append("eval_crop_ratio")
     if options:

@@ -48,8 +48,8 @@ TESTED = ("data", "data_path", "model", "width", "stem_stride", "input_size", "c
 
 
 def main(args: argparse.Namespace) -> None:
-    values = {name: getattr(args, name) for name in TESTED}
-    given = {name: value for name, value in values.items() if value not in (None, get_parser().get_default(name))}
+    default = get_parser().get_default
+    given = {name: value for name, value in vars(args).items() if name in TESTED and value not in (None, default(name))}
     notes = fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
     if not args.test_only:
