@@ -560,7 +560,7 @@ DECODERS = ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet
         **dict.fromkeys(("checkpoint.py", "distributed.py"), TRAINERS[:4]),
         **dict.fromkeys(("initial.py", "mixing.py"), ("Conv/common_resnet", "Conv/ffcv")),
         "distillation.py": ("Deit", "Conv/common_resnet"),
-        "metrics.py": ("Tasks/tabular", "Tasks/text"),
+        **dict.fromkeys(("metrics.py", "seeds.py"), ("Tasks/tabular", "Tasks/text")),
     }.items(),
 )
 def test_copies_are_identical(name, folders):

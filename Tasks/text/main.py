@@ -4,10 +4,7 @@ python main.py --data imdb --data-path aclImdb --loss ls --alpha 0.2
 python main.py --data text --data-path FILE_OR_FOLDER --loss maxsup
 """
 
-import copy
-import json
 import math
-import statistics
 import time
 from pathlib import Path
 
@@ -29,9 +26,12 @@ from data import Texts, open_reviews, open_text, read_embeddings
 from engine import evaluate, train_one_epoch
 from maxsup_loss import make_loss
 from models import MODELS
+from seeds import train_seeds
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = ("alpha", "alpha_end", "epochs", "batch_size", "lr", "amp", "device")
+
+SUMMED_UP = ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc")  # over seeds
 
 
 def main(words: list[str] | None = None) -> None:
@@ -56,34 +56,8 @@ def main(words: list[str] | None = None) -> None:
     if args.seeds is None:
         run(args, texts)
     else:
-        train_seeds(args, texts)
-
-
-def train_seeds(args, texts: Texts) -> None:
-    """Train every seed in a sub-folder of --output_dir; print the last epoch of each, and the means and standard deviations."""
-    path, found = args.output_dir / "summary.json", []
-    if path.exists() and not (args.overwrite or args.resume):
-        raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
-    try:
-        path.unlink(missing_ok=True)  # what it says is not true of the runs to come
-    except OSError as error:
-        raise InputError(f"--output_dir {args.output_dir}: cannot be written ({error.strerror})")
-    for seed in range(args.seed, args.seed + args.seeds):
-        own = copy.copy(args)
-        own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
-        own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
-        found.append(run(own, texts, brief=True) | {"seed": seed})
-    print(f"{len(found)} seeds, mean (standard deviation)")
-    summary = {}
-    more = ("val_perplexity",) if args.model == "lstm-lm" else ()
-    for key in ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc", *more):
-        values = [metrics[key] for metrics in found]
-        summary[key] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
-        spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
-        print(f"  {key:14} {summary[key]['mean']:9.5f}{spread}")
-    text = json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n"
-    states.write_whole(path, lambda file: file.write(text.encode()))
-    print(f"summary: {path}")
+        keys = (*SUMMED_UP, "val_perplexity") if args.model == "lstm-lm" else SUMMED_UP
+        train_seeds(args, lambda own: run(own, texts, brief=True), keys)
 
 
 def run(args, texts: Texts, brief: bool = False) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""--seeds: every seed in a folder of its own, and what they come to. This file is the same in Tasks/text and Tasks/tabular."""
+
+import copy
+import json
+import statistics
+from collections.abc import Callable
+
+from errors import InputError
+
+import states
+
+
+def train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
+    """Let run(args) train every seed in a sub-folder of --output_dir; print means and standard deviations of its last metrics.
+
+    keys: the metrics that are summed up. Writes summary.json. Raises InputError where that sums up other runs already.
+    """
+    path, found = args.output_dir / "summary.json", []
+    if path.exists() and not (args.overwrite or args.resume):
+        raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
+    try:
+        path.unlink(missing_ok=True)  # what it says is not true of the runs to come
+    except OSError as error:
+        raise InputError(f"--output_dir {args.output_dir}: cannot be written ({error.strerror})")
+    for seed in range(args.seed, args.seed + args.seeds):
+        own = copy.copy(args)
+        own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
+        own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
+        found.append(run(own) | {"seed": seed})
+    print(f"{len(found)} seeds, mean (standard deviation)")
+    summary = {}
+    for key in keys:
+        values = [metrics[key] for metrics in found]
+        summary[key] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+        spread = "" if summary[key]["std"] is None else f" ({summary[key]['std']:.5f})"
+        print(f"  {key:14} {summary[key]['mean']:9.5f}{spread}")
+    text = json.dumps({"seeds": found, "summary": summary}, indent=1) + "\n"
+    states.write_whole(path, lambda file: file.write(text.encode()))
+    print(f"summary: {path}")
