@@ -22,10 +22,10 @@ def warn_of_batch(global_batch: int, recipe_batch: int) -> None:
     """Say that the global batch is not the recipe's; recipe_batch 0 says nothing."""
     if recipe_batch and global_batch != recipe_batch:
         each, rest = divmod(recipe_batch, distributed.world_size())
-        mend = f"--batch-size {each} gives the recipe's batch here" if not rest else "another number of processes would divide it"
+        mend = f"--batch-size {each} gives the recipe's batch here" if not rest else "Another number of processes would divide it"
         say(
             f"warning: the global batch is {global_batch}, the recipe's is {recipe_batch}: accuracies will differ from published "
-            f"ones by points. {mend[0].upper() + mend[1:]} (--recipe-batch 0 silences this)"
+            f"ones by points. {mend} (--recipe-batch 0 silences this)"
         )
 
 

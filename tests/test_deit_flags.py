@@ -195,6 +195,14 @@ def test_a_launcher_starts_by_a_relative_path_and_without_pytorch_says_so(script
     complains(result, "has no PyTorch")
 
 
+@pytest.mark.parametrize("processes, advice", [(2, "--batch-size 512 gives"), (3, "Another number of processes would divide it")])
+def test_the_warning_about_the_batch_gives_advice_that_helps(processes, advice, monkeypatch, capsys):
+    report = DEIT.load("report")
+    monkeypatch.setattr(report.distributed, "world_size", lambda: processes)
+    report.warn_of_batch(1023, 1024)
+    assert f"by points. {advice}" in capsys.readouterr().out
+
+
 def test_a_launcher_that_sets_half_of_the_variables_is_told_which(monkeypatch):
     monkeypatch.setattr(os, "environ", {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "here"})
     with pytest.raises(InputError, match="RANK is set, but not LOCAL_RANK, MASTER_PORT; torchrun"):
