@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass
 
 from experiments import EXPERIMENTS
-from verdicts import LEVEL, VERDICTS, detectable, holm, interval, p_value
+from verdicts import LEVEL, VERDICTS, detectable, deviation, holm, interval, p_value
 
 FEWEST_SEEDS = 3
 MAXSUP, SELECTIVE, OVERVIEW = "MaxSup paper", "selective-classification paper", "commonly stated"
@@ -215,7 +215,7 @@ class Test:
     @property
     def detectable(self) -> float:
         """The true difference that these seeds show with 80 % power, as the first in the order of Holm's correction."""
-        return detectable(statistics.stdev(self.values), len(self.values), self.level)
+        return detectable(deviation(self.values), len(self.values), self.level)
 
     @property
     def verdict(self) -> str:

@@ -1,11 +1,10 @@
 """How many seeds a claim would need, from the finished runs of an experiment."""
 
-import statistics
 import sys
 
 import claims
 from render import metrics_of, read_runs, what
-from verdicts import LEVEL, seeds_needed
+from verdicts import LEVEL, deviation, seeds_needed
 
 
 def power(name: str) -> str:
@@ -20,7 +19,7 @@ def power(name: str) -> str:
         own = [test for test in found if test.experiment == name]
         lines += [f"{title}:"] if own else []
         for test in own:
-            spread = statistics.stdev(test.values)
+            spread = deviation(test.values)
             alone, corrected = (seeds_needed(test.mean, spread, level) for level in (LEVEL, test.level))
             cells = [f"{'> 1000' if seeds is None else seeds:>11}" for seeds in (alone, corrected)]
             lines.append(f"{test.claim.id:5}{what(test):76}{len(test.values):10}{''.join(cells)}")

@@ -12,7 +12,7 @@ import prose
 import tables
 from claims import Test
 from experiments import EXPERIMENTS, MANY_SEEDS
-from verdicts import LEVEL, VERDICTS, seeds_needed, wilson
+from verdicts import LEVEL, VERDICTS, deviation, seeds_needed, wilson
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "results"
@@ -122,7 +122,7 @@ def worthwhile(judged: dict[str, list[Test]]) -> list[str]:
     """Experiments of fewer than MANY_SEEDS in which so many would decide a further claim, as reproduce.py --power says."""
     every = [test for found in judged.values() for test in found if test.verdict == VERDICTS[2] and not test.nothing]
     few = [test for test in every if EXPERIMENTS[test.experiment].seeds < MANY_SEEDS]
-    found = {t.experiment for t in few if (seeds_needed(t.mean, statistics.stdev(t.values), t.level) or 1000) <= MANY_SEEDS}
+    found = {t.experiment for t in few if (seeds_needed(t.mean, deviation(t.values), t.level) or 1000) <= MANY_SEEDS}
     return [name for name in EXPERIMENTS if name in found]
 
 

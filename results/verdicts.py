@@ -10,19 +10,27 @@ from scipy.stats import nct, t
 VERDICTS = ("supported", "contradicted", "undecided")
 LEVEL = 0.05  # of a test, two-sided, and of a family of tests, which is one table of an experiment
 POWER = 0.8
+ROUNDING = 1e-9  # of a difference: 0.9 - 0.85 and 0.8 - 0.75 are not the same to the last bit
+
+
+def deviation(differences: Sequence[float]) -> float:
+    """Standard deviation of the differences (n,) over seeds; 0 where they are equal but for rounding."""
+    values = np.asarray(differences, dtype=np.float64)
+    found = float(values.std(ddof=1))
+    return found if found > ROUNDING * abs(values.mean()) else 0.0
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     """Mean of the differences (n,) over seeds and the ends of its 95 % Student t interval; needs n of 2 and more."""
     values = np.asarray(differences, dtype=np.float64)
-    half = t.ppf(1 - LEVEL / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    half = t.ppf(1 - LEVEL / 2, len(values) - 1) * deviation(values) / math.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
 def p_value(differences: Sequence[float]) -> float:
     """Two-sided p of the paired t test; 1 where all differences are equal, for then nothing is known of their spread."""
     values = np.asarray(differences, dtype=np.float64)
-    error = values.std(ddof=1) / math.sqrt(len(values))
+    error = deviation(values) / math.sqrt(len(values))
     return float(2 * t.sf(abs(values.mean()) / error, len(values) - 1)) if error > 0 else 1.0
 
 

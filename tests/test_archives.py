@@ -292,3 +292,26 @@ def test_maps_that_every_reader_refuses(read, tmp_path, case):
 def test_images_outside_the_split_are_counted_and_named(read, tmp_path):
     make(tmp_path, "train", [*TWO, "other/a/3.png", "other/a/4.png"])
     refused(read, tmp_path, "others do not: 2, such as other/a/3.png")
+
+
+def test_what_is_hidden_is_an_image_to_no_reader(tmp_path):
+    """Rows and labels of a training set that was reduced or relabelled hold for every reader of its folder, and of its archive."""
+    seen = ("b/1.png", "a/2.png", "a/in/3.png")
+    unseen = ("a/._2.png", ".cache/4.png", "a/.old/5.png", "__MACOSX/b/6.png", ".7.png")
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
+        for number, name in enumerate(seen + unseen):
+            path = tmp_path / "folder/train" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), number).save(path)
+            archive.write(path, f"train/{name}")
+    (tmp_path / "zips").mkdir()
+    (tmp_path / "zipped.zip").rename(tmp_path / "zips/train.zip")
+    deit, conv, viz = (Subproject(name) for name in ("Deit", "Conv/common_resnet", "viz"))
+    for folder in (tmp_path / "folder", tmp_path / "zips"):
+        for images in (
+            deit.load("data.splits").open_images(folder, "train", None),
+            conv.load("data.folders").open_folder(folder, "train"),
+            viz.load("images.find").open_images(folder, "train"),
+        ):
+            found = [(image.getpixel((0, 0))[0], images.classes[label]) for image, label in map(images.__getitem__, range(3))]
+            assert len(images) == 3 and images.classes == ["a", "b"] and found == [(1, "a"), (2, "a"), (0, "b")]

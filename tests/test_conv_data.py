@@ -20,7 +20,7 @@ from subprojects import Subproject
 from training import CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, assert_same, load, log
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
-corruptions, pixels = conv.load("corruptions"), conv.load("data.pixels")
+corruptions, data, pixels = (conv.load(name) for name in ("corruptions", "data", "data.pixels"))
 create_model, InputError = conv.load("models").create_model, conv.load("errors").InputError
 GROUPINGS = conv.load("data.superclasses").GROUPINGS
 
@@ -69,6 +69,24 @@ def test_birds(tmp_path):
     assert f"error {100 - log(tmp_path / '0')[0]['val_top1']:.2f} %" in result.stdout, result.stderr
     fine = [*words, "--init", tmp_path / "0/checkpoint.pth", "--output_dir", tmp_path / "fine", "--num-workers", 0]
     assert "starting from" in run(CONV_TRAIN, *fine).stdout
+
+
+def test_small_images_are_enlarged(tmp_path):
+    """As the README trains ImageNet's networks on CIFAR-10: decoded from memory, and cropped like large ones."""
+    words = ["--data", "digits", "--input-size", 100, "--model", "resnet8", "--width", 2, "--stem-stride", 2, "--epochs", 1]
+    words += ["--imbalance-ratio", 100, "--num-workers", 0, "--device", "cpu", "--output_dir", tmp_path / "run"]
+    result = run(CONV_TRAIN, *words)
+    assert result.returncode == 0, result.stderr
+    facts = load(tmp_path / "run")["args"]
+    assert (facts["input_size"], facts["crop_ratio"], facts["in_memory"]) == (100, 0.875, False)
+    inputs = data.Inputs("digits", None, 100, 0.875, [0.0] * 3, [1.0] * 3, "cpu", 0, False)
+    train, val, _ = data.open_data(inputs)
+    assert facts["data_digest"] == train.digest == data.digest(data.open_split(inputs._replace(size=8, in_memory=True), "train"))
+    image = Image.fromarray(pixels.read("digits", None, "val", 8)[0][3].numpy()).resize((114, 114), Image.Resampling.BILINEAR)
+    first, _ = next(iter(val.evaluation_batches(8)))
+    assert torch.equal((first[3] * 255).round(), TF.pil_to_tensor(image.crop((7, 7, 107, 107))).float())
+    result = run(CONV_EVALUATE, "--checkpoint", tmp_path / "run/checkpoint.pth", "--num-workers", 0)
+    assert f"error {100 - log(tmp_path / 'run')[0]['val_top1']:.2f} %" in result.stdout, result.stderr
 
 
 def test_bad_bird_archives(tmp_path):

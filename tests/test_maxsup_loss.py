@@ -554,6 +554,7 @@ DECODERS = ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet
         "maxsup_loss.py": TRAINERS,
         "archives.py": DECODERS,
         "foreign.py": ("Deit", "Conv/common_resnet", "Conv/ffcv"),
+        "visible_folder.py": ("Deit/data", "Conv/common_resnet/data", "Conv/ffcv"),
         "image_mode.py": (*DECODERS, "Conv/ffcv", "Tasks/segmentation"),
         "checksums.py": (*TRAINERS, "viz/checkpoints"),
         **dict.fromkeys(("errors.py", "run_folder.py", "states.py"), TRAINERS),

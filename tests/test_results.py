@@ -36,7 +36,10 @@ def test_intervals_and_p_are_students():
     ends = expected.confidence_interval(0.95)
     assert verdicts.interval(values) == pytest.approx((np.mean(values), ends.low, ends.high), rel=1e-12)
     assert verdicts.p_value(values) == pytest.approx(expected.pvalue, rel=1e-12)
-    assert verdicts.p_value([0.25, 0.25, 0.25]) == 1  # three equal differences say nothing of their spread
+    # Three equal differences say nothing of their spread, though computed they differ in the last bits.
+    equal = [0.9 - 0.85, 0.8 - 0.75, 0.7 - 0.65]
+    assert np.std(equal) > 0 and verdicts.p_value(equal) == verdicts.p_value([0.25] * 3) == verdicts.p_value([0.0] * 3) == 1
+    assert verdicts.deviation(equal) == verdicts.detectable(verdicts.deviation(equal), 3) == 0
 
 
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.2, 0.001, 0.001, 0.9, 0.02], [0.5], []])

@@ -144,6 +144,10 @@ def test_known_sets(tmp_path):
     assert len(images) == 397 and images.labels.tolist() == digits.target[1400:].tolist()
     pixels = np.asarray(images[5][0])
     assert np.array_equal(np.rint(pixels[:, :, 0] * (16 / 255)), digits.images[1405]) and pixels.shape == (8, 8, 3)
+    (tmp_path / "own/val/7").mkdir(parents=True)
+    Image.new("L", (8, 8), 9).save(tmp_path / "own/val/7/1.png")
+    images = open_images(tmp_path / "own", "val", "digits")  # the folder's images, not those of the library
+    assert images.classes == ["7"] and np.asarray(images[0][0]).tolist() == [[[9] * 3] * 8] * 8
     numbers = np.random.default_rng(0).integers(0, 256, (4, 28, 28), np.uint8)
     for stem, data in {"images-idx3": b"\0" * 16 + numbers.tobytes(), "labels-idx1": b"\0" * 8 + bytes([3, 9, 0, 1])}.items():
         (tmp_path / f"t10k-{stem}-ubyte.gz").write_bytes(gzip.compress(data))

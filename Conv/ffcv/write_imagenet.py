@@ -31,11 +31,11 @@ if __name__ == "__main__":  # before the imports that take seconds: --help and m
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 import states
 from image_mode import to_rgb
+from visible_folder import VisibleFolder
 
 if __name__ == "__main__":  # nothing here needs compiled code, which importing FFCV makes for seconds
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
@@ -87,11 +87,11 @@ def main(args: argparse.Namespace) -> None:
     print(f"{len(folder):,} images of {len(folder.classes):,} classes, {size / 1e6:,.0f} MB: {args.output}")
 
 
-def open_folder(path: Path) -> ImageFolder:
+def open_folder(path: Path) -> VisibleFolder:
     if not path.is_dir():
         raise InputError(f"--data-path {path}: no such folder; name one split of an image folder, such as ImageNet/train")
     try:
-        return ImageFolder(path)
+        return VisibleFolder(path)
     except OSError as error:
         raise InputError(f"--data-path {path}: {str(error).splitlines()[0]}; it must hold <class>/<image>")
 
@@ -99,7 +99,7 @@ def open_folder(path: Path) -> ImageFolder:
 class Pictures:
     """The folder's images as FFCV's writer asks for them: index -> (Picture, label)."""
 
-    def __init__(self, folder: ImageFolder, args: argparse.Namespace, complaints: multiprocessing.SimpleQueue):
+    def __init__(self, folder: VisibleFolder, args: argparse.Namespace, complaints: multiprocessing.SimpleQueue):
         self.samples, self.complaints, self.parent = folder.samples, complaints, os.getpid()
         # Drawn here, not where an image is encoded: that happens once more where a page of the file is full.
         self.as_jpeg = np.random.default_rng(args.seed).random(len(folder)) < args.compress_probability
@@ -129,7 +129,7 @@ def give_up(complaints: multiprocessing.SimpleQueue, message: str) -> NoReturn:
     os._exit(1)
 
 
-def write(folder: ImageFolder, path: Path, args: argparse.Namespace) -> None:
+def write(folder: VisibleFolder, path: Path, args: argparse.Namespace) -> None:
     """Write all images of a folder with FFCV. Raises InputError naming an image that cannot be written."""
     largest = args.max_resolution**2 or largest_image(folder)
     page = max(SMALLEST_PAGE, 1 << (3 * largest - 1).bit_length())
@@ -213,7 +213,7 @@ def picture_field(args: argparse.Namespace, complaints: multiprocessing.SimpleQu
     return field
 
 
-def largest_image(folder: ImageFolder) -> int:
+def largest_image(folder: VisibleFolder) -> int:
     """Pixels of a folder's largest image, from the files' headers."""
     largest = 1
     for path, _ in tqdm(folder.samples, desc="sizes", unit=" images", leave=False, dynamic_ncols=True, disable=None):
@@ -225,7 +225,7 @@ def largest_image(folder: ImageFolder) -> int:
     return largest
 
 
-def write_description(folder: ImageFolder, args: argparse.Namespace) -> None:
+def write_description(folder: VisibleFolder, args: argparse.Namespace) -> None:
     path = ffcv_file.description_path(args.output)
     content = {"classes": folder.classes, "images": len(folder), "source": str(Path(folder.root).resolve())}
     content |= {name: getattr(args, name) for name in ("max_resolution", "compress_probability", "jpeg_quality", "seed")}

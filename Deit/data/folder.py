@@ -9,9 +9,9 @@ from errors import InputError
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 
 from data.image_mode import to_rgb
+from data.visible_folder import VisibleFolder
 
 LAYOUT = "an image folder holds train/<class>/<image> and val/<class>/<image>"
 
@@ -27,7 +27,7 @@ class FolderImages(Dataset):
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; {LAYOUT}")
         try:
-            folder = ImageFolder(root)  # torchvision's rules: sorted class names, known endings
+            folder = VisibleFolder(root)
         except OSError as error:
             raise InputError(f"{root}: {str(error).splitlines()[0]}; {LAYOUT}")
         self.root, self.classes, self.transform, self.notes = root, folder.classes, transform, []

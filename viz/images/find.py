@@ -24,8 +24,10 @@ def open_images(path: Path | None, split: str, data: str | None = None) -> Image
     """
     if data in NAMED and split not in ("train", "val", "test"):
         raise InputError(f"{data} has no part {split}: train, val or test")
-    if data == "digits":
-        return open_known(data, path, split)
+    if data == "digits":  # a library brings them; of a path it is the folder's images that are meant
+        if path is None:
+            return open_known(data, path, split)
+        data = None
     archive = path / f"{split}.zip" if path else None
     if path and (path / split).is_dir():
         return open_folder(path / split)

@@ -1,4 +1,4 @@
-"""Image folders: <class>/<anything>/<image>, in the order of torchvision's ImageFolder."""
+"""Image folders: <class>/<anything>/<image>, in the order of torchvision's ImageFolder, without what is hidden."""
 
 import os
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from pathlib import Path
 
 from common.errors import InputError
 
-from images.archives import ENDINGS
+from images.archives import is_hidden, is_image
 from images.image_set import Images
 
 
 def open_folder(folder: Path) -> Images:
     """The images of a folder of class folders. Other files are left out, with a note. Raises InputError."""
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(f"{entry.name}/"))
     names, labels, left_out = [], [], [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
-    if not classes and any(name.lower().endswith(ENDINGS) for name in left_out):
+    if not classes and any(is_image(name) for name in left_out):
         raise InputError(f"{folder}: its images lie in no class folders, so they have no labels; <class>/<image> is needed")
     for label, name in enumerate(classes):
         for path, files in sorted(_walk(folder / name)):
             paths = [os.path.relpath(os.path.join(path, file), folder) for file in sorted(files)]
-            left_out += [path for path in paths if not path.lower().endswith(ENDINGS)]
-            names += [path for path in paths if path.lower().endswith(ENDINGS)]
+            left_out += [path for path in paths if not is_image(path)]
+            names += [path for path in paths if is_image(path)]
         labels += [label] * (len(names) - len(labels))
         if not labels or labels[-1] != label:
             raise InputError(f"{folder}: no image in the class folder {name}; remove the folder or add its images")

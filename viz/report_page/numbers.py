@@ -24,6 +24,7 @@ from metrics.selection import choose, mean_of_defined
 from report_page.inputs import Run
 
 RESAMPLES = 1000
+ROUNDING = 1e-9  # of a mean: 0.9 - 0.85 and 0.8 - 0.75 are not the same to the last bit
 FEWER = 5  # one in so many of them for normalised logits, each of which is ten rankings
 
 
@@ -220,5 +221,7 @@ def _over_seeds(first: list[float], second: list[float], seeds: list, others: li
 
 
 def _student(mean: float, error: float, freedom: float) -> dict:
+    if error < ROUNDING * abs(mean):  # all equal but for rounding: nothing is known of their spread
+        return {"value": float(mean), "interval": None}
     half = stats.t.ppf(0.975, freedom) * error
     return {"value": float(mean), "interval": [float(mean - half), float(mean + half)]}

@@ -46,6 +46,8 @@ def digest(images: Images) -> str:
     content = hashlib.sha256(images.labels.cpu().numpy().tobytes())
     if isinstance(images, SmallImages):
         content.update(images.images.cpu().numpy())
+    elif isinstance(images.folder, Pictures):
+        content.update(images.folder.images)
     else:
         content.update("\n".join(images.folder.name(index) for index in range(len(images))).encode(errors="surrogateescape"))
     return content.hexdigest()[:16]

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 
 from catalogue import LARGEST_IN_MEMORY
 from data import archives
 from data.image_mode import to_rgb
+from data.visible_folder import VisibleFolder
 
 
-class Folder(ImageFolder):
+class Folder(VisibleFolder):
     """torchvision's image folder without hidden files and folders. Folder(path)[i] -> (PIL image in RGB, label).
 
     Raises InputError where the folder, or a class in it, has no image.
@@ -28,15 +28,9 @@ class Folder(ImageFolder):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; an image folder holds train/<class>/<image> and val/<class>/<image>")
         try:
-            super().__init__(path, loader=load_rgb, is_valid_file=lambda file: archives.is_image(file[len(str(path)) :]))
+            super().__init__(path, load_rgb)
         except FileNotFoundError as error:
             raise InputError(f"{path}: {str(error).splitlines()[0]}")
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
-        if not classes:
-            raise FileNotFoundError(f"no class folder in {directory}")
-        return classes, {name: label for label, name in enumerate(classes)}
 
     def name(self, index: int) -> str:
         return os.path.relpath(self.samples[index][0], self.root)
