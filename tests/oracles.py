@@ -16,3 +16,12 @@ def risk_coverage(confidence: Tensor, right: Tensor) -> Tensor:
 def aurc(confidence: Tensor, right: Tensor) -> float:
     """Area under the risk-coverage curve: the mean of risk_coverage."""
     return risk_coverage(confidence, right).mean().item()
+
+
+def ece(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error of 15 bins, open below: the mean over samples of |confidence - accuracy| of the sample's bin."""
+    total = 0.0
+    for bin in range(15):
+        inside = (confidence > bin / 15) & (confidence <= (bin + 1) / 15)
+        total += (confidence[inside].double().sum() - right[inside].double().sum()).abs().item()
+    return total / len(confidence)

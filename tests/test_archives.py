@@ -295,7 +295,7 @@ def test_images_outside_the_split_are_counted_and_named(read, tmp_path):
 
 
 def test_what_is_hidden_is_an_image_to_no_reader(tmp_path):
-    """Rows and labels of a training set that was reduced or relabelled hold for every reader of its folder, and of its archive."""
+    """Rows and labels of a training set that was reduced or relabelled hold for all readers of its folder and its archive."""
     seen = ("b/1.png", "a/2.png", "a/in/3.png")
     unseen = ("a/._2.png", ".cache/4.png", "a/.old/5.png", "__MACOSX/b/6.png", ".7.png")
     with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:

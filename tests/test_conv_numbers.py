@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from subprojects import Subproject
-from training import CONV_QUICK, log
+from training import CONV_QUICK, Votes, as_process, log
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 trainer, engine, optimizer, mixing = (conv.load(name) for name in ("train", "engine", "optimizer", "mixing"))
@@ -134,6 +134,36 @@ class Recorder(nn.CrossEntropyLoss):
         return super().forward(logits, targets)
 
 
+@pytest.mark.parametrize(("name", "side"), [("resnet8", 2), ("resnet18", 1), ("mobilenet_v2", 1)])
+def test_the_loss_is_given_the_feature_maps_votes(name, side):
+    """Their mean over the locations is the logits, up to float32's rounding; MobileNet's dropout comes between them."""
+    torch.manual_seed(0)
+    model, votes = create_model(model_facts(name, 8), 10), Votes()
+    sgd = torch.optim.SGD(model.parameters(), 0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
+    wrapped = conv.load("models").wrap(model, True, False, "cpu", True)
+    for dropout in (module for module in model.modules() if isinstance(module, nn.Dropout)):
+        dropout.p = 0.0
+    engine.train_one_epoch(wrapped, votes, digits(), sgd, schedule, None, **course(batch_size=32))
+    assert [dense.shape for _, dense in votes.seen] == 2 * [(32, 10, side**2)]
+    for logits, dense in votes.seen:
+        torch.testing.assert_close(dense.mean(2), logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_is_given_the_votes_with_ffcv():
+    torch.manual_seed(0)
+    models, votes = ffcv.load("models"), Votes()
+    config, _ = ffcv_options.read(["--epochs=1"])
+    config.training.amp = "off"
+    wrapped = models.wrap(models.create_model("resnet18", 10, small_stem=True), True, False, torch.device("cpu"))
+    sgd, scaler = torch.optim.SGD(wrapped.parameters(), 0.0), torch.amp.GradScaler("cpu", enabled=False)
+    steps = Listed([(torch.randn(8, 3, 16, 16), torch.arange(8))])
+    ffcv_engine.train_one_epoch(wrapped, votes, steps, sgd, scaler, 0.0, config.lr, config.training, 0, 16)
+    ((logits, dense),) = votes.seen
+    assert dense.shape == (8, 10, 4)
+    torch.testing.assert_close(dense.mean(2), logits, atol=1e-4, rtol=1e-4)
+
+
 def test_dropout_differs_between_steps_and_epochs():
     """Of equal images and weights the logits differ by the dropout's draws alone."""
     images = torch.full((64, 8, 8, 3), 200, dtype=torch.uint8)
@@ -217,6 +247,25 @@ def test_large_images_of_a_batch_are_augmented_differently_and_again_in_the_next
     flipped = batches[0][:, 0, :, 0].mean(1) > batches[0][:, 0, :, -1].mean(1)
     assert 2 < flipped.sum() < 14 and torch.equal(batches[0], batches[2])
     assert len(torch.cat(batches[:2]).flatten(1).unique(dim=0)) == 32
+
+
+def test_two_processes_see_of_large_images_what_one_sees(ramps, monkeypatch):
+    """Of each global batch a half, with the same augmentation; in evaluation every other image."""
+
+    def batches(rank, processes, epoch):
+        as_process(monkeypatch, large.distributed, rank, processes)
+        order = large.SeededOrder(50, 8, 3)
+        order.epoch = epoch
+        return list(order)
+
+    for epoch in (0, 4):
+        (whole, *halves) = (batches(*who, epoch) for who in ((0, 1), (0, 2), (1, 2)))
+        assert len(whole) == 6 and [a + b for a, b in zip(*halves, strict=True)] == whole
+    counts = []
+    for rank in range(3):
+        as_process(monkeypatch, large.distributed, rank, 3)
+        counts.append(sum(len(labels) for _, labels in ramps.evaluation_batches(4)))
+    assert counts == [6, 5, 5]
 
 
 def test_crops_of_large_images_keep_8_percent_of_the_area_or_more(ramps):

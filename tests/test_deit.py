@@ -110,7 +110,7 @@ def test_losses_meet_the_same_weights_images_and_order(few, tmp_path):
         assert_same(weights(tmp_path / "ce"), weights(tmp_path / "seed1"))
 
 
-@pytest.mark.parametrize("loss", ["ce", "ls", "ols", "zipf", "logit-penalty", "maxsup"])
+@pytest.mark.parametrize("loss", DEIT.load("options").LOSSES)
 @pytest.mark.parametrize("model", ["test_vit", "test_resnet"])
 def test_every_loss_trains(few, tmp_path, loss, model):
     words = ["--data-path", few, "--epochs", 3, "--batch-size", 32, "--lr", 8e-3, "--output_dir", tmp_path, "--loss", loss]
@@ -161,6 +161,7 @@ def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few, tm
     for result in (
         run(MAIN, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few, *SMALL),
         torchrun(2, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few, *SMALL),
+        torchrun(2, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few, *SMALL, "--no-dist-eval"),
     ):
         assert result.returncode == 0, result.stderr
         found = re.search(r"on 33 images: top-1 (\S+) %  top-5 100.00 %  NLL (\S+)  ECE (\S+)", result.stdout)

@@ -1,5 +1,7 @@
 """Deit/: students that learn from a teacher, with and without DeiT's distillation token."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -16,7 +18,7 @@ distillation = DEIT.load("distillation")
 
 @pytest.fixture(scope="module")
 def teacher(few, tmp_path_factory):
-    """A small ResNet of our own trainer, whose inputs have another mean than the students', its classes reversed."""
+    """A small ResNet of our own trainer, whose inputs have another mean than the students'."""
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     words = ["--model", "test_resnet", "--opt", "sgd", "--lr", 0.05, "--unscale-lr", "--mean", 0.5, 0.5, 0.5]
     with DEIT.active():
@@ -72,6 +74,23 @@ def test_the_teacher_sees_its_own_normalisation_and_speaks_the_students_classes(
     for classes, outputs, match in ((["a"], 1, "lacks 1 of .*: b"), (None, 3, "3 outputs and no class names, the student 2")):
         with pytest.raises(InputError, match=match):
             distillation.match_columns(classes, outputs, ["a", "b"], "teacher")
+
+
+def test_a_checkpoint_teaches_by_its_own_class_names_and_statistics(teacher, tmp_path):
+    """With its outputs reversed, and for students of other mean and deviation, it gives the same logits."""
+    state = load(teacher.parent)
+    turned = {f"fc.{end}": state["model"][f"fc.{end}"].flip(0) for end in ("weight", "bias")}
+    torch.save(state | {"model": state["model"] | turned, "classes": state["classes"][::-1]}, tmp_path / "reversed.pth")
+    pixels, normalise = torch.rand(5, 3, 32, 32), torchvision.transforms.Normalize
+    found = []
+    for path in (teacher, tmp_path / "reversed.pth"):
+        for mean, std in ((state["args"]["mean"], state["args"]["std"]), ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])):
+            args = SimpleNamespace(teacher_path=path, teacher_model=None, input_size=32, mean=mean, std=std)
+            taught = DEIT.load("weights").build_teacher(args, state["classes"])
+            found.append(taught(normalise(mean, std)(pixels)))
+    assert (found[0][:, 0] - found[0][:, 1]).abs().min() > 1e-3
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-4, rtol=1e-4)
 
 
 TOKEN = ["--model", "deit_tiny_distilled_patch16_224", "--batch-size", 32]

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from training import DEIT, PLAIN, SMALL, log, options
+from training import DEIT, PLAIN, SMALL, Votes, log, options
 
 SUBPROJECT = DEIT
 maxsup_loss, models, transforms = (DEIT.load(name) for name in ("maxsup_loss", "models", "data.transforms"))
@@ -251,6 +251,18 @@ def test_mixed_targets_hold_two_shares_alone_which_differ_between_epochs(words):
         shares.append(share[0, 0].item())
     orders = {tuple(targets.argmax(1).tolist()) for targets in recorder.seen}
     assert len(orders) == len(set(shares)) == 3 and all(0.5 < share < 1 for share in shares)
+
+
+def test_the_loss_is_given_the_feature_maps_votes():
+    torch.manual_seed(0)
+    model, votes = models.wrap(models.create_model("test_resnet", 5, 64, 0.0, 0.0), True, False, "cpu"), Votes()
+    loader = DataLoader([(torch.randn(3, 64, 64), label) for label in range(4)], batch_size=4)
+    loader.sampler.set_epoch = lambda epoch: None
+    scaler, optimizer = torch.amp.GradScaler("cpu", enabled=False), torch.optim.SGD(model.parameters(), 0.0)
+    settings = {"epoch": 0, "epochs": 1, "seed": 0, "device": "cpu", "amp": "off"}
+    engine.train_one_epoch(model, votes, loader, optimizer, scaler, **settings)
+    ((logits, dense),) = votes.seen
+    torch.testing.assert_close(dense.mean(2), logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from conftest import complains, run
 from ffcv_helpers import CPU, WRITE, data, errors, ffcv, ffcv_file, pixels_of, settings, write_imagenet
 from subprojects import Subproject
-from training import assert_same
+from training import as_process, assert_same
 
 SUBPROJECT, viz = ffcv, Subproject("viz")
 open_ffcv, open_images = viz.load("images.ffcv_files").open_ffcv, viz.load("images.find").open_images
@@ -329,6 +329,17 @@ def test_orders_share_one_shuffle():
         assert np.array_equal(np.concatenate(two, 1).flatten(), one)
     assert not np.array_equal(data.EpochOrder(50, 16, 7).sample_order(0), data.EpochOrder(50, 16, 7).sample_order(1))
     assert not np.array_equal(data.EpochOrder(50, 16, 7).sample_order(1), data.EpochOrder(50, 16, 8).sample_order(0))
+
+
+def test_each_process_loads_its_half_of_the_shuffle(ffcv_files, monkeypatch):
+    file, config = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", ""), settings("--training.batch_size=16")
+    halves = []
+    for rank in (0, 1):
+        as_process(monkeypatch, data.distributed, rank, 2)
+        images = data.train_images(file, config.training, config.augmentation, 1, True, CPU)
+        halves.append(images.loader.next_traversal_order().reshape(2, 16))
+    seed = config.training.seed
+    assert np.array_equal(np.concatenate(halves, 1).flatten(), data.EpochOrder(64, 32, seed).sample_order(0))
 
 
 def test_epochs_do_not_depend_on_threads_or_history(ffcv_files, capsys):

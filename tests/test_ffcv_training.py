@@ -212,7 +212,7 @@ def test_every_loss_trains(ffcv_files):
     config = settings("--training.epochs=3", "--training.amp=off", "--lr.lr=2e-3")
     file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
     batches = data.train_images(file, config.training, config.augmentation, 1, True, CPU)
-    for name in ("ce", "ls", "ols", "zipf", "logit-penalty", "maxsup"):
+    for name in ffcv.load("maxsup_loss").LOSS_NAMES:
         config.loss.name, config.loss.alpha, config.loss.alpha_end = name, None, None
         torch.manual_seed(0)
         model = models.create_model("resnet18", 2)
@@ -269,11 +269,11 @@ def test_rates_and_resolutions():
     cyclic = settings("--lr.schedule=cyclic", "--training.epochs=16", "--lr.peak_epoch=2")
     found = [engine.rate_factor(epoch, within, cyclic.lr, 16) for epoch, within in ((0, 0), (1, 0), (2, 0), (9, 0), (15, 0.5))]
     assert found == pytest.approx([1e-4, 0.50005, 1, 0.5, 0.5 / 14])
-    ramp = settings(
-        "--resolution.min_res=160", "--resolution.max_res=192", "--resolution.start_ramp=11", "--resolution.end_ramp=13"
-    )
-    assert [engine.resolution(epoch, ramp.resolution) for epoch in (0, 11, 13, 15)] == [160, 160, 192, 192]
-    assert all(engine.resolution(epoch, ramp.resolution) % 32 == 0 for epoch in range(16))
+    words = ("min_res=128", "max_res=256", "start_ramp=3", "end_ramp=9")
+    ramp = settings(*(f"--resolution.{word}" for word in words)).resolution
+    # 128 + 128 (epoch - 3) / 6 inside the ramp, to the nearest multiple of 32
+    expected = [128] * 4 + [160, 160, 192, 224, 224] + [256] * 3
+    assert [engine.resolution(epoch, ramp) for epoch in range(12)] == expected
 
 
 def test_sizes_grow_while_training(ffcv_files):

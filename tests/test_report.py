@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import optimize, stats
 from sklearn.datasets import load_digits
 
+import oracles
 from browser import CHROMIUM, Browser
 from subprojects import Subproject
 
@@ -119,6 +120,34 @@ def test_numbers_and_their_intervals(pair, page_of_logits):
     assert any("is more accurate than A" in sentence for sentence in content["answer"])
 
 
+def test_metrics_are_resampled_as_by_hand(pair):
+    """On rows that are there as often as they are drawn; an ECE, which resampling raises, is moved back by the mean of that."""
+    run = inputs.Run("a", pair[0], 0.1, torch.load(pair[0], weights_only=True))
+    metrics, (draw,) = numbers.measure(run), viz.load("metrics.resampling").resamples(500, 16, 0)
+    logits, labels = run.content["logits"].double(), run.content["labels"]
+    held_out, temperatures = run.outputs.tempered.held_out, run.outputs.tempered.temperatures
+    by_hand = {key: [] for key in ("top1", "nll", "near_zero", "aurc", "ece", "ece_temperature")}
+    for weights in draw().T:
+        rows = torch.from_numpy(np.repeat(np.arange(500), weights))
+        z, y = logits[rows], labels[rows]
+        right, confidence = z.argmax(1) == y, z.softmax(1).amax(1)
+        by_hand["top1"].append(100 * right.double().mean().item())
+        by_hand["nll"].append(torch.nn.functional.cross_entropy(z, y).item())
+        by_hand["near_zero"].append((z.abs() < 0.1).double().mean().item())
+        by_hand["aurc"].append(oracles.aurc(confidence, right))
+        by_hand["ece"].append(oracles.ece(confidence, right))
+        errors = []
+        for held, temperature in zip(held_out, temperatures, strict=True):
+            scored = ~held[rows]
+            error = oracles.ece((z[scored] / temperature).softmax(1).amax(1), right[scored])
+            errors.append(error * scored.sum().item() / (~held).sum().item())
+        by_hand["ece_temperature"].append(np.mean(errors))
+    found = numbers.resampled(run, metrics, 16)
+    for key, expected in by_hand.items():
+        moved = metrics[key] - np.mean(expected) if key.startswith("ece") else 0
+        assert found[key] == pytest.approx(np.array(expected) + moved, abs=1e-9), key
+
+
 def test_features_are_resampled_as_by_hand():
     """Class means of resampled unit features, image by image."""
     generator = torch.Generator().manual_seed(0)
@@ -140,7 +169,7 @@ def test_intervals_over_seeds(tmp_path, monkeypatch):
         for seed in (3, 1, 2) if name == "x" else (1, 2, 3):
             logits, labels = outputs(300, 5, lift)
             logits += torch.randn(300, 5, generator=torch.Generator().manual_seed(10 + seed)) * 0.5
-            save(tmp_path / f"{name}{seed}.pt", logits, labels, args={"seed": seed} if name == "x" or lift else {})
+            save(tmp_path / f"{name}{seed}.pt", logits, labels, args={"seed": seed})
             accuracy[name, seed] = 100 * (logits.argmax(1) == labels).double().mean().item()
     groups = [word for name in "xy" for word in ("--group", name, *(tmp_path / f"{name}{s}.pt" for s in (2, 1, 3)))]
     call(monkeypatch, *groups, "--only", "calibration", "confusion", "--output", tmp_path / "out")
@@ -150,10 +179,23 @@ def test_intervals_over_seeds(tmp_path, monkeypatch):
     low, high = stats.ttest_rel(y, x).confidence_interval()
     assert row["how"] == "paired seeds" and row["interval"] == pytest.approx([low, high])
     assert content["estimates"]["x"]["top1"]["spread"] == pytest.approx(np.std(x, ddof=1))
-    welch = numbers._over_seeds(y, x, [None] * 3, [1, 2, 3])
-    low, high = stats.ttest_ind(y, x, equal_var=False).confidence_interval()
-    assert welch["how"] == "seeds" and welch["interval"] == pytest.approx([low, high])
     assert set(content["sections"]) == {"calibration", "confusion"}
+    for seed in (1, 2, 3):  # the files of y no longer say which seeds they are of
+        held = torch.load(tmp_path / f"y{seed}.pt", weights_only=True)
+        save(tmp_path / f"y{seed}.pt", held["logits"], held["labels"])
+    call(monkeypatch, *groups, "--only", "calibration", "--output", tmp_path / "unknown")
+    content = json.loads((tmp_path / "unknown/report.json").read_text())
+    (row,) = [row for row in content["differences"] if row["metric"] == "top1"]
+    low, high = stats.ttest_ind(y, x, equal_var=False).confidence_interval()
+    assert row["how"] == "seeds" and row["interval"] == pytest.approx([low, high])
+
+
+def test_equal_differences_tell_nothing():
+    """Their spread is rounding alone, which would make an interval of no width that excludes 0."""
+    for second in ([0.85, 0.75, 0.65], [0.4, 0.3, 0.2]):
+        row = numbers._over_seeds([0.9, 0.8, 0.7], second, [1, 2, 3], [1, 2, 3])
+        assert row == {"value": pytest.approx(0.9 - second[0]), "interval": None, "how": "paired seeds"}
+    assert numbers._over_seeds([0.9, 0.8], [0.9, 0.8], [1, 2], [1, 2])["interval"] == [0, 0]
 
 
 def test_sentences_follow_the_intervals():

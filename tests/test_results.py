@@ -259,21 +259,23 @@ def test_arms_name_what_they_do():
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
-def test_every_experiment_speaks_its_trainers_language(name):
+def test_every_experiment_speaks_its_trainers_language(name, tmp_path):
     """Each method's options are parsed, and settled, by the trainer's own code: nothing is found out after hours of others."""
     experiment = experiments.EXPERIMENTS[name]
     script = ROOT / experiment.trainer
-    options = Subproject(str(script.parent.relative_to(ROOT))).load("options")
+    trainer = Subproject(str(script.parent.relative_to(ROOT)))
     for words in experiment.methods.values():
         words = re.sub(r"{.*?}", "folder", words)  # of another method's run
         line = f"{experiment.options} {words} --seed 1 --output_dir o --resume auto --device cpu"
         line += " --logits l.pt" if experiment.logits else " --eval-every 100"
-        line += " --data-path p" if experiment.path or experiment.needed else ""
+        line += f" --data-path {tmp_path}" if experiment.path or experiment.needed else ""
         try:
-            found = options.get_parser().parse_args(line.split())
+            found = trainer.load("options").get_parser().parse_args(line.split())
         except SystemExit:
             pytest.fail(line)
         assert found.loss in words and found.seed == 1 and found.epochs == experiment.epochs
+        with trainer.active():
+            trainer.load("options").fill_in(found)
     if experiment.path:
         assert (ROOT / experiment.prepare.split()[0]).exists() and experiment.path.startswith("data/")
 

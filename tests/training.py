@@ -61,6 +61,24 @@ def kill_after(epochs, folder, *command):
         assert warm().wait() == -signal.SIGKILL
 
 
+def as_process(monkeypatch, distributed, rank, processes):
+    """Let a subproject's code believe that it is one of several processes, where it does not talk to the others."""
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+
+
+class Votes(torch.nn.CrossEntropyLoss):
+    """The cross-entropy, which wants dense logits as Zipf's label smoothing does, and keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, logits, targets, dense_logits):
+        self.seen.append((logits.detach().clone(), dense_logits))
+        return super().forward(logits, targets)
+
+
 def options(*words):
     return DEIT.load("options").get_parser().parse_args([str(word) for word in words])
 
