@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from checksums import verify_checksums
 
+MOST_STEPS = 1e12
 NO_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask", "total_ops", "total_params", "n_averaged")
 
 
@@ -145,8 +146,9 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
                     raise ValueError("it groups the weights otherwise; it was trained with other options")
                 for group, old in zip(groups, kept, strict=True):
                     group |= {key: old[key] for key in COUNTERS if _is_count(old.get(key))}
+                weights = dict(enumerate(weight for group in part.param_groups for weight in group["params"]))
+                _check_memory([(weights[index], memory) for index, memory in state[name]["state"].items()])
                 part.load_state_dict({"state": state[name]["state"], "param_groups": groups})
-                _check_memory(part)
             else:
                 part.load_state_dict(state[name])
             if not all(value.isfinite().all() for value in tensors(part.state_dict())):
@@ -159,18 +161,28 @@ def _is_count(value: object) -> bool:
     return type(value) is int or (isinstance(value, Tensor) and value.ndim == 0)
 
 
-def _check_memory(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError where the next step would fail on what an optimiser remembers of a weight."""
-    kinds: dict[str, type] = {}
-    for weight, memory in optimizer.state.items():
+def _check_memory(memories: list[tuple[Tensor, dict]]) -> None:
+    """Raise ValueError where the next step would fail on what an optimiser remembers of a weight, or go wrong."""
+    kinds: dict[str, str] = {}
+    for weight, memory in memories:
         for key, value in memory.items():
-            if isinstance(value, str | bytes) or kinds.setdefault(key, type(value)) is not type(value):
-                raise ValueError(f"{key} is {type(value).__name__} for one of the weights")
+            kind = _kind(value, weight)
+            if isinstance(value, str | bytes) or (weight.numel() > 1 and kinds.setdefault(key, kind) != kind):
+                raise ValueError(f"{key} is {kind} for one of the weights")
+            if key == "step" and not 0 <= value <= MOST_STEPS:
+                raise ValueError(f"{key} is {value}")
             if isinstance(value, Tensor) and value.numel() == 0:
                 raise ValueError(f"{key} is empty")
             # As large as the weight, one number, or rows and columns of it, as factored optimisers keep.
             if isinstance(value, Tensor) and value.numel() > 1 and any(side not in (1, *weight.shape) for side in value.shape):
                 raise ValueError(f"{key} is {tuple(value.shape)} for a weight of {tuple(weight.shape)}")
+
+
+def _kind(value: object, weight: Tensor) -> str:
+    """What an optimiser keeps under one name is of one type for all weights, and as large as the weight for all or for none."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} of {'the same' if value.shape == weight.shape else 'another'} shape"
 
 
 def tensors(content: object) -> list[Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from unpack import InputError
+from unpack import InputError, printable
 
 Pair = tuple[Path, Path]
 
@@ -83,6 +83,6 @@ def run(what: str, splits: dict[str, tuple[str, str, int]], suffixes: tuple[str,
             classes = np.count_nonzero(counts[list(values["classes"])])
             print(f"{name}: {len(found):,} images, {classes} classes, {unlabelled:.1%} of the pixels without a label", flush=True)
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
     except KeyboardInterrupt:
         sys.exit("interrupted")

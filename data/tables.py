@@ -3,14 +3,13 @@
 import argparse
 import csv
 import io
-import os
 import sys
 import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
 
-from unpack import InputError, printable
+from unpack import InputError, printable, write_whole
 
 MOST_BYTES = 2**28  # a member that claims more is no table of these
 
@@ -32,9 +31,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
         said = check(content, args.archive or path, target, rows, columns, rarest)
         if args.archive:
             args.root.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            write_whole(path, content)
         print(f"{path}: {said}")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         sys.exit(f"error: {args.archive}: damaged, or not a ZIP file ({error})")
@@ -43,7 +40,6 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename}: no such file; the README beside this script says where the data come from")
     except OSError as error:
-        path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         sys.exit(f"error: {error.filename or path}: {error.strerror}")
 
 

@@ -6,7 +6,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import errors  # noqa: F401  it says in one line which package is missing
@@ -57,6 +57,20 @@ def members(archive: Path):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise InputError(f"{archive}: damaged, or not a tar archive ({error})")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file through a temporary one: whole or not there."""
+    temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,8 @@ cd "$top"
 # FFCV compiles against system packages. Where they cannot be had its tests are skipped, unless FFCV_REQUIRED is set.
 PYTHON=$PYTHON bash "$top/Conv/ffcv/install.sh" || echo "Conv/ffcv: its tests are skipped; the line above says what enables them" >&2
 # Without what it asks for: its OpenCV wants a screen's libraries, grad-cam's has come without them.
-"$PYTHON" -m pip install --disable-pip-version-check --quiet --no-deps imagecorruptions-imaug==1.1.5
+"$PYTHON" -c 'import imagecorruptions' 2>/dev/null ||
+    "$PYTHON" -m pip install --disable-pip-version-check --quiet --no-deps imagecorruptions-imaug==1.1.5
 # The report's page is opened in a real browser. Without one those tests are skipped, except where CI is set.
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null ||

@@ -307,12 +307,14 @@ def test_a_subset_trains_on_its_own_pixels():
         assert torch.equal(batch[:, 0, 0, 0].round().long(), labels) and labels.min() == 7
 
 
-def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path):
+def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path, capsys):
     before = states.read(digits)["model"]
     state = trained(tmp_path, "--init", digits, "--freeze-backbone", "--lr", 0.01, "--batch-size", 200)
     after = state["model"]
     assert all(torch.equal(after[key], value) == (not key.startswith("linear.")) for key, value in before.items())
     assert len(state["optimizer"]["state"]) == 2 and log(tmp_path)[-1]["val_top1"] > 20  # twice chance
+    again = trained(tmp_path, "--init", "other.pth", "--freeze-backbone", "--lr", 0.01, "--batch-size", 200, "--resume", "auto")
+    assert "note: --init has no effect" in capsys.readouterr().out and again["args"]["init"] == str(digits)
     with pytest.raises(InputError, match="--freeze-backbone: needs --init"):  # no weights, for there is no checkpoint yet
         trained(tmp_path / "fresh", "--freeze-backbone", "--resume", "auto")
 

@@ -212,6 +212,21 @@ def test_a_flipped_bit_is_noticed_wherever_it_is_in_the_weights(tmp_path, capsys
     assert "has no checksums, so damage to it cannot be seen" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["Tasks/tabular/main.py", "--data", "digits", "--resume", f"{'a' * 300}.pth"],
+        ["Conv/common_resnet/train.py", "--data", "digits", "--output-dir", "a" * 300],
+        ["Tasks/segmentation/main.py", "--data", "camvid", "--data-path", "a" * 300],
+        ["data/bank/prepare.py", "--root", "a" * 300],
+        ["data/camvid/prepare.py", "--root", "a" * 300],
+    ],
+    ids=lambda words: words[0].rpartition("/")[0],
+)
+def test_a_name_that_is_too_long_is_one_line(words):
+    complains(run(ROOT / words[0], *words[1:]), "File name too long")
+
+
 NESTED = []
 NESTED.append(NESTED)
 WRONG = {
@@ -249,6 +264,10 @@ MEMORIES = {
     "text": lambda was: was | {"state": {0: {"exp_avg": "x", "step": torch.tensor(1.0)}}},
     "a list": lambda was: was | {"state": [1, 2]},
     "another shape": lambda was: was | {"state": {0: was["state"][0] | {"exp_avg": torch.ones(7, 5)}}},
+    "one number": lambda was: was | {"state": was["state"] | {0: was["state"][0] | {"exp_avg": torch.ones(1)}}},
+    "another type": lambda was: was | {"state": was["state"] | {0: was["state"][0] | {"exp_avg": torch.ones(2, 3) > 0}}},
+    "a step below 0": lambda was: was | {"state": was["state"] | {0: was["state"][0] | {"step": torch.tensor(-1.0)}}},
+    "a step of 22 digits": lambda was: was | {"state": was["state"] | {0: was["state"][0] | {"step": torch.tensor(2.0**70)}}},
     "not finite": lambda was: was | {"state": {0: was["state"][0] | {"exp_avg": torch.full((2, 3), torch.nan)}}},
 }
 

@@ -60,6 +60,11 @@ def test_a_kept_training_map_that_is_reversed_gives_the_validation_its_labels(pa
     assert (tmp_path / "train_map.txt").read_text() == reversed_map
     expected = [f"{name}\t{1 - int(label)}" for name, label in (row.split("\t") for row in (zips / "val_map.txt").open())]
     assert (tmp_path / "val_map.txt").read_text().splitlines() == expected
+    for name in ("train.zip", "val_map.txt"):  # a machine that only evaluates
+        (tmp_path / name).unlink()
+    prepare(tmp_path, "--maps-only", "--overwrite")
+    assert (tmp_path / "train_map.txt").read_text() == reversed_map
+    assert (tmp_path / "val_map.txt").read_text().splitlines() == expected
 
 
 def test_names_in_messages_are_escaped(zips, tmp_path):
@@ -81,6 +86,11 @@ def test_the_four_commands_on_the_digits(parity, tmp_path):
     prepare(root, "--maps-only")
     assert [(root / f"{split}_map.txt").read_text() for split in ("train", "val")] == maps
     assert "no problem found" in prepare(root, "--check")
+    lines = (root / "train_map.txt").read_text().splitlines(keepends=True)
+    (root / "train_map.txt").write_text("".join(lines[:-1]))
+    result = run(PREPARE, "--root", root, "--check")
+    assert result.returncode == 1 and "1 in the archive but not in the map" in result.stdout
+    (root / "train_map.txt").write_text("".join(lines))
     shutil.rmtree(root / "train")
     shutil.rmtree(root / "val")
     assert len(ZipImages(root, "train")) == 1400 and len(ZipImages(root, "val")) == 397
@@ -137,6 +147,45 @@ def test_damage_of_a_part_is_found(zips, parity, tmp_path):
         prepare(parity, "--output", tmp_path)
         assert (tmp_path / "train.zip").read_bytes() == good
         (tmp_path / "train.zip").unlink()
+
+
+@pytest.mark.parametrize("words", [[], ["--quality", "50"]])
+def test_a_part_of_other_images_is_not_continued(tmp_path, words):
+    """The same names with other content, as a data set that was exchanged after an interruption."""
+    for name, values in {"before": range(4), "now": range(4, 8)}.items():
+        for split in ("train", "val"):
+            (tmp_path / name / split / "a").mkdir(parents=True)
+            for number, value in enumerate(values):
+                (tmp_path / name / split / f"a/{number}.jpg").write_bytes(jpeg(value))
+        prepare(tmp_path / name, "--output", tmp_path / f"{name} whole", *words)
+    with zipfile.ZipFile(tmp_path / "before whole/train.zip") as archive:
+        end = archive.infolist()[2].header_offset
+    (tmp_path / "out").mkdir()
+    part = "train.zip.q50.part" if words else "train.zip.part"
+    (tmp_path / "out" / part).write_bytes((tmp_path / "before whole/train.zip").read_bytes()[:end])
+    assert "going on after 2" in prepare(tmp_path / "before", "--output", tmp_path / "out", *words)
+    (tmp_path / "out/train.zip").unlink()
+    (tmp_path / "out" / part).write_bytes((tmp_path / "before whole/train.zip").read_bytes()[:end])
+    assert "going on" not in prepare(tmp_path / "now", "--output", tmp_path / "out", *words)
+    assert (tmp_path / "out/train.zip").read_bytes() == (tmp_path / "now whole/train.zip").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"caf\xe9.png", "caf\\udce9.png: its name is not in UTF-8"),
+        (b"2\n3.png", "not a path inside the archive"),
+        (b"a" * 250 + b".png", "more than 255"),
+    ],
+)
+def test_names_that_no_archive_may_hold_are_found_at_once(tmp_path, name, message):
+    for split in ("train", "val"):
+        (tmp_path / split / "class").mkdir(parents=True)
+        (tmp_path / split / "class/0.png").write_bytes(jpeg(0))
+    with open(os.path.join(os.fsencode(tmp_path), b"train/class", name), "wb") as file:
+        file.write(jpeg(1))
+    complains(run(PREPARE, "--root", tmp_path), message)
+    assert not list(tmp_path.glob("*.zip*"))
 
 
 def test_two_at_once(parity, tmp_path):
@@ -276,6 +325,8 @@ def test_check_names_each_broken_image(small_zips, tmp_path):
         {"train/a/0.jpg": good, "train/a/1.jpg": good[:-30], "train/b/2.jpg": b"x", "train/b/3.jpg": good},
     )
     write_zip(small_zips / "val.zip", {"val/a/0.jpg": good, "val/b/1.jpg": good})
+    for split in ("train", "val"):
+        (small_zips / f"{split}_map.txt").unlink()  # those of other archives
     data = bytearray((small_zips / "train.zip").read_bytes())
     data[data.rindex(good) + 300] ^= 1  # the last image's own bytes: it may decode, but not as what was archived
     (small_zips / "train.zip").write_bytes(data)

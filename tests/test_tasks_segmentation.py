@@ -293,6 +293,15 @@ def test_metrics_agree_with_torchmetrics():
     assert found["iou"][5] is None and found["pixels"] == (labels != 255).sum() and found["images"] == 3
 
 
+def test_a_finite_nll_of_any_size_is_summed():
+    """Of logits that float32 holds: the sum over an image may be larger than that."""
+    logits = torch.zeros(1, 2, 100, 100)
+    logits[:, 1] = 1e38
+    ours = metrics.PixelMetrics(2, "cpu")
+    ours.update(logits, torch.zeros(1, 100, 100, dtype=torch.uint8))
+    assert ours.compute()["nll"] == pytest.approx(1e38, rel=1e-6)
+
+
 def test_windows_cover_the_image_and_agree_where_they_overlap():
     torch.manual_seed(0)
     pointwise, image = torch.nn.Conv2d(3, 4, 1), torch.randn(1, 3, 37, 50)
@@ -487,14 +496,15 @@ def test_an_error_in_a_loading_process_is_one_line(tmp_path):
     complains(run(MAIN, *words), "trainannot/1.png: holds the value 12, which is no class of camvid")
 
 
-def test_another_run_is_neither_resumed_nor_lost(scenes, trained, tmp_path):
+def test_another_run_is_neither_resumed_nor_lost(scenes, trained, tmp_path, capsys):
     own = trained / "checkpoint.pth"
     with pytest.raises(InputError, match="holds a run already: --resume auto goes on with it, --overwrite replaces it"):
         go(scenes, trained, "--loss", "ce")
     with pytest.raises(InputError, match="a run with --loss ce, not ls"):
         go(scenes, tmp_path / "a", "--resume", own, "--loss", "ls", "--steps", 3)
     with pytest.raises(InputError, match="has 10 epochs already, more than the 1 that"):
-        go(scenes, tmp_path / "b", "--resume", own, "--loss", "ce", "--steps", 3)
+        go(scenes, tmp_path / "b", "--resume", own, "--loss", "ce", "--steps", 3, "--init", "other.pth")
+    assert f"note: --init has no effect: {own} has the weights" in capsys.readouterr().out
     (tmp_path / "torn.pth").write_bytes(own.read_bytes()[:-2000])
     with pytest.raises(InputError, match="torn.pth: damaged"):
         go(scenes, tmp_path / "c", "--resume", tmp_path / "torn.pth", "--loss", "ce", "--steps", 3)

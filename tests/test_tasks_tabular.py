@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import subprocess
+import sys
 import warnings
 from itertools import permutations
 
@@ -196,6 +198,19 @@ def test_seeds_are_summarised(table, tmp_path, capsys):
     again = json.loads((tmp_path / "r/summary.json").read_text())["seeds"]
     assert again[:3] == summary["seeds"] and len(again) == 4
     assert "summary.json sums up other runs already" in refused(*words, "--seeds", 1, "--seed", 20)
+    text = (tmp_path / "r/summary.json").read_text()
+    assert "a run with --loss ls, not maxsup" in refused(
+        *words, "--seeds", 2, "--seed", 5, "--loss", "maxsup", "--resume", "auto"
+    )
+    assert "give one of them" in refused(*words, "--seeds", 2, "--resume", "auto", "--overwrite")
+    hold = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, tmp_path / "r/run.lock"], stdin=-1, stdout=-1) as other:
+        other.stdout.readline()
+        assert "another process is training there" in refused(*words, "--seeds", 1, "--seed", 30, "--overwrite")
+        other.kill()
+    assert (tmp_path / "r/summary.json").read_text() == text
     with pytest.raises(errors.InputError):  # a rate that ends in NaN: no summary is better than that of other runs
         train(*words, "--seeds", 1, "--seed", 20, "--overwrite", "--lr", 1e20)
     assert not (tmp_path / "r/summary.json").exists()
@@ -315,6 +330,7 @@ def test_odd_tables_are_read_and_said(tmp_path, capsys):
         (["--data", "digits", "--target", "y"], "digits comes with scikit-learn"),
         (["--logits", "/no/such/folder/l.pt"], "--logits /no/such/folder/l.pt: names a file in a folder that exists"),
         (["--logits", "/"], "--logits /: names a file"),
+        (["--logits", "checkpoint.pth"], "checkpoint.pth is the name of a run's own file"),
         (["--seeds", 2, "--resume", "x.pth"], "only --resume auto"),
         (["--resume", "/no/such.pth"], "no such checkpoint"),
         (["--lr", 1e20], "not finite"),

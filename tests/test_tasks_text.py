@@ -302,6 +302,10 @@ def test_embeddings_are_read(reviews, tmp_path, capsys):
         tmp_path,
     )
     assert "2 of " in capsys.readouterr().out
+    words = ["--data-path", reviews, "--embedding-size", 3, "--epochs", 2, "--output_dir", tmp_path, "--resume", "auto"]
+    train(*words, "--embeddings", tmp_path / "other.txt")  # of a run that has begun, they are what they are
+    assert "note: --embeddings has no effect" in capsys.readouterr().out
+    assert load(tmp_path / "checkpoint.pth")["args"]["embeddings"] == str(tmp_path / "glove.txt")
 
 
 # ------------------------------------------------------------------------------------------------- bad input

@@ -103,6 +103,8 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     elif isinstance(error, RuntimeError) and re.search("(closed|reset) by peer|/gloo/transport/", str(error)):
         time.sleep(5)  # another process has gone, and has said why; torchrun ends this one meanwhile
         stop(InputError("another process of this run has ended; see what it, or torchrun on its machine, says"))
+    elif isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a folder that may not be read
+        stop(InputError(f"{error.filename}: {error.strerror}"))
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted; --resume auto continues a training after its last finished epoch\n")
     elif isinstance(error, ModuleNotFoundError):

@@ -77,8 +77,11 @@ def train(args: argparse.Namespace) -> None:
     state = states.read(resume) if resume else None
     if args.freeze_backbone and not (args.init or state):
         raise InputError("--freeze-backbone: needs --init or a checkpoint to --resume, the weights that stay as they are")
-    if args.init and state:
-        say(f"note: --init has no effect: {resume} has the weights")
+    if state:
+        began = state.get("args", {}).get("init")
+        if args.init not in (None, began):
+            say(f"note: --init has no effect: {resume} has the weights")
+        args.init = began
 
     shape = (args.input_size, args.crop_ratio, args.mean, args.std)
     inputs = Inputs(args.data, args.data_path, *shape, args.device, args.num_workers, args.in_memory)

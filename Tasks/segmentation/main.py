@@ -179,6 +179,10 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
         raise InputError(f"{path}: trained on other classes, {', '.join(map(str, state['classes'][:3]))} ...")
     if was.get("data_digest", args.data_digest) != args.data_digest:
         raise InputError(f"{path}: trained on other images than {args.data_path} holds now")
+    for name in ("init", "encoder_weights"):
+        if getattr(args, name) not in (None, was.get(name)):
+            say(f"note: --{name.replace('_', '-')} has no effect: {path} has the weights")
+        setattr(args, name, was.get(name))
     for name in SETTINGS:
         if name in was and was[name] != getattr(args, name):
             say(f"warning: {name} was {was[name]} in {path}, now it is {getattr(args, name)}")

@@ -33,7 +33,7 @@ class PixelMetrics:
             raise InputError("the model's logits are not finite: the training has diverged. Try a lower --lr, or --warmup-steps")
         confidence, prediction = rows.softmax(1).max(1)
         right = (prediction == targets).double()
-        self.sums[0] += F.cross_entropy(rows, targets, reduction="sum").double()
+        self.sums[0] += F.cross_entropy(rows, targets, reduction="none").double().sum()
         self.confusion += torch.bincount(targets * self.classes + prediction, minlength=self.classes**2).view_as(self.confusion)
         index = (confidence.double() * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1  # (0, 1/15], (1/15, ...
         self.bins[0].index_add_(0, index, confidence.double())

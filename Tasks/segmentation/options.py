@@ -209,6 +209,8 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError("--init and --encoder-weights both say where the backbone's weights come from: give one of them")
     if args.logits and (args.logits.is_dir() or not args.logits.absolute().parent.is_dir()):
         raise InputError(f"--logits {args.logits}: names a file in a folder that exists")
+    if args.logits and args.logits.name in ("checkpoint.pth", "log.jsonl", "test.json"):
+        raise InputError(f"--logits {args.logits}: {args.logits.name} is the name of a run's own file; choose another")
     if any(step > side for step, side in zip(args.window_stride, args.window, strict=True)):
         raise InputError(f"--window-stride {args.window_stride}: larger than the window {args.window} would leave gaps")
     args.data_path = args.data_path.resolve()

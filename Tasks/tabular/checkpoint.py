@@ -8,13 +8,13 @@ from torch import Tensor
 NAME = "checkpoint.pth"
 
 
-def facts(args, columns: list[str], classes: int, x_train: Tensor) -> dict:
+def facts(args, columns: list[str], classes: int, x_train: Tensor, y_train: Tensor) -> dict:
     """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
 
     model "mlp", library "tabular", num_classes, input_size (number of encoded columns), columns (their names), data_digest
-    (of the encoded training rows). The encoding follows from the data, --train-share and the seed.
+    (of the encoded training rows and their labels). The encoding follows from the data, --train-share and the seed.
     """
     plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    digest = hashlib.sha256(x_train.numpy().tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(x_train.numpy().tobytes() + y_train.numpy().tobytes()).hexdigest()[:16]
     of_model = {"model": "mlp", "library": "tabular", "num_classes": classes, "input_size": len(columns)}
     return plain | of_model | {"columns": columns, "data_digest": digest}

@@ -67,7 +67,7 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
     model = create_model(x_train.shape[1], len(classes)).to(args.device)
     criterion = build_criterion(args, y_train, len(classes)).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    facts = checkpoint.facts(args, columns, len(classes), tensors[0])
+    facts = checkpoint.facts(args, columns, len(classes), *tensors[:2])
     start_epoch = 0
     if state:
         check_resumed(state, resume, facts, classes, args)

@@ -38,8 +38,13 @@ class Split:
         width = int(lengths.max())
         targets = self.targets[rows]
         if targets.ndim == 2:
-            targets = targets[:, :width][torch.arange(width) < lengths.unsqueeze(1)].long()
+            targets = targets[:, :width][real_tokens(lengths, width)].long()
         return self.tokens[rows, :width].to(device), lengths.to(device), targets.to(device)
+
+
+def real_tokens(lengths: Tensor, width: int) -> Tensor:
+    """(N, width) bool: True where a text of the length given has a token, False on padding."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
 @dataclass

@@ -162,6 +162,9 @@ def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args
         raise InputError(f"{path}: trained on other texts, words or classes than {args.data_path} gives now")
     if not 0 <= state["epoch"] < args.epochs:
         raise InputError(f"{path}: has {state['epoch'] + 1} epochs, more than --epochs {args.epochs}")
+    if facts["embeddings"] not in (None, was.get("embeddings")):
+        print(f"note: --embeddings has no effect: {path} has the weights", flush=True)
+    facts["embeddings"] = was.get("embeddings")
     for name in SETTINGS:
         if was.get(name) != facts[name]:
             print(f"warning: {name} was {was.get(name)} in {path}, now it is {facts[name]}", flush=True)

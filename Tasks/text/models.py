@@ -3,12 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from data import PAD
-
-
-def real_tokens(lengths: Tensor, width: int) -> Tensor:
-    """(N, width) bool: True where a text of the length given has a token, False on padding."""
-    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+from data import PAD, real_tokens
 
 
 class Classifier(nn.Module):

@@ -7,26 +7,34 @@ from collections.abc import Callable
 
 from errors import InputError
 
+import run_folder
 import states
 
 
 def train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
     """Let run(args) train every seed in a sub-folder of --output_dir; print means and standard deviations of its last metrics.
 
-    keys: the metrics that are summed up. Writes summary.json. Raises InputError where that sums up other runs already.
+    keys: the metrics that are summed up. Writes summary.json. Raises InputError where that sums up other runs already, and where
+    another command works in the folder.
     """
+    with run_folder.locked(args.output_dir):
+        _train_seeds(args, run, keys)
+
+
+def _train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
     path, found = args.output_dir / "summary.json", []
+    if args.overwrite and args.resume:
+        raise InputError(f"--resume continues the runs in {args.output_dir}, --overwrite replaces them: give one of them")
     if path.exists() and not (args.overwrite or args.resume):
         raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
-    try:
+    if args.overwrite:
         path.unlink(missing_ok=True)  # what it says is not true of the runs to come
-    except OSError as error:
-        raise InputError(f"--output_dir {args.output_dir}: cannot be written ({error.strerror})")
     for seed in range(args.seed, args.seed + args.seeds):
         own = copy.copy(args)
         own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
         own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
         found.append(run(own) | {"seed": seed})
+        path.unlink(missing_ok=True)  # not before the first seed goes on: its command may be another run's, and refused
     print(f"{len(found)} seeds, mean (standard deviation)")
     summary = {}
     for key in keys:

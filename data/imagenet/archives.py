@@ -103,7 +103,7 @@ def read_directory(archive: Path, split: str) -> tuple[list[str], np.ndarray, in
     while entries:
         entry = entries.pop()  # freed as soon as it is read: the entries of ImageNet take 600 MB
         name = _name(entry)
-        _check_path(name, archive)
+        check_path(name, archive)
         if is_image(name):
             records[len(names)] = _record(name, entry, end, archive)
             names.append(name)
@@ -137,7 +137,7 @@ def read_map(path: Path, split: str) -> tuple[list[str], np.ndarray]:
                     raise ArchiveError(f"{path}, line {number}: the label {label[:60]!r} is not an integer of 0 or more")
                 if len(label) > 9:
                     raise ArchiveError(f"{path}, line {number}: the label {label[:20]} is out of range")
-                _check_path(name, f"{path}, line {number}")
+                check_path(name, f"{path}, line {number}")
                 paths.append(name)
                 labels.append(int(label))
     except OSError as error:
@@ -203,7 +203,8 @@ def _name(entry: zipfile.ZipInfo) -> str:
         return name
 
 
-def _check_path(name: str, where: object) -> None:
+def check_path(name: str, where: object) -> None:
+    """Raise ArchiveError for the path of an image that no archive or map may hold."""
     outside = name[:1] in ("/", "\\", "") or (".." in name and ".." in name.replace("\\", "/").split("/"))
     if outside or "\0" in name or "\n" in name or "\r" in name:
         raise ArchiveError(f"{where}: {name!r} is not a path inside the archive; nothing of it is used")

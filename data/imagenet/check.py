@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from archives import folder_order, read_directory, read_image
+from archives import ArchiveError, folder_order, read_archive, read_directory, read_image
 from image_mode import to_rgb
 from maps import read_devkit
-from unpack import InputError
+from unpack import InputError, printable
 from writer import list_folder
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}  # images
@@ -37,6 +37,11 @@ def check(root: Path, workers: int) -> int:
     for split in ("train", "val"):
         archive, folder = root / f"{split}.zip", root / split
         if archive.exists():
+            try:
+                read_archive(archive, split)
+            except ArchiveError as error:
+                print(printable(str(error)))
+                problems += 1
             where, (names, records, _) = archive, read_directory(archive, split)
             images = [(name, archive, record) for name, record in zip(names, records, strict=True)]
             sizes = records["packed"].tolist()
@@ -50,7 +55,7 @@ def check(root: Path, workers: int) -> int:
             for results in in_order(pool, try_images, ((job,) for job in jobs), IN_FLIGHT * workers):
                 for name, reason in results:
                     if reason:
-                        bar.write(f"broken: {where}: {name} ({reason})", file=sys.stdout)
+                        bar.write(printable(f"broken: {where}: {name} ({reason})"), file=sys.stdout)
                         broken += 1
                 bar.update(len(results))
         flat = images and all("/" not in name for name, _, _ in images)

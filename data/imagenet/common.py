@@ -1,12 +1,10 @@
-"""What the parts of prepare.py share: work in parallel but in order, and files that are whole."""
+"""What the parts of prepare.py share: work in parallel but in order."""
 
 import collections
 import contextlib
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 IN_FLIGHT = 8  # images per process that wait for their turn
@@ -35,13 +33,3 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
 
 def one_line(error: Exception) -> str:
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file through a temporary one: whole or not there."""
-    temporary = path.with_name(f"{path.name}.{PART}")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -6,27 +6,28 @@ import re
 import tarfile
 from pathlib import Path
 
-from common import DEVKIT, one_line, write_text
+from common import DEVKIT, one_line
 
 from archives import read_directory, read_map
-from unpack import InputError
+from unpack import InputError, write_whole
 
 
 def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
     """Write train_map.txt and val_map.txt for the archives in `root`, labels in the order of sorted class names.
 
     Validation images in no class folders get their labels from the development kit. Validation labels follow a training map that
-    is kept, whatever its order.
+    is kept, whatever its order, and whether its archive is there or not.
     """
     archives = [root / f"{split}.zip" for split in ("train", "val") if (root / f"{split}.zip").exists()]
     if not archives:
         raise InputError(f"{root}: no train.zip and no val.zip to write maps for")
-    labels = None
+    training_map = root / "train_map.txt"
+    kept = training_map.exists() and not (overwrite and (root / "train.zip").exists())
+    labels = labels_of_map(training_map) if kept else None
     for archive in archives:
         split, map_file = archive.stem, root / f"{archive.stem}_map.txt"
         if map_file.exists() and not overwrite:
             print(f"{map_file} is there already and kept; --overwrite replaces it")
-            labels = labels_of_map(map_file) if split == "train" else labels
             continue
         names = read_directory(archive, split)[0]
         if "/" not in names[0]:
@@ -46,7 +47,7 @@ def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
             labels = own
         if missing := sorted(labels.keys() - found):
             print(f"warning: {archive}: no image of {len(missing)} classes of train: {', '.join(missing[:3])}")
-        write_text(map_file, "".join(f"{name}\t{labels[wnids[name]]}\n" for name in names))
+        write_whole(map_file, "".join(f"{name}\t{labels[wnids[name]]}\n" for name in names).encode())
         print(f"{map_file}: {len(names):,} images, {len(found):,} classes")
 
 

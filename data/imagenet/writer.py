@@ -12,9 +12,9 @@ from common import PART
 
 from tqdm import tqdm
 
-from archives import ENDINGS, LARGEST, folder_order, is_image
+from archives import ENDINGS, LARGEST, check_path, folder_order, is_image
 from maps import devkit_labels, write_maps
-from reencode import reencoded
+from reencode import reencode, reencoded
 from unpack import InputError
 
 FLUSH = 256 << 20  # bytes between writes to the disk itself, and half of what a resumed run reads again
@@ -65,6 +65,10 @@ def source(root: Path, split: str) -> tuple[list[tuple[str, object]], Callable[[
     if flat:
         wnids = devkit_labels(root, flat)
         listed = [(f"{wnids[name]}/{name}", location) for name, location in listed]
+    for name, _ in listed:  # before hours of work
+        check_path(name, folder if folder.is_dir() else tar)
+        if any("\ud800" <= c <= "\udfff" for c in name):  # Python's marks of foreign bytes
+            raise InputError(f"{folder / name}: its name is not in UTF-8, as names in archives and maps are; rename it")
     listed = [listed[row] for row in folder_order([name for name, _ in listed])]
     for (name, _), (after, _) in zip(listed[:-1], listed[1:], strict=True):
         if name == after:
@@ -130,7 +134,14 @@ def write_archive(part: Path, archive: Path, images: list, read: Callable, setti
     entries that are whole, and the first of `images`, by their own headers, and gives them to zipfile.
     """
     with open(part, "r+b" if part.exists() else "w+b") as file:
-        kept = kept_entries(file, archive.stem, images, None if any(settings) else read)
+
+        def content(name: str, location: object) -> bytes:
+            try:
+                return reencode(name, read(location), *settings) if any(settings) else read(location)
+            except ValueError as error:
+                raise InputError(error)
+
+        kept = kept_entries(file, archive.stem, images, content)
         if kept:
             print(f"going on after {len(kept):,} of {len(images):,} images in {part.name}")
         todo = images[len(kept) :]
@@ -160,10 +171,11 @@ def new_entry(split: str, name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def kept_entries(file, split: str, images: list, read: Callable | None) -> list[zipfile.ZipInfo]:
+def kept_entries(file, split: str, images: list, content: Callable) -> list[zipfile.ZipInfo]:
     """The entries that a killed run left whole, the first of `images`. Cuts the file after them and moves to its end.
 
-    The last 2 x FLUSH bytes, which a power failure may have lost, are read and checked.
+    content(name, location): the bytes of an image in the archive. The last 2 x FLUSH bytes, which a power failure may have lost,
+    are read and checked.
     """
     end, offset, kept = file.seek(0, os.SEEK_END), 0, []
     for name, _ in tqdm(images, desc="what is there", unit=" images", delay=2, leave=False, disable=None):
@@ -181,7 +193,7 @@ def kept_entries(file, split: str, images: list, read: Callable | None) -> list[
         entry.header_offset, offset = offset, after
         kept.append(entry)
     # The images may have been exchanged meanwhile: compare one, which costs little.
-    if read and kept and zlib.crc32(read(images[len(kept) - 1][1])) != kept[-1].CRC:
+    if kept and zlib.crc32(content(*images[len(kept) - 1])) != kept[-1].CRC:
         kept, offset = [], 0
     file.truncate(offset)
     file.seek(offset)

@@ -36,6 +36,7 @@ class Worker:
         words = [sys.executable, str(HERE / "worker.py"), self.subproject]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process, self.answers, self.said = subprocess.Popen(words, text=True, **pipes), queue.Queue(), []
+        self.asked = set()  # readers whose good inputs it has made, which may mean to train
         threading.Thread(target=self._listen, args=(self.process.stdout, self.answers.put), daemon=True).start()
         threading.Thread(target=self._listen, args=(self.process.stderr, self.said.append), daemon=True).start()
         self.readers = self._answer(120)
@@ -55,7 +56,8 @@ class Worker:
             return None
         return json.loads(line) if line else None
 
-    def ask(self, reader: str, seed: int, patience: float, really: bool) -> dict:
+    def ask(self, reader: str, seed: int, really: bool) -> dict:
+        patience = PATIENCE if reader in self.asked else 600
         self.process.stdin.write(json.dumps([reader, seed, really]) + "\n")
         self.process.stdin.flush()
         where = self._answer(patience)
@@ -70,6 +72,7 @@ class Worker:
             what = f"no end after {patience} s" if died is None else f"the process died ({died}): {''.join(self.said[-12:])}"
             self.start()
             return {"outcome": "hang", "where": where or "the good inputs", "what": what}
+        self.asked.add(reader)
         return answer
 
     def close(self) -> None:
@@ -86,10 +89,9 @@ def run(seconds: float, inputs: int | None, seed: int, subprojects: tuple = SUBP
         stop, names = time.monotonic() + share, [name for name in worker.readers if only in f"{subproject} {name}"]
         for number in range(inputs) if inputs else itertools.count():
             for name in names:
-                first = number == 0  # it makes its good inputs, which may mean to train
                 own = random.Random(f"{seed} {subproject} {name} {number}").randrange(2**32)
-                answer = worker.ask(name, own, 600 if first else PATIENCE, number % EVERY == EVERY - 1)
-                if first and answer["outcome"] == "hang":
+                answer = worker.ask(name, own, number % EVERY == EVERY - 1)
+                if number == 0 and answer["outcome"] == "hang":
                     raise SystemExit(f"{subproject} {name}: the good inputs cannot be made or read\n{answer['what']}")
                 counts.setdefault((subproject, name), Counter())[answer["outcome"]] += 1
                 if answer["outcome"] in FAULTS:
@@ -119,6 +121,8 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="WORDS", help="readers whose line in the table holds this")
     args = parser.parse_args()
     counts, examples = run(60 * args.minutes, args.inputs, args.seed, tuple(args.subprojects), args.only)
+    if not counts:
+        parser.error(f"--only {args.only}: no reader of {', '.join(args.subprojects)} has that in its line")
     print(table(counts))
     for (subproject, name, kind, *_), found in examples.items():
         own, answer = found[0]

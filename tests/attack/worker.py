@@ -20,6 +20,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+WARNING = ("warning", "left out", "omitted", "cannot be checked", "has no effect", "is taken for")
 MEMORY = 24 << 30  # bytes of addresses: what claims more than there is fails here, not in the machine
 
 
@@ -33,7 +34,7 @@ def main(subproject: str) -> None:
 
     name = "conv" if subproject == "Conv/common_resnet" else subproject.rpartition("/")[2].lower()
     of_name = {reader.name: reader for reader in getattr(trainers if hasattr(trainers, name) else others, name)()}
-    made, good = {}, {}
+    made, good, usual = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         print(json.dumps(list(of_name)), file=answers, flush=True)
@@ -46,16 +47,21 @@ def main(subproject: str) -> None:
                 (folder / "work").rename(made[reader.make])
             pristine = made[reader.make]
             if name not in good:
-                good[name], again = (read(reader, pristine, folder / "work")[1] for _ in "ab")
+                (printed, good[name]), (_, again) = (read(reader, pristine, folder / "work") for _ in "ab")
+                usual[name] = set(printed.splitlines())
                 assert good[name] == again and again[0] == "result", (name, good[name], again)
             readers.LAST.clear()
-            answer = attempt(reader, seed, pristine, folder / "work", good[name], answers, readers.LAST if really else [])
+            words = readers.LAST if really else []
+            answer = attempt(reader, seed, pristine, folder / "work", good[name], usual[name], answers, words)
             print(json.dumps(answer), file=answers, flush=True)
 
 
-def attempt(reader, seed: int, pristine: Path, work: Path, good: tuple, answers, words: list[str]) -> dict:
-    """The outcome of the damage that the seed decides, which is written to `answers` first. words: where the reader is a command,
-    it leaves them here, and the command is then called as a user would."""
+def attempt(reader, seed: int, pristine: Path, work: Path, good: tuple, usual: set[str], answers, words: list[str]) -> dict:
+    """The outcome of the damage that the seed decides, which is written to `answers` first.
+
+    good, usual: the result of the good inputs, and the lines that they print, warnings too. words: where the reader is a command,
+    it leaves them here, and the command is then called as a user would.
+    """
     rng = random.Random(seed)
     target, damage = rng.choice(reader.targets)
     label, content = damage((pristine / target).read_bytes(), rng) if target else damage(None, rng)
@@ -65,9 +71,8 @@ def attempt(reader, seed: int, pristine: Path, work: Path, good: tuple, answers,
     if words and (wrong := differs(words, pristine, work, target, content, kind)):
         return {"outcome": "traceback", "where": where, "what": wrong}
     if kind == "result":
-        told = any(
-            word in printed for word in ("warning", "left out", "omitted", "cannot be checked", "has no effect", "is taken for")
-        )
+        unusual = [line for line in printed.splitlines() if line not in usual]
+        told = any(word in line for line in unusual for word in WARNING)
         same = target is None or (kind, value) == good
         kind = "same" if same else "told" if told else "missed" if label.startswith("~") else "silent"
         value = "" if same else f"{value[:150]} instead of {good[1][:150]}"

@@ -20,7 +20,7 @@ from data.folders import Archive, Folder, open_folder
 from data.image_mode import to_rgb
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
-TRAIN_DIGITS = 1400  # the first ones; the last 397 were written by other people
+TRAIN_DIGITS = 1400  # the first ones; the last 397 validate
 DOWNLOADS = Path("output/downloads")
 # torchvision's class of a data set, and the folder that its download has.
 TORCHVISION = {
