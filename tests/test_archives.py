@@ -13,12 +13,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from archives import write_zip
-from conftest import ROOT
 from subprojects import Subproject
 from training import DEIT
 
 CONV, VIZ, IMAGENET = Subproject("Conv/common_resnet"), Subproject("viz"), Subproject("data/imagenet")
-COPIES = ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet")
 SIZE = 8  # pixels; Conv/common_resnet reads archives of small images
 
 
@@ -220,10 +218,6 @@ def test_the_order_is_image_folders(read, tmp_path):
     make(tmp_path, "train", [f"train/{name}" for name in names])
     shutil.rmtree(tmp_path / "train")
     assert read(tmp_path, "train") == expected
-
-
-def test_the_rules_are_one_file():
-    assert len({(ROOT / folder / "archives.py").read_bytes() for folder in COPIES}) == 1
 
 
 def field(content, signature, number, offset, new):

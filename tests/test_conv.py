@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
-from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PLAIN, assert_same, kill_after, load, log, torchrun
+from training import CONV, CONV_EVALUATE, CONV_QUICK, CONV_TRAIN, PATIENCE, PLAIN, assert_same, kill_after, load, log, torchrun
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 GROUPINGS = conv.load("data.superclasses").GROUPINGS
@@ -128,13 +128,14 @@ def test_loading_processes_end_with_a_killed_run(script, few, tmp_path):
     words += ["--num-workers" if "Conv" in script else "--num_workers", 2, "--output_dir", tmp_path]
     command = [sys.executable, ROOT / script, *words]
     child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.time() + 120
+    deadline = time.time() + PATIENCE
     while not (tmp_path / "log.jsonl").exists() or not log(tmp_path):
         assert child.poll() is None and time.time() < deadline
         time.sleep(0.05)
     assert len(session(child.pid)) > 3  # it, the forkserver and at least two workers
     child.kill()
     child.wait()
+    deadline = time.time() + 60
     while session(child.pid):
         assert time.time() < deadline, session(child.pid)
         time.sleep(0.1)

@@ -186,12 +186,12 @@ def test_a_launcher_starts_by_a_relative_path_and_without_pytorch_says_so(script
     """CDPATH makes cd print where it goes, also into a variable."""
     environment = os.environ | {"CDPATH": ".", "GPUS": "1", "PYTHON": sys.executable}
     words = ["bash", script, "--data-path", tmp_path, "--data.train_dataset=none.ffcv"][: 4 if "Deit" in script else 2]
-    result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=100)
+    result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment)
     complains(result, f"{tmp_path}/train: no such folder" if "Deit" in script else "data.train_dataset is missing")
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # hides what is installed
     (tmp_path / "python").chmod(0o755)
     environment["PYTHON"] = str(tmp_path / "python")
-    result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=100)
+    result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment)
     complains(result, "has no PyTorch")
 
 
@@ -215,7 +215,7 @@ def test_the_papers_script_runs_under_python_too(tmp_path):
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     command = [sys.executable, script.name, "--data-path", str(tmp_path), "--cache"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHON"} | {"GPUS": "1"}
-    result = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, env=environment, timeout=100)
+    result = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, env=environment)
     complains(result, f"{tmp_path}/train.zip: no such archive")
 
 

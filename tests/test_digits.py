@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from conftest import ROOT, complains, run, warm
+from training import PATIENCE
 
 PREPARE = ROOT / "data/digits/prepare.py"
 
@@ -45,7 +46,7 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
     job = [sys.executable, str(ROOT / "results/quick.py"), "--seeds", "2", "--epochs", "3", "--jobs", "2", "--output", tmp_path]
     with open(os.devnull, "w") as nowhere:
         number = warm().start([str(word) for word in job[1:]], ROOT, nowhere, nowhere)
-    deadline = time.time() + 600
+    deadline = time.time() + PATIENCE
     while not list(tmp_path.glob("ten/*/log.jsonl")):
         assert Path(f"/proc/{number}").exists() and time.time() < deadline
         time.sleep(0.1)

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from conftest import complains, run
 from ffcv_helpers import CPU, WRITE, data, errors, ffcv, ffcv_file, pixels_of, settings, write_imagenet
 from subprojects import Subproject
-from training import as_process, assert_same
+from training import PATIENCE, as_process, assert_same
 
 SUBPROJECT, viz = ffcv, Subproject("viz")
 open_ffcv, open_images = viz.load("images.ffcv_files").open_ffcv, viz.load("images.find").open_images
@@ -118,17 +118,17 @@ def test_an_interrupted_write_leaves_nothing_under_the_final_name(few, tmp_path,
         (tmp_path / f"data/a/{index}.png").symlink_to(image)
     words = [sys.executable, str(WRITE), "--data-path", str(tmp_path / "data"), "--output", str(tmp_path / "out/x.ffcv")]
     child = subprocess.Popen([*words, "--num-workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
+    deadline = time.time() + PATIENCE
     while not any(path.stat().st_size for path in (tmp_path / "out").iterdir()):
         assert child.poll() is None and time.time() < deadline
         time.sleep(0.01)
     child.send_signal(kind)
-    said = child.communicate(timeout=60)[1]
+    said = child.communicate(timeout=PATIENCE)[1]
     assert child.returncode != 0 and not (tmp_path / "out/x.ffcv").exists() and not (tmp_path / "out/x.ffcv.json").exists()
     if kind == signal.SIGTERM:
         # Python may say above it that it ignored the exception where it forked; it is then raised once more.
         assert said.splitlines()[-1].startswith("interrupted") and not list((tmp_path / "out").iterdir()), said
-    deadline = time.time() + 20
+    deadline = time.time() + 60
     while alive(tmp_path / "out/x.ffcv"):
         assert time.time() < deadline, "a process that writes has outlived the one that started it"
         time.sleep(0.1)

@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 from archives import jpeg, write_zip
 from conftest import PREPARE, ROOT, complains, prepare, run
 from subprojects import Subproject
-from training import DEIT
+from training import DEIT, PATIENCE
 
 SUBPROJECT = DEIT
 ZipImages = DEIT.load("data.zip_images").ZipImages
@@ -121,7 +121,7 @@ def test_killed_prepare_leaves_no_half_archive_and_goes_on(many, tmp_path, words
     for round_ in range(2):
         child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         size = (whole / "train.zip").stat().st_size * (round_ + 1) // 4
-        deadline = time.time() + 60
+        deadline = time.time() + PATIENCE
         while not part.exists() or part.stat().st_size < size:
             assert child.poll() is None and time.time() < deadline, "too late: it had finished"
             time.sleep(0.001)

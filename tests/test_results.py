@@ -21,6 +21,7 @@ from scipy.stats import binomtest, norm, ttest_1samp
 from browser import CHROMIUM, Browser
 from conftest import ROOT, complains, run, warm
 from subprojects import Subproject
+from training import PATIENCE
 
 SUBPROJECT = results = Subproject("results")
 claims, experiments, index_page, render, tables, verdicts = (
@@ -318,7 +319,7 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     runs, work = tmp_path / "results/runs/tiny", tmp_path / "output/results/tiny"
     with open(os.devnull, "w") as nowhere:
         number = warm().start(command[1:], ROOT, nowhere, nowhere)
-    deadline = time.time() + 600
+    deadline = time.time() + PATIENCE
     while not list(work.glob("*/log.jsonl")):
         assert Path(f"/proc/{number}").exists() and time.time() < deadline
         time.sleep(0.1)
@@ -358,7 +359,7 @@ def test_what_another_process_works_on_comes_last(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         words = [str(tmp_path / "results/reproduce.py"), "tiny", "--jobs", "1", "--methods", "CE", "LS 0.2"]
         warm().start(words, ROOT, nowhere, nowhere)
-        deadline = time.time() + 600
+        deadline = time.time() + PATIENCE
         while not (runs / "LS-0.2-seed0.json").exists():
             assert time.time() < deadline
             time.sleep(0.1)

@@ -26,6 +26,8 @@ DEIT_DEFAULTS = {
     "train_interpolation": "bicubic", "repeated_aug": True, "model_ema_decay": 0.99996, "momentum": 0.9, "clip_grad": None,
 }  # fmt: skip
 
+PATIENCE = 900  # seconds that a busy machine may need before a wait counts as a hang
+
 CONV = ROOT / "Conv/common_resnet"
 CONV_TRAIN, CONV_EVALUATE = CONV / "train.py", CONV / "evaluate.py"
 CONV_QUICK = "--model resnet8 --num-workers 0 --device cpu".split()
@@ -53,7 +55,7 @@ def kill_after(epochs, folder, *command):
     """Start a trainer and kill all of it when the log in its folder has so many epochs."""
     with open(folder.with_name("printed"), "w") as printed:
         number = warm().start([str(word) for word in command if word != sys.executable], ROOT, printed, printed)
-        deadline = time.time() + 120
+        deadline = time.time() + PATIENCE
         while not (folder / "log.jsonl").exists() or len(log(folder)) < epochs:
             assert Path(f"/proc/{number}").exists() and time.time() < deadline, Path(printed.name).read_text()
             time.sleep(0.01)
