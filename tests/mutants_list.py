@@ -2,6 +2,9 @@
 
 FAULTS = {
     "Deit/engine.py": {
+        "test_deit_parts.py::the_loss_is_given_the_feature_maps_votes": [
+            ("criterion(logits, targets, *more)", "criterion(logits, targets)")
+        ],
         "test_one_definition.py::ten_classes_against_scikit_learn[deit]": [
             ("logits.topk(min(5,", "logits.topk(min(4,"),
             ("CALIBRATION_BINS = 15", "CALIBRATION_BINS = 10"),
@@ -119,6 +122,9 @@ FAULTS = {
         ],
     },
     "Conv/common_resnet/engine.py": {
+        "test_conv_numbers.py::the_loss_is_given_the_feature_maps_votes[resnet8-2]": [
+            ("                loss = criterion(logits, targets, *dense)", "                loss = criterion(logits, targets)")
+        ],
         "test_one_definition.py::ten_classes_against_scikit_learn[conv]": [("logits.topk(min(5,", "logits.topk(min(4,")],
         "test_one_definition.py::confidences_on_the_edges_of_bins[conv]": [
             ("CALIBRATION_BINS).ceil()", "CALIBRATION_BINS).floor()")
@@ -163,6 +169,10 @@ FAULTS = {
         "test_conv_parts.py::cutout_is_a_square_around_a_pixel": [("+ self.cutout // 2", "")],
     },
     "Conv/common_resnet/data/large_images.py": {
+        "test_conv_numbers.py::two_processes_see_of_large_images_what_one_sees": [
+            ("-1)[:, distributed.rank()]", "-1)[:, 0]"),
+            ("range(distributed.rank(), len(self), distributed.world_size())", "range(len(self))"),
+        ],
         "test_conv_numbers.py::large_images_of_a_batch_are_augmented_differently_and_again_in_the_next_epoch": [
             ("generator(self.seed, self.epoch, 1)", "generator(self.seed, 1)"),
             ("RandomHorizontalFlip()", "RandomHorizontalFlip(1.0)"),
@@ -201,6 +211,9 @@ FAULTS = {
         "test_conv_distillation.py": [("(1 - self.alpha) * criterion", "criterion")],
     },
     "Conv/ffcv/engine.py": {
+        "test_conv_numbers.py::the_loss_is_given_the_votes_with_ffcv": [
+            ("criterion(logits, targets, *dense)", "criterion(logits, targets)")
+        ],
         "test_one_definition.py::ten_classes_against_scikit_learn[ffcv]": [("logits.topk(min(5,", "logits.topk(min(4,")],
         "test_one_definition.py::confidences_on_the_edges_of_bins[ffcv]": [
             ("CALIBRATION_BINS).ceil()", "CALIBRATION_BINS).floor()")
@@ -209,6 +222,7 @@ FAULTS = {
             ("rate_factor(epoch, step / steps, lr", "rate_factor(epoch, 0, lr")
         ],
         "test_ffcv_training.py::rates_and_resolutions": [
+            ("[ramp.min_res, ramp.max_res]", "[ramp.max_res, ramp.min_res]"),
             ("(epoch // lr.step_length)", "((epoch + 1) // lr.step_length)"),
             ("[1e-4, 1, 0]", "[0, 1, 0]"),
             ("/ 32) * 32", "/ 16) * 16"),
@@ -227,6 +241,9 @@ FAULTS = {
         "test_ffcv_training.py::weight_decay_spares_norms_and_biases": [('"weight_decay": 0.0', '"weight_decay": weight_decay')],
     },
     "Conv/ffcv/data.py": {
+        "test_ffcv.py::each_process_loads_its_half_of_the_shuffle": [
+            ("training.seed, distributed.rank(), distributed.world_size())", "training.seed, 0, distributed.world_size())")
+        ],
         "test_ffcv.py::random_crops_have_torchvisions_distribution": [
             ("random.random(len(images)) < flip", "random.random() < flip")
         ],
@@ -304,6 +321,9 @@ FAULTS = {
         ],
     },
     "Tasks/segmentation/data.py": {
+        "test_tasks_segmentation.py::two_processes_train_on_what_one_trains_on": [
+            ("slice(distributed.rank(), None, distributed.world_size())", "slice(0, None, distributed.world_size())")
+        ],
         "test_tasks_segmentation.py::augmentation_is_a_function_of_the_seed_and_moves_image_and_labels_alike": [
             ("for one in (image, part))", "for one in (image, image))")
         ],
@@ -415,10 +435,11 @@ FAULTS = {
     },
     "results/verdicts.py": {
         "test_results.py::intervals_and_p_are_students": [
+            ("if found > ROUNDING * abs(values.mean()) else", "if found > 0 else"),
             (
-                "values.std(ddof=1) / math.sqrt(len(values))\n    return float(values.mean()), ",
+                "deviation(values) / math.sqrt(len(values))\n    return float(values.mean()), ",
                 "values.std() / math.sqrt(len(values))\n    return float(values.mean()), ",
-            )
+            ),
         ],
         "test_results.py::holm_is_the_closed_test_of_bonferroni": [("(len(p) - rank) * p[index]", "len(p) * p[index]")],
         "test_results.py::wilson_is_scipys": [("z * z / (4 * images**2)", "z * z / (4 * images)")],
@@ -430,7 +451,8 @@ FAULTS = {
     },
     "data/imagenet/maps.py": {
         "test_prepare.py::a_kept_training_map_that_is_reversed_gives_the_validation_its_labels": [
-            ("labels = labels or own", "labels = own")
+            ('not (overwrite and (root / "train.zip").exists())', "not overwrite"),
+            ("labels = labels or own", "labels = own"),
         ],
     },
     "data/imagenet/archives.py": {
@@ -438,5 +460,38 @@ FAULTS = {
     },
     "data/digits/prepare.py": {
         "test_digits.py::the_folder_holds_the_digits": [("1400", "1401")],
+    },
+    "Conv/common_resnet/models.py": {
+        "test_conv_numbers.py::the_loss_is_given_the_feature_maps_votes[resnet18-1]": [
+            ('("features", "layer4", "layer3")', '("features", "layer3", "layer4")')
+        ],
+    },
+    "Deit/weights.py": {
+        "test_deit_distillation.py::a_checkpoint_teaches_by_its_own_class_names_and_statistics": [
+            (
+                "return Teacher(model, columns, (args.mean, args.std), tuple(stats) if stats else None)",
+                "return Teacher(model, columns, None, None)",
+            ),
+            ("return Teacher(model, columns, ", "return Teacher(model, None, "),
+        ],
+    },
+    "viz/report_page/numbers.py": {
+        "test_report.py::equal_differences_tell_nothing": [("if error < ROUNDING * abs(mean):", "if error < 0:")],
+        "test_report.py::metrics_are_resampled_as_by_hand": [
+            ('found["ece"], found["ece_temperature"] = errors[0] / units', 'found["ece"], found["ece_temperature"] = errors[0]'),
+            ("errors[1:] / scored[:, None]", "errors[1:] / units"),
+            ("    values[1:][tempered.held_out] = 0\n", ""),
+        ],
+    },
+    "data/imagenet/writer.py": {
+        "test_prepare.py::a_part_of_other_images_is_not_continued": [("!= kept[-1].CRC", "== -1")],
+    },
+    "Tasks/tabular/seeds.py": {
+        "test_tasks_tabular.py::seeds_are_summarised": [
+            ("    with run_folder.locked(args.output_dir):\n        _train_seeds", "    if True:\n        _train_seeds")
+        ],
+    },
+    "tests/attack/worker.py": {
+        "test_attack.py::a_warning_that_good_inputs_give_too_tells_nothing": [("if line not in usual]", "]")],
     },
 }
