@@ -190,6 +190,35 @@ def test_intervals_over_seeds(tmp_path, monkeypatch):
     assert row["how"] == "seeds" and row["interval"] == pytest.approx([low, high])
 
 
+def test_a_group_is_of_different_seeds_of_one_method(tmp_path, monkeypatch):
+    for seed in (0, 1):
+        save(tmp_path / f"x{seed}.pt", *outputs(300, 5, 1.0 + seed / 100), args={"seed": seed, "loss": "ls", "alpha": 0.1})
+    save(tmp_path / "other.pt", *outputs(300, 5, 1.5), args={"seed": 1, "loss": "ls", "alpha": 0.2})
+    for paths, match in (
+        (("x0", "x0"), "x0.pt and .*x0.pt: the same logits, so they are no two seeds of x"),
+        (("x0", "other"), "x0.pt and .*other.pt: trained with alpha 0.1 and 0.2, so they are not seeds of one method"),
+    ):
+        words = ["--group", "x", *(tmp_path / f"{name}.pt" for name in paths), "--group", "y", tmp_path / "x1.pt"]
+        with pytest.raises(InputError, match=match):
+            call(monkeypatch, *words, "--only", "calibration", "--output", tmp_path / "out")
+
+
+def test_a_temperature_at_the_end_of_its_range_is_said(tmp_path, monkeypatch, capsys):
+    """No prediction is wrong, so the NLL falls with the temperature."""
+    logits, _ = outputs(300, 5, 1.0)
+    call(
+        monkeypatch,
+        "--input",
+        save(tmp_path / "a.pt", logits, logits.argmax(1)),
+        "--only",
+        "calibration",
+        "--output",
+        tmp_path / "o",
+    )
+    said = "in 10 of 10 splits; what is said of it after a temperature has little meaning"
+    assert said in capsys.readouterr().err and said in (tmp_path / "o/index.html").read_text()
+
+
 def test_equal_differences_tell_nothing():
     """Their spread is rounding alone, which would make an interval of no width that excludes 0."""
     for second in ([0.85, 0.75, 0.65], [0.4, 0.3, 0.2]):

@@ -68,6 +68,16 @@ def test_safetensors_and_the_moving_average(small, tmp_path):
     saved({"model": weights, "model_ema": {f"module.{k}": v for k, v in other.items()}}, tmp_path / "c.pth")
     found = load_checkpoint(tmp_path / "c.pth", ema=True, model="resnet18")
     assert torch.equal(found.weights["fc.bias"], other["fc.bias"])
+    notes = (load_checkpoint(tmp_path / "c.pth", ema=ema, model="resnet18").notes for ema in (False, True))
+    assert [any("also holds a moving average" in note for note in part) for part in notes] == [True, False]
+
+
+@pytest.mark.parametrize(("size", "crop_ratio"), [(None, 0.875), (65, 0.875), (64, 1.0), (32, 1.0)])
+def test_small_images_are_shown_whole(small, tmp_path, size, crop_ratio):
+    """Whichever size the model is made for: it is that of the images that counts."""
+    saved(small[0], tmp_path / "c.pth")
+    assert load_checkpoint(tmp_path / "c.pth", input_size=size).facts["crop_ratio"] == crop_ratio
+    assert load_checkpoint(tmp_path / "c.pth", input_size=size, crop_ratio=0.9).facts["crop_ratio"] == 0.9
 
 
 def test_architectures_are_recognised():

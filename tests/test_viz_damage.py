@@ -277,6 +277,8 @@ def test_logits_files_that_mean_nothing_are_one_line(tmp_path):
         "features are": good | {"features": torch.zeros(1).expand(4, 10**12)},
         "1 samples have features that are NaN": good | {"features": torch.tensor([[1.0], [2.0], [torch.nan], [3.0]])},
         "1 samples have logits": good | {"logits": torch.cat([logits[:3], torch.full((1, 3), 1e300, dtype=torch.float64)])},
+        "its logits are probabilities": good | {"logits": logits.softmax(1)},
+        "are probabilities": good | {"logits": torch.randn(3000, 3).softmax(1).half(), "labels": torch.zeros(3000).long()},
         "labels from -1 to 2": good | {"labels": labels - torch.tensor([1, 0, 0, 0])},
     }.items():
         torch.save(content, tmp_path / "a.pt")
@@ -286,6 +288,18 @@ def test_logits_files_that_mean_nothing_are_one_line(tmp_path):
         pickle.dump(SimpleNamespace(logits=1), file)
     with pytest.raises(InputError, match="refused, it holds more than tensors and plain types"):
         load(tmp_path / "a.pt")
+    torch.save(good | {"best": np.float64(3.1)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="plain types .numpy.*; nothing in it was run; if you trust it, read it with torch.load"):
+        load(tmp_path / "a.pt")
+    np.savez(tmp_path / "a.npz", logits=logits.numpy(), labels=labels.numpy())
+    np.save(tmp_path / "a.npy", logits.numpy())
+    (tmp_path / "a.csv").write_text("0.1,0.2\n")
+    for name in ("a.npz", "a.npy", "a.csv"):
+        with pytest.raises(InputError, match=f"{name}: not a file of PyTorch; torch.save"):
+            load(tmp_path / name)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with pytest.raises(InputError, match="script.pt: a TorchScript program; torch.save.model.state_dict"):
+        load(tmp_path / "script.pt")
     with pytest.raises(InputError, match="no such logits file"):
         load(tmp_path)
 

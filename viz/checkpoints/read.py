@@ -63,13 +63,16 @@ def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **o
             f"{path}: holds a {type(state).__name__}; a checkpoint is a dict of weights, or one that has them inside"
         )
     weights, notes = find_weights(state, path, ema)
+    if not ema and any(isinstance(state.get(key), dict) and state[key] for key in AVERAGES):
+        notes.append(f"{path.name} also holds a moving average of the weights, which --model-ema takes")
     said, classes = facts_said(state, path)
     if "library" in said and model is None:  # all is said
         facts, size = said, said["input_size"]
     else:
         found, more, weights = identify(path, weights, model, said)
         size = found["input_size"]
-        facts = default_facts(found) | {key: value for key, value in said.items() if key not in ("model", "library")}
+        shown_at = overrides.get("input_size") or said.get("input_size")
+        facts = default_facts(found, shown_at) | {key: value for key, value in said.items() if key not in ("model", "library")}
         notes += more
     facts |= {key: value for key, value in overrides.items() if value is not None}
     check_facts(facts, classes, path)
@@ -190,13 +193,16 @@ def identify(path: Path, weights: dict[str, Tensor], model: str | None, said: di
         raise InputError(f"{path}: {error}")
 
 
-def default_facts(found: dict) -> dict:
-    """How images are shown to a recognised model of which no more is known: as the papers of these models do."""
+def default_facts(found: dict, input_size: object = None) -> dict:
+    """How images are shown to a recognised model of which no more is known: as the papers of these models do.
+
+    input_size: pixels in place of the model's own, not checked yet; None: its own.
+    """
     from_ffcv = bool(found.get("blurpool"))
     if from_ffcv and found["input_size"] == 224:  # ffcv-imagenet validates at 256 px
         found = found | {"input_size": 256}
     return found | {
-        "crop_ratio": 1.0 if found["input_size"] <= 64 else 0.875,
+        "crop_ratio": 1.0 if (input_size if isinstance(input_size, int) else found["input_size"]) <= 64 else 0.875,
         "interpolation": "area" if from_ffcv else "bicubic" if found["library"] == "timm" else "bilinear",
         "mean": list(IMAGENET_DEFAULT_MEAN),
         "std": list(IMAGENET_DEFAULT_STD),

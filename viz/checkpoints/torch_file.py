@@ -1,6 +1,7 @@
 """Files of torch.save, ours or not: read without running what is in them, and not believed where they are damaged."""
 
 import argparse
+import contextlib
 import pickle
 import re
 import warnings
@@ -41,9 +42,23 @@ def read(path: Path, kind: str, memory_map: bool = False, verify: bool = True) -
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
         called = found.group(1) if found else "no pickle of tensors"
-        raise InputError(f"{path}: refused, it holds more than tensors and plain types ({called}); nothing in it was run")
+        what = f"{path}: refused, it holds more than tensors and plain types ({called}); nothing in it was run"
+        mend = "if you trust it, read it with torch.load(..., weights_only=False) and save its weights alone"
+        raise InputError(_of_another_kind(path) or f"{what}; {mend}" if found else what)
     except Exception as error:  # a damaged file can fail in any way
+        if other := _of_another_kind(path):
+            raise InputError(other)
         raise InputError(f"{path}: damaged, or not a {kind} ({reason(error).removeprefix(f'{path}: ')})")
+
+
+def _of_another_kind(path: Path) -> str | None:
+    """What to do with a whole file that torch.save has not written; None where it is none of those that are known."""
+    if path.suffix in (".npz", ".npy", ".csv"):
+        return f"{path}: not a file of PyTorch; torch.save({{'logits': ..., 'labels': ...}}, 'x.pt') with tensors writes one"
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            return f"{path}: a TorchScript program; torch.save(model.state_dict(), 'x.pth') writes weights, which are read here"
+    return None
 
 
 def is_ordinary(value: object) -> bool:

@@ -44,6 +44,8 @@ def load(path: Path, ignore_index: int | None = None) -> dict:
             raise InputError(f"{path}: every label is {ignore_index}, --ignore-index; there is nothing to look at")
         return content | {"path": path, "ignore_index": ignore_index, "pixels": pixels}
     _check_finite(path, "logits", logits)
+    if all(_are_probabilities(rows) for rows in logits.split(CHUNK)):
+        raise InputError(f"{path}: its logits are probabilities, for every row sums to 1; their logarithms serve as logits")
     _check_labels(str(path), labels, classes, None)
     return content | {"labels": labels.long()}
 
@@ -67,6 +69,11 @@ def _check_finite(path: Path, key: str, values: torch.Tensor) -> None:
     broken = sum(int((~rows.float().isfinite()).any(1).sum()) for rows in values.split(CHUNK))
     if broken:
         raise InputError(f"{path}: {broken} samples have {key} that are NaN or infinite in float32")
+
+
+def _are_probabilities(rows: torch.Tensor) -> bool:
+    """Whether all rows (n, K) are so, up to the rounding of half precision."""
+    return bool((rows >= 0).all()) and bool(((rows.double().sum(1) - 1).abs() < 0.01).all())
 
 
 def _check_labels(where: str, labels: torch.Tensor, classes: int, ignore_index: int | None) -> int:

@@ -11,7 +11,7 @@ from metrics.resampling import splits
 from metrics.risk_coverage import aurc, weigh
 from metrics.scores import chunks, normalised_scores, plain_scores
 from metrics.selection import FEW_ERRORS, FEW_HELD_OUT, choose
-from metrics.temperature import COLDEST, HOTTEST, at_temperature, fit_temperature
+from metrics.temperature import at_temperature, at_the_end, fit_temperature
 
 # Of s_p the best, even where MSP ranks better: a temperature changes neither it nor the largest logit's ranking.
 RANKINGS = {"msp": "MSP", "max_logit": "max logit", "normalised": "best s_p"}
@@ -44,11 +44,8 @@ def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, see
             f"{'T and p are' if chosen else 'T is'} chosen on {few:,} held-out images with as few as {held.wrong.min()} errors: "
             "too few to tell"
         )
-    at_the_end = sum(temperature in (COLDEST, HOTTEST) for temperature in temperatures)
-    if at_the_end:
-        notes.append(
-            f"the NLL falls up to the end of the range, T from {COLDEST:g} to {HOTTEST:g}, in {at_the_end} of the splits"
-        )
+    if note := at_the_end(temperatures):
+        notes.append(note)
     mean = {key: {f: float(np.mean([row[f] for row in measured])) for f in measured[0]} for key, measured in rows.items()}
     settings = {"images": len(labels), "held_out_images": few, "temperatures": temperatures, "chosen": chosen}
     return settings | mean | {"bins": bins, "notes": notes}

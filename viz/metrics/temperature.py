@@ -58,6 +58,16 @@ def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
     return Tempered(temperatures, msp, nll, held_out)
 
 
+def at_the_end(temperatures: list[float]) -> str | None:
+    """A warning where a temperature is at an end of its range, as where all held-out predictions are right."""
+    count = sum(temperature in (COLDEST, HOTTEST) for temperature in temperatures)
+    if not count:
+        return None
+    return (
+        f"the NLL falls up to the end of the range, T from {COLDEST:g} to {HOTTEST:g}, in {count} of {len(temperatures)} splits"
+    )
+
+
 def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None, start: float | None = None) -> float:
     """The T in [COLDEST, HOTTEST] of lowest NLL of softmax(z / T), for logits (N, K) and labels (N,), or their rows `index`.
 

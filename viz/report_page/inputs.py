@@ -122,6 +122,17 @@ def _unit(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features.double(), dim=1).float()
 
 
+def check_seed(others: list[Run], run: Run) -> None:
+    """Raise InputError where a run is one of the others of its method again, or was trained otherwise, as far as they say."""
+    for other in others:
+        if torch.equal(run.content["logits"], other.content["logits"]):
+            raise InputError(f"{other.path} and {run.path}: the same logits, so they are no two seeds of {run.method}")
+        for key in ("loss", "alpha", "alpha_end", "epochs", "data"):
+            if key in run.said and key in other.said and run.said[key] != other.said[key]:
+                pair = f"{other.said[key]} and {run.said[key]}"
+                raise InputError(f"{other.path} and {run.path}: trained with {key} {pair}, so they are not seeds of one method")
+
+
 def check_comparable(first: Run, run: Run) -> None:
     """Raise InputError, which names both, unless both have the same classes and were shown the same images in one order."""
     check_split(len(run.content["labels"]), options.FRACTION, str(run.path))

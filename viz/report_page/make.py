@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
 from drawing import style
+from metrics.temperature import at_the_end
 from report_page import FIGURES, inputs, sections
 from report_page.answer import QUESTIONS, answer, shown
 from report_page.blocks import Cell, Section, Table
@@ -43,7 +44,8 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
                 if kinds[path]
                 else inputs.of_checkpoint(name, path, args, training and (index == 0 or not args.figure))
             )
-            runs.setdefault(name, []).append(run)
+            inputs.check_seed(runs.setdefault(name, []), run)
+            runs[name].append(run)
             inputs.check_comparable(next(iter(runs.values()))[0], run)
     return runs
 
@@ -86,6 +88,8 @@ def find(runs: dict[str, list[Run]], command: Callable, intervals: bool, device:
         for run in seeds:
             step(f"measuring {name}")
             measured[name].append(measure(run))
+            if note := at_the_end(run.outputs.tempered.temperatures):
+                run.notes.append(f"{note}; what is said of it after a temperature has little meaning")
         if intervals and all(len(seeds) == 1 for seeds in runs.values()):
             step(f"intervals of {name}")
             draws[name] = resampled(seeds[0], measured[name][0])
