@@ -121,6 +121,29 @@ def test_the_temperature_is_scored_on_what_did_not_choose_it():
     assert result["bins"][:, :, 0].sum(1).tolist() == [1350, 1350]
 
 
+def test_splits_without_a_temperature_are_left_out(monkeypatch):
+    """Of 60 predictions two are wrong, unsurely so; a split that holds out none of them would make T as small as it may be."""
+    logits, labels = sample(60)
+    labels = logits.argmax(1)
+    labels[:2] = logits[:2].argsort(1)[:, -2]
+    held_out = np.zeros((60, 3), bool)
+    for split, rows in enumerate((range(20), range(20, 40), [*range(2), *range(40, 58)])):
+        held_out[list(rows), split] = True
+    expected = [fit_temperature(logits[held], labels[held]) for held in torch.from_numpy(held_out.T)]
+    assert expected[1] == COLDEST and COLDEST < min(expected[0], expected[2])
+    found = temperatures.temper(logits, labels, torch.from_numpy(held_out.T))
+    assert found.temperatures == pytest.approx(expected[::2]) and "in 1 of 3 splits, which are left out" in found.note
+    assert found.held_out.T.tolist() == held_out[:, ::2].tolist() and found.msp.shape == found.nll.shape == (2, 60)
+    monkeypatch.setattr(viz.load("metrics.calibration"), "splits", lambda *_: held_out)
+    result = calibrate(logits, labels, 1 / 3, 3, seed=0, name="a")
+    assert result["temperatures"] == pytest.approx(expected[::2]) and len(result["chosen"]) == 2
+    nll = [
+        F.cross_entropy(logits[~held].double() / t, labels[~held]).item() for held, t in zip(held_out.T, expected, strict=True)
+    ]
+    assert result["after"]["nll"] == pytest.approx((nll[0] + nll[2]) / 2) and result["bins"][1, :, 0].sum() == 80
+    assert any("in 1 of 3 splits, which are left out" in note for note in result["notes"])
+
+
 def test_what_a_temperature_does_to_the_ranking():
     """Nothing to max logit and normalised logits; MSP's order is another at another temperature."""
     logits, labels = sample(3000, temperature=4.0)

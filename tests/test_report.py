@@ -215,7 +215,7 @@ def test_a_temperature_at_the_end_of_its_range_is_said(tmp_path, monkeypatch, ca
         "--output",
         tmp_path / "o",
     )
-    said = "in 10 of 10 splits; what is said of it after a temperature has little meaning"
+    said = "in 10 of 10 splits: T says little"
     assert said in capsys.readouterr().err and said in (tmp_path / "o/index.html").read_text()
 
 

@@ -44,7 +44,7 @@ def read(path: Path, kind: str, memory_map: bool = False, verify: bool = True) -
         called = found.group(1) if found else "no pickle of tensors"
         what = f"{path}: refused, it holds more than tensors and plain types ({called}); nothing in it was run"
         mend = "if you trust it, read it with torch.load(..., weights_only=False) and save its weights alone"
-        raise InputError(_of_another_kind(path) or f"{what}; {mend}" if found else what)
+        raise InputError(_of_another_kind(path) or (f"{what}; {mend}" if found else what))
     except Exception as error:  # a damaged file can fail in any way
         if other := _of_another_kind(path):
             raise InputError(other)

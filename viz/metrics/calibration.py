@@ -11,7 +11,7 @@ from metrics.resampling import splits
 from metrics.risk_coverage import aurc, weigh
 from metrics.scores import chunks, normalised_scores, plain_scores
 from metrics.selection import FEW_ERRORS, FEW_HELD_OUT, choose
-from metrics.temperature import at_temperature, at_the_end, fit_temperature
+from metrics.temperature import at_temperature, fit_temperature, usable
 
 # Of s_p the best, even where MSP ranks better: a temperature changes neither it nor the largest logit's ranking.
 RANKINGS = {"msp": "MSP", "max_logit": "max logit", "normalised": "best s_p"}
@@ -20,19 +20,24 @@ RANKINGS = {"msp": "MSP", "max_logit": "max logit", "normalised": "best s_p"}
 def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, seed: int, name: str) -> dict:
     """Figures before and after a temperature, mean over the splits, of logits (N, K) and labels (N,).
 
-    Returns temperatures and chosen (one per split; no s_p is chosen for two classes), before and after (ece, classwise_ece, nll,
-    brier, and the AURC of RANKINGS), bins (2, BINS, 3): before and after, samples, sum of confidence and right predictions in
-    each bin of all splits' scored images; and notes.
+    Returns temperatures and chosen (one per usable split; no s_p is chosen for two classes), before and after (ece,
+    classwise_ece, nll, brier, and the AURC of RANKINGS), bins (2, BINS, 3): before and after, samples, sum of confidence and
+    right predictions in each bin of all usable splits' scored images; and notes.
     """
     held_out = splits(len(labels), fraction, repeats, seed)
     model = rank_images(logits, labels, name)
     chosen = choose(model, held_out, msp=False)
     rows = {"before": [], "after": []}
-    bins, temperatures, notes = np.zeros((2, BINS, 3)), [], []
-    for split in tqdm(range(repeats), desc=f"temperature of {name}", unit="split", disable=None, leave=False):
-        held, scored = (torch.from_numpy(np.flatnonzero(mask)) for mask in (held_out[:, split], ~held_out[:, split]))
-        temperatures.append(fit_temperature(logits, labels, held))
-        for which, (key, temperature) in enumerate({"before": 1.0, "after": temperatures[-1]}.items()):
+    bins, notes = np.zeros((2, BINS, 3)), []
+    progress = {"unit": "split", "disable": None, "leave": False}
+    temperatures = [
+        fit_temperature(logits, labels, torch.from_numpy(np.flatnonzero(held)))
+        for held in tqdm(held_out.T, desc=f"temperature of {name}", **progress)
+    ]
+    kept, note = usable(temperatures)
+    for split in tqdm(kept, desc=f"calibration of {name}", **progress):
+        scored = torch.from_numpy(np.flatnonzero(~held_out[:, split]))
+        for which, (key, temperature) in enumerate({"before": 1.0, "after": temperatures[split]}.items()):
             measured, counts = at_temperature(logits, labels, scored, temperature)
             score = chosen[split] if chosen else None
             rows[key].append(measured | rankings_at(logits, labels, scored, temperature, score))
@@ -44,8 +49,8 @@ def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, see
             f"{'T and p are' if chosen else 'T is'} chosen on {few:,} held-out images with as few as {held.wrong.min()} errors: "
             "too few to tell"
         )
-    if note := at_the_end(temperatures):
-        notes.append(note)
+    notes += [note] * (note is not None)
+    temperatures, chosen = ([values[split] for split in kept] if values else values for values in (temperatures, chosen))
     mean = {key: {f: float(np.mean([row[f] for row in measured])) for f in measured[0]} for key, measured in rows.items()}
     settings = {"images": len(labels), "held_out_images": few, "temperatures": temperatures, "chosen": chosen}
     return settings | mean | {"bins": bins, "notes": notes}

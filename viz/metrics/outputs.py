@@ -53,13 +53,13 @@ class Outputs:
     @cached_property
     def tempered(self) -> NamedTuple:
         """The samples of `sampled` at the temperature of each random split: metrics.temperature.Tempered."""
-        from metrics.temperature import at_the_end, temper  # that module's measure() takes this class
+        from metrics.temperature import temper  # that module's measure() takes this class
 
         logits, labels, unit = self.sampled
         held_out = torch.from_numpy(splits(self.units, FRACTION, REPEATS, SEED))
         found = temper(logits, labels, held_out[unit].T)
-        if note := at_the_end(found.temperatures):
-            warn(f"{self.name}: {note}; what is said of it after a temperature has little meaning")
+        if found.note:
+            warn(f"{self.name}: {found.note}")
         return found
 
     @cached_property

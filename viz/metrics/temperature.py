@@ -22,7 +22,7 @@ def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
     """
     found, right = test.tempered, test.sampled[0].argmax(1) == test.sampled[1]
     rows = []
-    for temperature, msp, nll, held in zip(*found, strict=True):
+    for temperature, msp, nll, held in zip(found.temperatures, found.msp, found.nll, found.held_out, strict=True):
         kept = ~held
         if kept.all() or held.all():
             continue
@@ -32,18 +32,24 @@ def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
 
 
 class Tempered(NamedTuple):
-    """temperatures (R,), one per split; MSP less 1 and NLL (R, N) float64 of every sample at it; held_out (R, N) bool."""
+    """temperatures (R,), one per usable split; MSP less 1 and NLL (R, N) float64 of every sample at it; held_out (R, N) bool.
+
+    note: what there is to say of splits that are not usable.
+    """
 
     temperatures: list[float]
     msp: Tensor
     nll: Tensor
     held_out: Tensor
+    note: str | None
 
 
 def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
     """Fit a temperature to each split, held_out (R, N) bool, of logits (N, K) and labels (N,), and apply it to all samples."""
     start = fit_temperature(logits, labels)  # near the optimum of every split
     temperatures = [fit_temperature(logits, labels, held.nonzero().squeeze(1), start) for held in held_out]
+    kept, note = usable(temperatures)
+    temperatures, held_out = [temperatures[split] for split in kept], held_out[kept]
     msp, nll = torch.empty(2, *held_out.shape, dtype=torch.float64)
     row = 0
     for rows, targets in chunks(logits, labels):
@@ -55,17 +61,21 @@ def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
             rest = (gaps / temperature).exp_().sum(1)
             msp[split, part] = -rest / (1 + rest)
             nll[split, part] = rest.log1p() - at_target / temperature
-    return Tempered(temperatures, msp, nll, held_out)
+    return Tempered(temperatures, msp, nll, held_out, note)
 
 
-def at_the_end(temperatures: list[float]) -> str | None:
-    """A warning where a temperature is at an end of its range, as where all held-out predictions are right."""
-    count = sum(temperature in (COLDEST, HOTTEST) for temperature in temperatures)
-    if not count:
-        return None
-    return (
-        f"the NLL falls up to the end of the range, T from {COLDEST:g} to {HOTTEST:g}, in {count} of {len(temperatures)} splits"
-    )
+def usable(temperatures: list[float]) -> tuple[list[int], str | None]:
+    """The splits whose NLL has a minimum between COLDEST and HOTTEST; and a note on the others, if there are any.
+
+    It has none where all held-out predictions are right, say: the NLL then falls with T without end. Where it has none in any
+    split, all count, each with the end of the range that its NLL falls to.
+    """
+    inside = [split for split, temperature in enumerate(temperatures) if COLDEST < temperature < HOTTEST]
+    if len(inside) == len(temperatures):
+        return inside, None
+    others = f"{len(temperatures) - len(inside)} of {len(temperatures)} splits"
+    note = f"the NLL falls up to the end of the range, T from {COLDEST:g} to {HOTTEST:g}, in {others}"
+    return (inside, f"{note}, which are left out") if inside else (list(range(len(temperatures))), f"{note}: T says little")
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None, start: float | None = None) -> float:

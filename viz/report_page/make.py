@@ -15,7 +15,6 @@ from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
 from drawing import style
-from metrics.temperature import at_the_end
 from report_page import FIGURES, inputs, sections
 from report_page.answer import QUESTIONS, answer, shown
 from report_page.blocks import Cell, Section, Table
@@ -88,8 +87,8 @@ def find(runs: dict[str, list[Run]], command: Callable, intervals: bool, device:
         for run in seeds:
             step(f"measuring {name}")
             measured[name].append(measure(run))
-            if note := at_the_end(run.outputs.tempered.temperatures):
-                run.notes.append(f"{note}; what is said of it after a temperature has little meaning")
+            if note := run.outputs.tempered.note:
+                run.notes.append(note)
         if intervals and all(len(seeds) == 1 for seeds in runs.values()):
             step(f"intervals of {name}")
             draws[name] = resampled(seeds[0], measured[name][0])

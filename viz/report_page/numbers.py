@@ -98,7 +98,7 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
     chosen = choose(model, held_out)
     means = sparse.csr_array(torch.stack([run.samples.nll, run.samples.near_zero]).numpy())
     sums = sparse.vstack([means, _calibration_gaps(run)]).tocsr()  # not a dense product: its threads would wait for each other
-    scored = (~held_out).sum(0)
+    scored = (~run.outputs.tempered.held_out).sum(1).numpy()
 
     def part(index: int) -> dict[str, np.ndarray]:
         weights = draws[index]()  # (units, R)
