@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from subprojects import Subproject
-from training import CONV_QUICK, Votes, as_process, log
+from training import CONV_QUICK, Votes, as_process, batches_of, log
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 trainer, engine, optimizer, mixing = (conv.load(name) for name in ("train", "engine", "optimizer", "mixing"))
@@ -251,15 +251,9 @@ def test_large_images_of_a_batch_are_augmented_differently_and_again_in_the_next
 
 def test_two_processes_see_of_large_images_what_one_sees(ramps, monkeypatch):
     """Of each global batch a half, with the same augmentation; in evaluation every other image."""
-
-    def batches(rank, processes, epoch):
-        as_process(monkeypatch, large.distributed, rank, processes)
-        order = large.SeededOrder(50, 8, 3)
-        order.epoch = epoch
-        return list(order)
-
+    order = large.SeededOrder(50, 8, 3)
     for epoch in (0, 4):
-        (whole, *halves) = (batches(*who, epoch) for who in ((0, 1), (0, 2), (1, 2)))
+        whole, *halves = (batches_of(monkeypatch, large.distributed, order, epoch, *who) for who in ((0, 1), (0, 2), (1, 2)))
         assert len(whole) == 6 and [a + b for a, b in zip(*halves, strict=True)] == whole
     counts = []
     for rank in range(3):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
-from training import as_process, assert_same, kill_after, log, torchrun
+from training import assert_same, batches_of, kill_after, log, torchrun
 
 SUBPROJECT = seg = Subproject("Tasks/segmentation")
 main, options, data, engine = (seg.load(name) for name in ("main", "options", "data", "engine"))
@@ -167,15 +167,9 @@ def test_two_processes_count_every_image_once(scenes, trained, tmp_path):
 
 def test_two_processes_train_on_what_one_trains_on(monkeypatch):
     """They take turns in each global batch, with the same seeds of augmentation; their shares are disjoint."""
-
-    def batches(rank, processes, epoch):
-        as_process(monkeypatch, data.distributed, rank, processes)
-        order = data.SeededOrder(30, 8, 3)
-        order.epoch = epoch
-        return list(order)
-
+    order = data.SeededOrder(30, 8, 3)
     for epoch in (0, 4):
-        whole, *halves = (batches(*who, epoch) for who in ((0, 1), (0, 2), (1, 2)))
+        whole, *halves = (batches_of(monkeypatch, data.distributed, order, epoch, *who) for who in ((0, 1), (0, 2), (1, 2)))
         assert len(whole) == 3 and len({index for batch in whole for index, _ in batch}) == 24
         assert [[pair for both in zip(a, b, strict=True) for pair in both] for a, b in zip(*halves, strict=True)] == whole
 

@@ -69,6 +69,13 @@ def as_process(monkeypatch, distributed, rank, processes):
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
 
 
+def batches_of(monkeypatch, distributed, order, epoch, rank, processes):
+    """The batches of an epoch that a trainer's SeededOrder gives to one of several processes."""
+    as_process(monkeypatch, distributed, rank, processes)
+    order.epoch = epoch
+    return list(order)
+
+
 class Votes(torch.nn.CrossEntropyLoss):
     """The cross-entropy, which wants dense logits as Zipf's label smoothing does, and keeps what it is given."""
 

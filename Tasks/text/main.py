@@ -150,7 +150,10 @@ def build_criterion(args, texts: Texts, classes: int) -> nn.Module:
 
 
 def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
-    """Raise InputError if a checkpoint is another run's; warn about settings that have changed."""
+    """Raise InputError if a checkpoint is another run's; warn about settings that have changed.
+
+    facts["embeddings"] becomes the file that the run began with.
+    """
     missing = [key for key in ("args", "epoch", "classes", "optimizer", "loss") if key not in state]
     if missing:
         raise InputError(f"{path}: not a checkpoint of this trainer; it has no {', '.join(missing)}")
