@@ -184,7 +184,8 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
         left = deadline - time.time()
         return left > 0 and (seconds * (1 - run.finished_epochs / epochs) < left or seconds > 60 * args.minutes)
 
-    with tqdm(total=epochs * len(missing), desc=name, unit="epoch", dynamic_ncols=True, mininterval=1) as bar:
+    pause = 1 if sys.stderr.isatty() else 60  # seconds between two states of the bar: a log file keeps every one
+    with tqdm(total=epochs * len(missing), desc=name, unit="epoch", dynamic_ncols=True, mininterval=pause) as bar:
 
         def tick() -> bool:
             bar.update(sum(run.finished_epochs for run in missing) - bar.n)
