@@ -482,6 +482,17 @@ FAULTS = {
             ("errors[1:] / scored[:, None]", "errors[1:] / units"),
             ("    values[1:][tempered.held_out] = 0\n", ""),
         ],
+        "test_report.py::the_gain_of_normalised_logits_is_of_the_same_images": [
+            ("= normal, normal - plain", "= normal, normal - of_all['aurc']"),
+            ("over_splits(model, chosen, ~held_out,", "over_splits(model, chosen, held_out,"),
+            ('found["aurc_normalised"] - found["aurc_split_msp"]', 'found["aurc_normalised"] - found["aurc"]'),
+        ],
+    },
+    "viz/report_page/answer.py": {
+        "test_report.py::the_sentence_on_normalised_logits_follows_the_intervals": [
+            ("if ends[name][1] < 0]", "if ends[name][0] < 0]"),
+            ("Sentence(lead, rest, not others)", "Sentence(lead, rest, True)"),
+        ],
     },
     "data/imagenet/writer.py": {
         "test_prepare.py::a_part_of_other_images_is_not_continued": [("!= kept[-1].CRC", "== -1")],

@@ -148,6 +148,33 @@ def test_metrics_are_resampled_as_by_hand(pair):
         assert found[key] == pytest.approx(np.array(expected) + moved, abs=1e-9), key
 
 
+def test_the_gain_of_normalised_logits_is_of_the_same_images(tmp_path):
+    """AURC by s_p less AURC by MSP, of the images that did not choose p; of logits whose scale differs from image to image."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = outputs(400, 8, 2.5)
+    logits *= 1 + 3 * torch.rand(400, 1, generator=generator)
+    save(tmp_path / "a.pt", logits, labels)
+    run = inputs.Run("a", tmp_path / "a.pt", 0.1, torch.load(tmp_path / "a.pt", weights_only=True))
+    metrics = numbers.measure(run)
+    found, (draw,) = numbers.resampled(run, metrics, 16), viz.load("metrics.resampling").resamples(400, 16, 0)
+    options, scores = viz.load("common.options"), viz.load("metrics.scores").all_scores(logits, labels)[0]
+    held_out = viz.load("metrics.resampling").splits(400, options.FRACTION, options.REPEATS, options.SEED)
+    chosen = viz.load("metrics.selection").choose(run.outputs.ranked, held_out)
+    assert set(chosen) != {"msp"}
+    right = logits.argmax(1) == labels
+
+    def gain(weights):
+        gains = []
+        for held, name in zip(held_out.T, chosen, strict=True):
+            rows = np.repeat(np.arange(400), weights * ~held)
+            gains.append(oracles.aurc(scores[name][rows], right[rows]) - oracles.aurc(scores["msp"][rows], right[rows]))
+        return np.mean(gains)
+
+    assert metrics["normalised_less_msp"] == pytest.approx(gain(np.ones(400, int)), abs=1e-12)
+    by_hand = [gain(weights) for weights in draw().T[: 16 // numbers.FEWER]]
+    assert found["normalised_less_msp"] == pytest.approx(by_hand, abs=1e-12) and min(by_hand) < -0.001
+
+
 def test_features_are_resampled_as_by_hand():
     """Class means of resampled unit features, image by image."""
     generator = torch.Generator().manual_seed(0)
@@ -232,7 +259,8 @@ def test_sentences_follow_the_intervals():
 
     def sentence(*ends):
         values = dict(zip("abc", (90.0, 91.0, 92.0), strict=True))
-        estimates = {name: {key: {"value": values[name] if key == "top1" else None} for key in numbers.METRICS} for name in "abc"}
+        none = {key: {"value": None, "interval": None} for key in numbers.METRICS}
+        estimates = {name: none | {"top1": {"value": values[name]}} for name in "abc"}
         rows = [
             {"model": "c", "less": less, "metric": "top1", "value": 92 - values[less], "interval": [low, 4.0], "told": low > 0}
             for less, low in zip("ab", ends, strict=True)
@@ -246,6 +274,25 @@ def test_sentences_follow_the_intervals():
         and "the difference from b cannot be told: +1.00\u00a0points against b (−0.50 to 4.00)" in some.rest
     )
     assert sentence(-1.0, -0.5).lead == "Which model is the most accurate cannot be told"
+
+
+def test_the_sentence_on_normalised_logits_follows_the_intervals():
+    def sentence(**ends):
+        gains = {name: {"value": sum(pair) / 2, "interval": pair} for name, pair in ends.items()}
+        none = {key: {"value": None, "interval": None} for key in numbers.METRICS}
+        return answer.answer({name: none | {"normalised_less_msp": gain} for name, gain in gains.items()}, [], "10 images")[-1]
+
+    one = sentence(LS=[-0.02, -0.01])
+    assert one.told and one.lead + one.rest == (
+        "Normalised logits rank the errors of LS better than MSP: AURC −1.500\u00a0points for LS (−2.000 to −1.000)."
+    )
+    some = sentence(LS=[-0.02, -0.01], CE=[0.0, 0.0], worse=[0.01, 0.03])
+    assert not some.told and some.lead == "Normalised logits rank the errors of LS better than MSP"
+    assert some.rest.endswith(
+        "; no gain can be told: 0.000\u00a0points for CE (0.000 to 0.000), +2.000\u00a0points for worse (1.000 to 3.000)."
+    )
+    none = sentence(CE=[-0.01, 0.01])
+    assert not none.told and none.lead == "No gain from normalised logits can be told" and "for CE (−1.000 to 1.000)" in none.rest
 
 
 def test_an_error_has_no_interval_below_zero():
@@ -390,7 +437,7 @@ def test_one_model_of_few_or_many_classes(count, classes, tmp_path, monkeypatch,
     save(tmp_path / "a.pt", logits, labels, features=torch.randn(count, 7))
     call(monkeypatch, "--input", tmp_path / "a.pt", "--output", tmp_path / "out", "--skip", "gradcam")
     content = json.loads((tmp_path / "out/report.json").read_text())
-    assert content["differences"] == [] and 4 <= len(content["answer"]) <= 6
+    assert content["differences"] == [] and 4 <= len(content["answer"]) <= 7
     assert (content["estimates"]["a"]["aurc_normalised"]["value"] is None) == (classes == 2)
     page = (tmp_path / "out/index.html").read_text()
     assert ("classes have no image here" in page) == (classes > 2) and "gradcam" not in content["sections"]

@@ -31,7 +31,7 @@ FIGURES, RISKS, COVERAGES, curve, figures = risks.FIGURES, risks.RISKS, risks.CO
 rank, weigh = risks.rank, risks.weigh
 POWERS, all_scores, normalised_scores = scoring.POWERS, scoring.all_scores, scoring.normalised_scores
 plain_scores = scoring.plain_scores
-sliding = viz.load("drawing.max_logit").sliding
+sliding, terminal_tables = viz.load("drawing.max_logit").sliding, viz.load("drawing.selective_table").terminal_tables
 
 SELECTIVE = ROOT / "viz/selective.py"
 
@@ -358,6 +358,8 @@ def test_planted_suppression_of_right_predictions_is_found_and_undone():
     (msp,) = [pair for pair in summary["paired"] if pair["score"] == "msp"]
     assert (msp["model"], msp["less"]) == ("LS", "CE") and msp["figures"]["aurc"]["interval"][0] > 0.3
     assert summary["models"]["LS"]["normalised_less_msp"]["aurc"]["interval"][1] < -0.3
+    shown = [line for line in terminal_tables(summary).splitlines() if line.startswith("LS  ")]
+    assert [line[7:18].strip() for line in shown] == ["MSP", "MSP, as s_p", "s_p"]  # MSP also on the images of s_p
 
 
 def test_max_logit_given_msp_by_hand():
@@ -455,8 +457,9 @@ def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
     words = ["selective.py", "--input", str(path), "--output", str(tmp_path / "out"), "--bootstrap", "20", "--repeats", "2"]
     monkeypatch.setattr(sys, "argv", words)
     selective.main()
-    err, out = capsys.readouterr().err, (tmp_path / "out/summary.md").read_text()
+    (terminal, err), out = capsys.readouterr(), (tmp_path / "out/summary.md").read_text()
     assert err.count("normalised logits need three classes or more") == 1 == out.count("normalised logits need three classes")
+    assert "MSP" in terminal and "s_p" not in terminal
     row = json.loads((tmp_path / "out/summary.json").read_text())["models"]["a"]
     assert row["chosen"] == [] and not {"normalised", "split_msp"} & row["scores"].keys() and "aurc_by_p" not in row
     assert "| s_p" not in out and "s_p - MSP" not in out and "p is chosen" not in out

@@ -6,6 +6,7 @@ from common.terminal import markdown, table
 
 from metrics.risk_coverage import FIGURES
 from metrics.scores import PLAIN
+from metrics.selection import SPLIT
 
 NAMES = PLAIN | {"split_msp": "MSP, as s_p", "normalised": "s_p"}
 DIFFERENCES = ("error", "aurc", "excess_aurc", "coverage_at_risk_1", "auroc")  # summary.json has them all
@@ -36,14 +37,16 @@ def page(summary: dict) -> str:
 
 
 def terminal_tables(summary: dict) -> str:
-    """What the terminal shows: each model by MSP and by s_p, and the differences between models with their intervals."""
+    """What the terminal shows: each model by MSP, then MSP and s_p on the same images; and the differences between models."""
     shown = ("error", "aurc", "coverage_at_risk_1", "auroc")
     rows = []
     for name, model in summary["models"].items():
-        for key in [key for key in ("msp", "normalised") if key in model["scores"]]:
+        for key in [key for key in ("msp", *SPLIT) if key in model["scores"]]:
             plain = {f: figure | {"interval": None} for f, figure in model["scores"][key].items()}
             rows.append([name, NAMES[key], *cells(plain, shown)])
     text = table(["model", "score", *(FIGURES[f][0] for f in shown)], rows, names=2)
+    if any(model["chosen"] for model in summary["models"].values()):
+        text += "s_p, and MSP in the row above it: the images that are not held out, mean over the splits\n"
     rows = differences(summary, ("error", "aurc"))
     return text + ("\n" + table(["difference", "score", "error %", "AURC"], rows, names=2) if rows else "")
 

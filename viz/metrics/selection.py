@@ -96,21 +96,26 @@ def choose(model: Model, held_out: np.ndarray, msp: bool = True) -> list[str]:
 
 
 def weighted(model: Model, chosen: list[str], scored: np.ndarray, weights: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Every figure (R,) of every score under weights (units, R): of PLAIN on all images; of SPLIT the mean over the splits.
+    """Every figure (R,) of every score under weights (units, R): of PLAIN on all images; of SPLIT, see over_splits."""
+    result = {name: figures(weigh(model.rankings[name], weights)) for name in PLAIN}
+    return result | over_splits(model, chosen, scored, weights)
+
+
+def over_splits(model: Model, chosen: list[str], scored: np.ndarray, weights: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Every figure (R,) of SPLIT under weights (units, R): means over the splits. Nothing for two classes.
 
     chosen: the score of each split, none for two classes; scored (units, repeats) bool: the images that it is scored on, those
     not held out. A figure that is not defined in some split is the mean over the others.
     """
-    result = {name: figures(weigh(model.rankings[name], weights)) for name in PLAIN}
     if not chosen:
-        return result
+        return {}
     by_split = {key: [] for key in SPLIT}
     for name, kept in zip(chosen, scored.T, strict=True):
         weights_here = weights * kept[:, None]
         by_split["split_msp"].append(figures(weigh(model.rankings["msp"], weights_here)))
         normal = by_split["split_msp"][-1] if name == "msp" else figures(weigh(model.rankings[name], weights_here))
         by_split["normalised"].append(normal)
-    return result | {key: {f: mean_of_defined([row[f] for row in rows]) for f in FIGURES} for key, rows in by_split.items()}
+    return {key: {f: mean_of_defined([row[f] for row in rows]) for f in FIGURES} for key, rows in by_split.items()}
 
 
 def mean_of_defined(rows: list[np.ndarray]) -> np.ndarray:

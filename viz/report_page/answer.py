@@ -54,7 +54,7 @@ def answer(estimates: dict[str, dict], differences: list[dict], evidence: str) -
     """The sentences. evidence: what the intervals are over, such as "397 images"."""
     if len(estimates) == 1:
         ((name, found),) = estimates.items()
-        return _alone(name, found)
+        return _alone(name, found) + _normalised(estimates)
     sentences, asked = [], {question.metric for question in QUESTIONS}
     for question in QUESTIONS:
         found = _compare(question, estimates, [row for row in differences if row["metric"] == question.metric])
@@ -65,7 +65,7 @@ def answer(estimates: dict[str, dict], differences: list[dict], evidence: str) -
     if count:
         rest = f" of {count} such differences between these models; the other {count - told} cannot be told."
         sentences.append(Sentence(f"These {evidence} show {told}", rest, told == count))
-    return sentences
+    return sentences + _normalised(estimates)
 
 
 def _compare(question: Question, estimates: dict, rows: list[dict]) -> Sentence | None:
@@ -118,6 +118,26 @@ def _alone(name: str, found: dict) -> list[Sentence]:
         for key, said in words.items()
         if found[key]["value"] is not None and found[key]["interval"] is not None
     ]
+
+
+def _normalised(estimates: dict[str, dict]) -> list[Sentence]:
+    """What the repair of Xia et al. (2025) gives each model: one sentence, none where no model has three classes."""
+    key = "normalised_less_msp"
+    ends = {name: found[key]["interval"] for name, found in estimates.items() if found[key]["interval"]}
+    if not ends:
+        return []
+    better = [name for name in ends if ends[name][1] < 0]
+    others = [name for name in ends if name not in better]
+
+    def pieces(names: list[str]) -> str:
+        values = {name: shown(key, estimates[name][key]["value"], sign=True) for name in names}
+        return ", ".join(f"{values[name]} for {name} ({between(key, ends[name])})" for name in names)
+
+    if not better:
+        return [Sentence("No gain from normalised logits can be told", f": AURC {pieces(others)}.", False)]
+    lead, rest = f"Normalised logits rank the errors of {_and(better)} better than MSP", f": AURC {pieces(better)}"
+    rest += f"; no gain can be told: {pieces(others)}." if others else "."
+    return [Sentence(lead, rest, not others)]
 
 
 def _and(names: list[str]) -> str:

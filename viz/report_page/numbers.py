@@ -20,7 +20,7 @@ from measure import all_metrics
 from metrics.calibration_error import BINS, bins_of
 from metrics.resampling import interval, resamples, splits
 from metrics.risk_coverage import figures, weigh
-from metrics.selection import choose, mean_of_defined
+from metrics.selection import choose, over_splits
 from report_page.inputs import Run
 
 RESAMPLES = 1000
@@ -61,7 +61,11 @@ METRICS = {
     "risk_at_coverage_80": Metric("risk at 80 % coverage", 2, *SHARE, -1, "The share of wrong answers among the surest 80 %."),
     "aurc_normalised": Metric(
         *("AURC, normalised", 3, *SHARE, -1),
-        "AURC by normalised logits: (largest − mean) / p-norm; p chosen on a held-out fifth (200 resamples).",
+        "AURC of the other images by normalised logits, (largest − mean) / p-norm; p chosen on a held-out fifth (200 resamples).",
+    ),
+    "normalised_less_msp": Metric(
+        *("normalised − MSP", 3, 100, "\u00a0points", -1),
+        "AURC by normalised logits less AURC by MSP, both of the images that did not choose p (200 resamples).",
     ),
     "max_logit_gap": Metric(
         "max-logit gap", 3, *NUMBER, 0, "Mean largest logit of right less that of wrong predictions, at equal MSP."
@@ -88,6 +92,8 @@ _SHIFTED = ("ece", "ece_temperature", "d_within_val", "r2_val")
 def measure(run: Run) -> dict[str, float | None]:
     """Every metric of measure.py that a report's input gives."""
     found = all_metrics(run.outputs, None) | {"near_zero": run.samples.near_zero.mean().item()}
+    if found["aurc_normalised"] is not None:
+        found["normalised_less_msp"] = found["aurc_normalised"] - found["aurc_split_msp"]
     return found | {f"{key}_train": (run.train_variation or {}).get(key) for key in ("d_within", "r2")}
 
 
@@ -109,11 +115,9 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
         errors = np.abs(np.reshape(gaps, (-1, BINS, weights.shape[1]))).sum(1)
         found["ece"], found["ece_temperature"] = errors[0] / units, (errors[1:] / scored[:, None]).mean(0)
         if chosen and index < fewer:
-            by_split = [
-                figures(weigh(model.rankings[name], weights * ~held[:, None]))["aurc"]
-                for name, held in zip(chosen, held_out.T, strict=True)
-            ]
-            found["aurc_normalised"] = mean_of_defined(by_split)
+            means = over_splits(model, chosen, ~held_out, weights)
+            normal, plain = means["normalised"]["aurc"], means["split_msp"]["aurc"]
+            found["aurc_normalised"], found["normalised_less_msp"] = normal, normal - plain
         return found
 
     draws = resamples(units, count, SEED)
@@ -121,8 +125,8 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
     with ThreadPoolExecutor(min(4, CORES)) as pool:  # NumPy lets other threads run while it computes
         parts = list(tqdm(pool.map(part, range(len(draws))), f"intervals of {run.method}", len(draws), disable=None, leave=False))
     found = {key: np.concatenate([part[key] for part in parts if key in part]) for key in parts[0]}
-    if "aurc_normalised" in found:
-        found["aurc_normalised"] = found["aurc_normalised"][: count // FEWER]
+    for key in {"aurc_normalised", "normalised_less_msp"} & found.keys():
+        found[key] = found[key][: count // FEWER]
     if run.content.get("features") is not None:
         found |= _resampled_features(run.content["features"], run.content["labels"], count)
     for key in _SHIFTED:

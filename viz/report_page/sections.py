@@ -123,7 +123,7 @@ def reliability_bins(run: Run) -> np.ndarray:
 
 
 def selective(found: Findings) -> Section:
-    keys = ("aurc", "auroc", "coverage_at_risk_1", "risk_at_coverage_80", "aurc_normalised")
+    keys = ("aurc", "auroc", "coverage_at_risk_1", "risk_at_coverage_80", "aurc_normalised", "normalised_less_msp")
     section = Section(
         "selective",
         "Selective classification",
