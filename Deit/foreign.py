@@ -12,6 +12,7 @@ import re
 import socket
 import urllib.error
 import urllib.parse
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,12 +152,20 @@ def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
     """Take off what wrappers put before the keys, in any nesting; tensors next to a wrapped model (a loss's, say) are omitted."""
     weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
     notes = []
-    while prefix := next((p for p in WRAPPERS if 2 * sum(key.startswith(p) for key in weights) > len(weights)), None):
+    while prefix := _wrapper(weights):
         others = [key for key in weights if not key.startswith(prefix)]
         if others:
             notes.append(f"{len(others)} tensors that are not the model's are omitted ({', '.join(others[:3])})")
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     return weights, notes
+
+
+def _wrapper(keys: Collection[str]) -> str | None:
+    """One of WRAPPERS that most keys begin with, or what all begin with: the name of an attribute that holds the model."""
+    known = next((prefix for prefix in WRAPPERS if 2 * sum(key.startswith(prefix) for key in keys) > len(keys)), None)
+    first = {key.split(".")[0] for key in keys}
+    alone = len(first) == 1 and all(key.count(".") > 1 for key in keys)  # fc.weight and fc.bias are a layer, not a wrapped model
+    return known or (f"{first.pop()}." if alone else None)
 
 
 def find_facts(state: dict, source: str) -> tuple[dict, bool]:

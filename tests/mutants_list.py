@@ -403,7 +403,7 @@ FAULTS = {
     },
     "viz/drawing/logit_panels.py": {
         "test_viz_drawn.py::dots_are_the_samples": [
-            ('(right, RIGHT, 0.35, "right"), (~right,', '(~right, RIGHT, 0.35, "right"), (right,')
+            ('(right, style.RIGHT, 0.35, "right"), (~right,', '(~right, style.RIGHT, 0.35, "right"), (right,')
         ],
         "test_viz_drawn.py::dots_of_near_zero_logits": [("rows.near_zero, rows.confidence", "rows.near_zero, -rows.msp")],
         "test_viz_drawn.py::the_density_stands_where_the_logits_lie": [

@@ -49,6 +49,7 @@ def as_from_elsewhere(state, folder):
         "parallel.pth": {
             "net": {f"module._orig_mod.{key}": value for key, value in model.items()} | {"loss.q": torch.ones(2, 2)}
         },
+        "attribute.ckpt": {"state_dict": {f"network.backbone.{key}": value for key, value in model.items()}},
         "bare.th": model,
     }
     for name, content in contents.items():

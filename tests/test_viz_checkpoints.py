@@ -43,10 +43,11 @@ def saved(content, path):
         lambda w: {"model": {f"_orig_mod.module.{k}": v for k, v in w.items()}},
         lambda w: {"net": {f"module._orig_mod.{k}": v for k, v in w.items()}, "epoch": 3},
         lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()} | {"criterion.matrix": torch.ones(5, 5)}},
+        lambda w: {"state_dict": {f"network.backbone.{k}": v for k, v in w.items()}},
         lambda w: {k: v for k, v in w.items() if "num_batches_tracked" not in k},
         lambda w: {"model": {k: v.half() if v.is_floating_point() else v for k, v in w.items()}},
     ],
-    ids=["bare", "ddp", "compile", "both", "lightning", "old", "half"],
+    ids=["bare", "ddp", "compile", "both", "lightning", "attribute", "old", "half"],
 )
 def test_every_wrapping_gives_the_same_model(small, wrap, tmp_path, request):
     weights, images, logits = small
@@ -58,6 +59,11 @@ def test_every_wrapping_gives_the_same_model(small, wrap, tmp_path, request):
     torch.testing.assert_close(found, logits, **({"rtol": 0, "atol": 2e-2} if "half" in request.node.name else {}))
     if "lightning" in request.node.name:
         assert any("1 tensors that are not the model's are omitted (criterion.matrix)" in note for note in checkpoint.notes)
+
+
+def test_a_layer_alone_is_no_wrapped_model():
+    weights = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}
+    assert viz.load("checkpoints.read").without_prefixes(weights) == (weights, [])
 
 
 def test_safetensors_and_the_moving_average(small, tmp_path):

@@ -7,6 +7,7 @@ word, any other is recognised by its weights (recognise.py).
 import argparse
 import json
 import reprlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,12 +117,20 @@ def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
     """Take off what wrappers put before the keys, in any nesting; tensors beside a wrapped model (a loss's, say) are left out."""
     weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
     notes = []
-    while prefix := next((p for p in WRAPPERS if 2 * sum(key.startswith(p) for key in weights) > len(weights)), None):
+    while prefix := _wrapper(weights):
         beside = [key for key in weights if not key.startswith(prefix)]
         if beside:
             notes.append(f"{len(beside)} tensors that are not the model's are omitted ({', '.join(beside[:3])})")
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     return weights, notes
+
+
+def _wrapper(keys: Collection[str]) -> str | None:
+    """One of WRAPPERS that most keys begin with, or what all begin with: the name of an attribute that holds the model."""
+    known = next((prefix for prefix in WRAPPERS if 2 * sum(key.startswith(prefix) for key in keys) > len(keys)), None)
+    first = {key.split(".")[0] for key in keys}
+    alone = len(first) == 1 and all(key.count(".") > 1 for key in keys)  # fc.weight and fc.bias are a layer, not a wrapped model
+    return known or (f"{first.pop()}." if alone else None)
 
 
 def args_of(state: dict) -> dict:

@@ -15,7 +15,6 @@ from drawing.panels import Panels
 from metrics.samples import DENSITY_BINS, Samples
 
 POINTS = 5000  # more dots than these hide one another and make the PDF heavy
-RIGHT, WRONG = style.COLOURS[0], style.COLOURS[4]
 
 
 class Models(NamedTuple):
@@ -70,7 +69,7 @@ def top_against_mean(axis, models: Models, name: str) -> str:
     """Logit of the top class against the mean of all; a dot per sample, right and wrong predictions."""
     rows = models.rows[name]
     mean, top, right, said = _drawn(rows.mean, rows.top, rows.right)
-    for which, colour, alpha, label in ((right, RIGHT, 0.35, "right"), (~right, WRONG, 0.7, "wrong")):
+    for which, colour, alpha, label in ((right, style.RIGHT, 0.35, "right"), (~right, style.WRONG, 0.7, "wrong")):
         axis.scatter(mean[which], top[which], s=8, alpha=alpha, color=colour, linewidths=0, rasterized=True, label=label)
     axis.set(xlabel="mean of the logits", ylabel="logit of the top class")
     return said

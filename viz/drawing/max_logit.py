@@ -28,7 +28,7 @@ def panels(models: dict[str, np.ndarray]) -> Panels:
 
 def _panel(name: str, given_odds: np.ndarray, ends: tuple[float, float]):
     def draw(axis) -> None:
-        for colour, which, sums in zip(style.COLOURS[:2], ("right", "wrong"), given_odds, strict=True):
+        for colour, which, sums in zip((style.RIGHT, style.WRONG), ("right", "wrong"), given_odds, strict=True):
             centre, mean, spread = sliding(sums)
             axis.plot(centre, mean, color=colour, label=f"{which}, mean ± std")
             axis.fill_between(centre, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)

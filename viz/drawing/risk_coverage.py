@@ -64,7 +64,7 @@ def lines(axis, models: dict[str, tuple], up_to: float, log_risk: bool) -> None:
             highest = max(highest, risk[shown].max())
             top = max(top, 110 * risk[shown & (coverages >= STEADY)].max())
             axis.plot(100 * coverages[shown], drawn[shown], dashes, color=colour, linewidth=1.6, label=label)
-    if any(normal is not None for _, _, normal in models.values()):
+    if any(normal is not None and not np.array_equal(msp, normal) for _, msp, normal in models.values()):
         axis.plot([], [], "-", color="0.5", label="MSP")
         axis.plot([], [], "--", color="0.5", label="normalised logits")
     axis.set(xlim=(0, 100 * up_to), xlabel="coverage: answered samples (%)", ylabel="risk: wrong answers (%)")

@@ -11,6 +11,7 @@ from common.outputs import whole
 import matplotlib.pyplot as plt
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000"]
+RIGHT, WRONG = COLOURS[0], COLOURS[4]  # predictions
 PIXELS = 32  # px: images this small are shown pixel by pixel
 
 plt.rcParams.update(
