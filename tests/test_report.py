@@ -346,7 +346,8 @@ def test_newtons_temperature_is_the_optimum():
         torch.testing.assert_close(found.nll[0], expected)
         torch.testing.assert_close(1 + found.msp[0], (logits.double() / found.temperatures[0]).softmax(1).amax(1))
     perfect = torch.eye(5)
-    assert temperature.fit_temperature(perfect, torch.arange(5), start=1.0) == temperature.COLDEST
+    for gap in (1, 8, 40):  # of 8, the slope is 0 in float64 before T is as cold as that
+        assert temperature.fit_temperature(gap * perfect, torch.arange(5), start=1.0) == temperature.COLDEST
     assert temperature.fit_temperature(perfect, (torch.arange(5) + 1) % 5, start=1.0) == temperature.HOTTEST
 
 

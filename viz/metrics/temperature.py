@@ -98,11 +98,10 @@ def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None,
         return first, second
 
     low, high = 1 / HOTTEST, 1 / COLDEST
-    if start is None:
-        if slopes(low)[0] >= 0:
-            return HOTTEST
-        if slopes(high)[0] <= 0:
-            return COLDEST
+    if start is None and slopes(low)[0] >= 0:
+        return HOTTEST
+    if slopes(high)[0] <= 0:  # asked with a start, too: a slope that falls to 0 on the way would look like the minimum
+        return COLDEST
     at = min(max(1 / start if start else 1.0, low), high)
     for _ in range(200):  # Newton's steps, within the bracket that the signs of the slope leave; bisection where one leaves it
         first, second = slopes(at)
@@ -112,8 +111,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None,
         if abs(following / at - 1) < TOLERANCE:
             break
         at = following
-    if start is not None and not 1.0001 / HOTTEST < following < 0.9999 / COLDEST:
-        return fit_temperature(logits, labels, index)  # an end of the range, perhaps: look at both
+    if start is not None and following < 1.0001 / HOTTEST:
+        return fit_temperature(logits, labels, index)  # the end of the range, perhaps
     return 1 / following
 
 
