@@ -61,8 +61,13 @@ def test_every_wrapping_gives_the_same_model(small, wrap, tmp_path, request):
         assert any("1 tensors that are not the model's are omitted (criterion.matrix)" in note for note in checkpoint.notes)
 
 
-def test_a_layer_alone_is_no_wrapped_model():
-    weights = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}
+@pytest.mark.parametrize(
+    "keys",
+    [("fc.weight", "fc.bias"), ("encoder.blocks.0.weight", "encoder.head.weight"), ("encoder.blocks.0.weight", "head.weight")],
+    ids=["a layer", "timm's", "two"],
+)
+def test_what_is_no_wrapped_model(keys):
+    weights = dict.fromkeys(keys, torch.ones(2, 3))
     assert viz.load("checkpoints.read").without_prefixes(weights) == (weights, [])
 
 

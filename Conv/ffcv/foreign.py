@@ -164,7 +164,8 @@ def _wrapper(keys: Collection[str]) -> str | None:
     """One of WRAPPERS that most keys begin with, or what all begin with: the name of an attribute that holds the model."""
     known = next((prefix for prefix in WRAPPERS if 2 * sum(key.startswith(prefix) for key in keys) > len(keys)), None)
     first = {key.split(".")[0] for key in keys}
-    alone = len(first) == 1 and any(key.count(".") > 1 for key in keys)  # fc.weight and fc.bias are a layer, not a wrapped model
+    # Not encoder, where some of timm's ViTs have all their weights; and fc.weight and fc.bias are a layer, not a wrapped model.
+    alone = len(first) == 1 and first != {"encoder"} and any(key.count(".") > 1 for key in keys)
     return known or (f"{first.pop()}." if alone else None)
 
 
