@@ -115,8 +115,8 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
         errors = np.abs(np.reshape(gaps, (-1, BINS, weights.shape[1]))).sum(1)
         found["ece"], found["ece_temperature"] = errors[0] / units, (errors[1:] / scored[:, None]).mean(0)
         if chosen and index < fewer:
-            means = over_splits(model, chosen, ~held_out, weights)
-            normal, plain = means["normalised"]["aurc"], means["split_msp"]["aurc"]
+            scores = over_splits(model, chosen, ~held_out, weights)
+            normal, plain = scores["normalised"]["aurc"], scores["split_msp"]["aurc"]
             found["aurc_normalised"], found["normalised_less_msp"] = normal, normal - plain
         return found
 
