@@ -166,10 +166,10 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
         while waiting:
             ready = [run for run in waiting if all(need.json.exists() for need in run.needs) and fits(run)]
             if ready:  # what another process works on comes last
-                run = next((run for run in ready if not run.taken), ready[0])
+                run, lock = next(((run, lock) for run in ready if (lock := run.claim())), (ready[0], None))
                 waiting.remove(run)
                 started[run] = time.time()
-                yield run.whole(machine)
+                yield run.whole(machine, lock)
             elif any(not run.json.exists() for run in started):
                 yield None  # one that is needed is under way
             else:

@@ -84,20 +84,21 @@ class Run:
         methods = NEEDS.findall(self.experiment.methods[self.method])
         return [Run(self.name, method, self.seed, self.work, self.experiment) for method in methods]
 
-    @property
-    def taken(self) -> bool:
-        """Whether another process is at work on this run, be it another reproduce.py or a trainer that outlived one."""
-        file = self.folder / "lock"
-        if not file.exists():
-            return False
-        with open(file, "a") as lock:  # a network file system locks only what may be written
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            except OSError:  # no locks here, of which wait_for speaks
-                return False
-        return False
+    def claim(self) -> TextIO | None:
+        """Lock this run's folder: the open file that holds the lock, or None where another process works there.
+
+        That process may be another reproduce.py, or a trainer that outlived one. Where nothing can be locked, of which wait_for
+        speaks, the file is returned all the same.
+        """
+        lock = self._lock()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        except OSError:
+            pass
+        return lock
 
     @property
     def finished_epochs(self) -> int:
@@ -121,9 +122,9 @@ class Run:
             yield from wait_for(lock)
             yield from self._train(machine, lock)
 
-    def whole(self, machine: Machine) -> Iterator[None]:
-        """Train, measure, and write the JSON file."""
-        with self._lock() as lock:
+    def whole(self, machine: Machine, lock: TextIO | None = None) -> Iterator[None]:
+        """Train, measure, and write the JSON file. `lock` is what `claim` returned."""
+        with lock or self._lock() as lock:
             yield from wait_for(lock)
             if self.json.exists():  # whoever was waited for has written it
                 return

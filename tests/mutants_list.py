@@ -436,6 +436,11 @@ FAULTS = {
             ("if len(machines) > 1)", "if len(machines) > 2)"),
         ],
     },
+    "results/run.py": {
+        "test_results.py::a_run_is_claimed_by_one_process": [
+            ("            lock.close()\n            return None", "            return lock")
+        ],
+    },
     "results/verdicts.py": {
         "test_results.py::intervals_and_p_are_students": [
             ("if found > ROUNDING * abs(values.mean()) else", "if found > 0 else"),

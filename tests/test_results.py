@@ -370,6 +370,17 @@ def test_what_another_process_works_on_comes_last(tmp_path):
     assert sorted(path.stem for path in runs.iterdir()) == ["CE-seed0", "LS-0.2-seed0"]
 
 
+def test_a_run_is_claimed_by_one_process(tmp_path):
+    """Between the choice of a run and its start nobody else can choose it: processes that start together share the runs."""
+    first, second = (running.Run("digits-parity", "CE", 0, tmp_path) for _ in range(2))
+    lock = first.claim()
+    assert lock and second.claim() is None
+    lock.close()
+    again = second.claim()
+    assert again and first.claim() is None
+    again.close()
+
+
 def test_failures_name_the_run_and_its_last_line(tmp_path):
     checkout(tmp_path)
     with open(tmp_path / "results/experiments.py", "a") as file:
