@@ -16,7 +16,20 @@ from torch import Tensor, nn
 from checksums import verify_checksums
 
 MOST_STEPS = 1e12
+# What people's checkpoints often hold beside the weights: a best accuracy as a NumPy scalar, an output folder as a path.
+ASIDE = [f"numpy.{name}" for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")]
+ASIDE += [
+    f"pathlib.{module}{name}Path" for module in ("", "_local.") for name in ("Posix", "Windows", "PurePosix", "PureWindows")
+]
 NO_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask", "total_ops", "total_params", "n_averaged")
+
+
+class Unread:
+    """Stands for an object that is named in ASIDE: nothing of NumPy or pathlib is built from what a file says."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -63,7 +76,7 @@ def read_any(path: Path) -> dict:
             state = load_file(path)
         else:
             # DeiT's checkpoints hold the options of their command line as this one type, which only carries attributes.
-            with torch.serialization.safe_globals([argparse.Namespace]):
+            with torch.serialization.safe_globals([argparse.Namespace, *((Unread, name) for name in ASIDE)]):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called

@@ -6,6 +6,7 @@ import http.server
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +189,7 @@ def forms(weights):
         "deit.pth": {"model": weights, "args": argparse.Namespace(model="resnet8", lr=0.1), "epoch": 3},
         "lightning.ckpt": {"state_dict": {f"model.{key}": value for key, value in weights.items()}, "epoch": 3},
         "parallel.th": {"state_dict": {f"module._orig_mod.{key}": value for key, value in weights.items()}},
+        "numpy.pth": {"net": weights, "acc": np.float64(93.2), "epoch": np.int64(3), "args": argparse.Namespace(out=Path("out"))},
     }
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import random
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -17,6 +18,7 @@ SUBPROJECT = viz = Subproject("viz")
 architectures = viz.load("checkpoints.models")
 build_model, load_checkpoint = viz.load("checkpoints.read").build_model, viz.load("checkpoints.read").load_checkpoint
 InputError = viz.load("common.errors").InputError
+torch_file = viz.load("checkpoints.torch_file")
 recognise = viz.load("checkpoints.recognise").recognise
 
 
@@ -136,6 +138,16 @@ def test_deit_says_its_model(tmp_path):
     checkpoint = load_checkpoint(path)
     assert checkpoint.facts["model"] == "deit_tiny_patch16_224" and checkpoint.facts["interpolation"] == "bicubic"
     assert build_model(load_checkpoint(path, input_size=160)).patch_embed.img_size == (160, 160)
+
+
+def test_numpys_scalars_and_paths_beside_weights_are_not_read(small, tmp_path):
+    """A best accuracy and an output folder keep nobody from the weights. What is built from their bytes is an empty object."""
+    others = {"best_acc1": np.float64(93.2), "epoch": np.int64(3), "args": argparse.Namespace(output=tmp_path, lr=np.float32(1))}
+    checkpoint = load_checkpoint(saved({"model": small[0], **others}, tmp_path / "others.pth"), model="resnet18")
+    assert all(torch.equal(checkpoint.weights[key], small[0][key]) for key in small[0])
+    content = torch_file.read(tmp_path / "others.pth", "checkpoint")
+    found = [content["best_acc1"], content["epoch"], content["args"].output, content["args"].lr]
+    assert all(type(value) is torch_file.Unread and not vars(value) for value in found)
 
 
 class Harmful:

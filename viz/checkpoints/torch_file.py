@@ -16,6 +16,20 @@ from torch import Tensor
 
 from checkpoints.checksums import verify_checksums
 
+# What people's checkpoints often hold beside the weights: a best accuracy as a NumPy scalar, an output folder as a path.
+ASIDE = [f"numpy.{name}" for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")]
+ASIDE += [
+    f"pathlib.{module}{name}Path" for module in ("", "_local.") for name in ("Posix", "Windows", "PurePosix", "PureWindows")
+]
+
+
+class Unread:
+    """Stands for an object that is named in ASIDE: nothing of NumPy or pathlib is built from what a file says."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
 
 def read(path: Path, kind: str, memory_map: bool = False, verify: bool = True) -> object:
     """The content of a .pth, .pt, .ckpt, .th or .safetensors file on the CPU; kind: what it is called in messages.
@@ -31,7 +45,7 @@ def read(path: Path, kind: str, memory_map: bool = False, verify: bool = True) -
         if path.suffix == ".safetensors":
             return load_file(path)
         # Old DeiT checkpoints hold the options of their command line as this one type, which only carries attributes.
-        allowed = torch.serialization.safe_globals([argparse.Namespace])
+        allowed = torch.serialization.safe_globals([argparse.Namespace, *((Unread, name) for name in ASIDE)])
         with open(path, "rb") as file, allowed, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of foreign pickles, which are refused in one line or read
             if not memory_map or not zipfile.is_zipfile(file):
