@@ -276,7 +276,7 @@ def test_logits_says_what_is_wrong(checkpoint, parity, tmp_path, refused):
     refused("logits", "is one of the files to read", "--checkpoint", checkpoint, "--output", checkpoint, "--overwrite")
     (tmp_path / "there.pt").write_text("mine")
     refused("logits", "there.pt is there already", "--checkpoint", checkpoint, "--output", tmp_path / "there.pt")
-    refused("logits", "no such folder to write to", "--checkpoint", checkpoint, "--output", tmp_path / "no/out.pt")
+    refused("logits", "there.pt/out.pt: cannot be written", "--checkpoint", checkpoint, "--output", tmp_path / "there.pt/out.pt")
 
 
 def test_commands_say_what_they_do_without_heavy_packages():

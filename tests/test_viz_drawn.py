@@ -99,8 +99,10 @@ def test_dots_of_near_zero_logits(axis, outputs):
     logits, labels = outputs
     logit_panels.near_zero_scatter(axis, models(logits, labels), "a")
     (dots,) = axis.collections
-    expected = torch.stack([100 * (logits.abs() < 0.5).double().mean(1), logits.double().softmax(1).amax(1)], 1)
-    np.testing.assert_allclose(dots.get_offsets(), expected, atol=1e-6)
+    x, y = dots.get_offsets().T
+    np.testing.assert_allclose(y, logits.double().softmax(1).amax(1), atol=1e-6)
+    beside = x - 100 * (logits.abs() < 0.5).double().mean(1).numpy()  # a multiple of 25 %: each dot lies at its own
+    assert 5 < np.abs(beside).max() <= 0.3 * 25 and abs(beside.mean()) < 1
 
 
 def test_the_density_stands_where_the_logits_lie(axis):

@@ -16,22 +16,25 @@ def folder(path: Path, command: str) -> None:
     for other, figure in FIGURES.items():
         if command in FIGURES and other != command and (path / figure).exists():
             raise InputError(f"--output {path}: holds the output of viz/{other}.py; choose another --output")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({reason(error)})")
+    _make(path, path)
 
 
 def check_file(output: Path, overwrite: bool, *inputs: Path) -> None:
-    """Raise InputError unless a file can be written at `output` without the loss of another."""
+    """Make the folder of a file. Raises InputError unless a file can be written at `output` without the loss of another."""
     if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
         raise InputError(f"--output {output} is one of the files to read; choose another name")
     if output.is_dir():
         raise InputError(f"--output {output} is a folder; name a file in it")
     if output.exists() and not overwrite:
         raise InputError(f"{output} is there already; --overwrite replaces it")
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder to write to")
+    _make(output.parent, output)
+
+
+def _make(path: Path, output: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({reason(error)})")
 
 
 @contextmanager

@@ -46,9 +46,13 @@ def near_zero_histogram(axis, models: Models, name: str) -> str:
 
 
 def near_zero_scatter(axis, models: Models, name: str) -> str:
-    """Top-1 probability against the share of near-zero logits, a dot per sample."""
+    """Top-1 probability against the share of near-zero logits, a dot per sample.
+
+    A share is a multiple of 1 / K. Each dot lies a little beside its own, at random, for at few classes many have the same.
+    """
     rows = models.rows[name]
     share, top, _, said = _drawn(rows.near_zero, rows.confidence, rows.right)
+    share = share + np.random.default_rng(0).uniform(-0.3, 0.3, len(share)) / models.classes
     axis.scatter(100 * share, top, s=8, alpha=0.4, color=models.colour(name), linewidths=0, rasterized=True)
     axis.set(xlabel=_near_zero(models.threshold), ylabel="top-1 probability", ylim=(-0.02, 1.02))
     return said

@@ -42,7 +42,7 @@ class Run:
 
     @cached_property
     def outputs(self) -> Outputs:
-        return Outputs(self.content, self.method)
+        return Outputs(self.content, f"{self.method} ({self.path})")
 
     @cached_property
     def samples(self) -> Samples:
