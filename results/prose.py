@@ -39,6 +39,8 @@ every interval, with filters by paper and by data set.
   95 % intervals are not corrected. A claim is tested only when all planned seeds of its methods are
   finished. A verdict says nothing about the size of a difference: read the interval. Undecided does
   not mean equal.
+- **Mean as claimed** counts the experiments in which the mean difference has the sign that the claim
+  states, whatever the verdict. It shows which undecided claims point one way. It is no test.
 - **Added seeds.** An experiment with fewer than {many} seeds may get {many} if
   `reproduce.py --power` says that they would decide further claims. Such an experiment is tested
   twice, before and after; the later verdict counts. Its corrected p is therefore doubled, even if no
@@ -64,7 +66,8 @@ SMALL = """\
 Most networks here are small and were trained for minutes. Most networks trained with CE are nearly
 calibrated, so a loss that lowers confidence raises their ECE (C9, C23). LS and MaxSup lower
 confidence in general, so C25a is contradicted almost by construction. Undecided does not mean
-equal.
+equal. "Mean as claimed in" counts the experiments in which the mean difference has the sign that
+the claim states, whatever the verdict; it is no test.
 """
 CAUTION = """\
 ## How to read this

@@ -186,10 +186,10 @@ def done(methods: dict[str, dict[int, dict]]) -> int:
 
 
 def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link: bool = True) -> str:
-    """A row for each claim: the experiments with the verdicts of `words`, and in how many it is undecided."""
+    """A row for each claim: in how many experiments the mean is as claimed, those with the verdicts of `words`, and the rest."""
     lines = [
-        f"| id | claim | source | {' | '.join(f'{word} in' for word in (*words, VERDICTS[2]))} |",
-        f"|{'---|' * (len(words) + 4)}",
+        f"| id | claim | source | mean as claimed in | {' | '.join(f'{word} in' for word in (*words, VERDICTS[2]))} |",
+        f"|{'---|' * (len(words) + 5)}",
     ]
     rows = {test.claim: [] for test in found}
     for test in found:
@@ -199,10 +199,11 @@ def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link
         names = [
             ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word]) for word in words
         ]
-        equal = [test.nothing for test in group if test.nothing]
-        open_ = f"{len(by[VERDICTS[2]]) - len(equal)} of {len(group) - len(equal)}"
+        equal, tested = [test.nothing for test in group if test.nothing], [test for test in group if not test.nothing]
+        as_claimed = f"{sum(test.mean > 0 for test in tested)} of {len(tested)}"
+        open_ = f"{sum(test.verdict == VERDICTS[2] for test in tested)} of {len(tested)}"
         open_ += f"; no test in {len(equal)}: {' or '.join(sorted(set(equal)))}" if equal else ""
-        lines.append(f"| {claim.id} | {claim.sentence} | {claim.source} | {' | '.join([*names, open_])} |")
+        lines.append(f"| {claim.id} | {claim.sentence} | {claim.source} | {' | '.join([as_claimed, *names, open_])} |")
     return "\n".join(lines) + "\n"
 
 

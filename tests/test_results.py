@@ -465,6 +465,13 @@ def test_a_page_of_made_up_runs():
     shown = [re.findall(r"^\| (C\w+) \|", group, re.M) for group in groups]  # every tested claim once, under its verdict
     assert sorted(sum(shown, [])) == sorted({t.claim.id for title in claims.TOPICS for t in judged[title]})
     assert [title for title, ids in zip(groups, shown, strict=True) if "C9" in ids][0].startswith("Contradicted in some")
+    signs = re.findall(r"^\| (C\w+) \|[^|]*\|[^|]*\| (\d+ of \d+) \|", "\n".join(groups), re.M)
+    values = {
+        id: [t.values for t in by.values() if t.claim.id == id and t in render.at_matched_strength(judged)] for id, _ in signs
+    }
+    some = {id: [one for one in of_claim if any(one)] for id, of_claim in values.items()}
+    assert dict(signs) == {id: f"{sum(np.mean(one) > 0 for one in of_claim)} of {len(of_claim)}" for id, of_claim in some.items()}
+    assert len(signs) == len(sum(shown, [])) and dict(signs)["C9"] == "0 of 2"
     papers = results.load("papers").markdown(render.metrics_of(found))
     assert "Our runs: cifar10-resnet20, trained for 30 epochs; the paper trains for 75." in papers
     assert "| method | seeds, ours | error %, ours | AURC, ours |" in papers and "| CE | 5 | " in papers
