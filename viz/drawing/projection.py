@@ -44,5 +44,6 @@ def _panel(name: str, plane: dict, split: str):
             axis.scatter(*corner, s=60, marker="X", color=colour, edgecolors="black", linewidths=0.8, zorder=3)
         axis.set(title=f"{name}, {SPLITS[split]}", xlabel="first axis of the plane", ylabel="second axis of the plane")
         axis.set_aspect("equal")
+        axis.locator_params(nbins=5)  # more numbers touch each other on a panel that this narrows
 
     return draw
