@@ -50,12 +50,19 @@ def test_cifar_resnets_are_the_papers():
     assert not [key for key in keys if "shortcut" in key or "downsample" in key]
 
 
-def test_a_block_that_adds_nothing_is_its_shortcut():
-    block = Block(4, 8, stride=2).eval()
+@pytest.mark.parametrize("size", [6, 7])
+def test_a_block_that_adds_nothing_is_its_shortcut(size):
+    """Every second pixel and its gradient, which keeps the layout that makes a backward pass fast."""
+    block = Block(4, 8, stride=2).to(memory_format=torch.channels_last).eval()
     torch.nn.init.zeros_(block.bn2.weight)
-    x = torch.randn(2, 4, 6, 6)
+    x, gradients = torch.randn(2, 4, size, size).to(memory_format=torch.channels_last).requires_grad_() * 1, []
+    x.register_hook(gradients.append)
     y = block(x)
     assert torch.equal(y[:, 2:6], x[:, :, ::2, ::2].relu()) and y[:, :2].abs().sum() + y[:, 6:].abs().sum() == 0
+    y.backward(torch.ones_like(y))
+    expected = torch.zeros_like(x)
+    expected[:, :, ::2, ::2] = (x[:, :, ::2, ::2] > 0).float()
+    assert torch.equal(gradients[0], expected) and gradients[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_more_processes_than_gpus(monkeypatch):

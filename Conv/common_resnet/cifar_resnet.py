@@ -46,7 +46,9 @@ class Block(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.padding:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+            # Pooling one pixel picks it. Its gradient stays in channels_last; that of a slice does not, which takes a tenth of a
+            # step's time on a CPU.
+            x = F.pad(F.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, self.padding, self.padding))
         return F.relu(x + y)
 
 
