@@ -9,17 +9,22 @@ commands there:
 
 ```
 python results/reproduce.py --list              # every experiment: data, methods, seeds, minutes, what is done
-python results/reproduce.py digits-parity       # runs an experiment that needs no download, then renders this page
+python results/reproduce.py digits-parity       # runs what is missing of an experiment, then renders the pages
 python results/reproduce.py --power cifar10-fine  # how many seeds each claim of a finished experiment would need
-python results/reproduce.py --render            # writes this page from the JSON files of the runs
+python results/reproduce.py --render            # writes this page and the tables of all others from the runs' JSON files
 ```
+
+The finished runs are part of the repository. To repeat an experiment, first move `results/runs/NAME`
+and, where it is there, `output/results/NAME` away.
 
 [`claims.py`](claims.py) lists the claims and their tests, [`experiments.py`](experiments.py) the
 experiments. [`index.html`](index.html), to be opened in a browser from a checkout, has a picture of
 every interval, with filters by paper and by data set.
 
 - **Measures.** [`viz/README.md`](../viz/README.md) describes them. d_within is its intra-class
-  variation, R2 its inter-class separability, ± the standard deviation over seeds. AURC and ECE use
+  variation, R2 its inter-class separability, ± the standard deviation over seeds. "MSP of wrong" is
+  the mean MSP of wrong predictions. "At equal MSP" compares right and wrong predictions within narrow
+  bins of MSP / (1 − MSP); the mean over the bins is weighted by their samples. AURC and ECE use
   all test images. The temperature and the exponent p of logit normalisation are chosen on a fifth
   of the test images. Measures that depend on them use the other images (means over ten such
   splits). C7 compares two scores on the same images. Linear transfer uses at most 10,000 training
@@ -33,6 +38,7 @@ every interval, with filters by paper and by data set.
   assumes normal differences, which five seeds are too few to check.
 - **Scope.** The tests cover variation between seeds only, not the choice of the test images. In bank
   and shoppers the seed also splits the table into training and test rows.
+- **Signs.** Each difference is taken such that a positive one agrees with the claim.
 - **Verdicts.** A claim is supported or contradicted if its corrected p is below {level:g}. Holm's
   correction covers all tests in one table of an experiment, including those in which no seed shows a
   difference. The tests of rising strengths and those of the recipes have tables of their own. The
@@ -57,10 +63,11 @@ every interval, with filters by paper and by data set.
 """
 # Under the counts of verdicts, in each page.
 WEAK = """\
-If all differences were zero, each experiment would still have a {percent:g} % chance of a false
-verdict. Of the {experiments} experiments with tests, {expected:.1f} would have one on average. A
-verdict from a single experiment is weak evidence. Experiments on the same data share test images,
-and most also share the network and the seeds, so they are not independent replications.
+If all differences were zero, each table of an experiment would still have a chance of up to
+{percent:g} % of a false verdict: {expected:.1f} on average in the {experiments} tables at constant strength,
+{all_expected:.1f} in all {tables} tables. A verdict from a single experiment is weak evidence.
+Experiments on the same data share test images, and most also share the network and the seeds, so
+they are not independent replications.
 """
 SMALL = """\
 Most networks here are small and were trained for minutes. Most networks trained with CE are nearly
@@ -75,8 +82,8 @@ CAUTION = """\
 {weak}
 distillation-cifar10 nearly repeats cifar10-fine: its networks without a teacher differ by one epoch.
 
-MaxSup and LS differ only where the prediction is wrong. At a training accuracy close to 100 %, they
-are nearly the same loss{near}.
+MaxSup and LS differ only where the prediction is wrong. They are nearly the same loss at a
+training accuracy close to 100 %{near}.
 
 LS and MaxSup lower confidence in general, so C25a is contradicted almost by construction. A lower
 MSP of wrong predictions does not by itself mean a better ranking; AURC measures that.
@@ -101,8 +108,9 @@ the papers' ImageNet results.
 PLANNED = """\
 ## Planned, not run
 
-These experiments need GPUs. `python results/reproduce.py NAME --data-path imagenet=FOLDER` runs one
-of those with a name on all GPUs of a machine. In the commands, `DATA` is that folder. GPU-hours are
+These experiments need GPUs. `python results/reproduce.py NAME --data-path imagenet=FOLDER` runs the
+command of one that has a name on all GPUs of a machine. To run a command yourself, set `DATA` to the
+absolute path of that folder; those in `Conv/ffcv` need `bash Conv/ffcv/install.sh` first. GPU-hours are
 the sum over all losses named, from published speeds: {images_per_second_source}.
 The size of the .ffcv files is extrapolated: {storage_source}.
 

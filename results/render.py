@@ -108,7 +108,7 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     words = {"at_02": at_02, "level": LEVEL, "many": MANY_SEEDS, "added": added, "worthwhile": ", ".join(worthwhile(judged))}
     parts = [prose.INTRODUCTION.format(**words), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
-    parts.append(prose.CAUTION.format(weak=weak(judged), near=f", as in {', '.join(near)} (over {NEAR} %)" if near else ""))
+    parts.append(prose.CAUTION.format(weak=weak(judged), near=f": over {NEAR} % in {' and '.join(near)}" if near else ""))
     first = claims.first_look(metrics)
     for name, methods in runs.items():
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
@@ -143,13 +143,16 @@ def counts(judged: dict[str, list[Test]]) -> str:
     """How the tests at matched strength came out, in one line."""
     verdicts = [test.verdict for test in at_matched_strength(judged) if not test.nothing]
     each = ", ".join(f"{word} {verdicts.count(word)}" for word in VERDICTS)
-    return f"{len(verdicts)} tests at matched strength, after correction for multiple testing: {each}."
+    return f"{len(verdicts)} tests at constant, matched strength, after correction for multiple testing: {each}."
 
 
 def weak(judged: dict[str, list[Test]]) -> str:
-    """What a single verdict is worth."""
+    """What a single verdict is worth. Each experiment has one table at constant strength, and one of each other kind."""
     tested = len({test.experiment for test in at_matched_strength(judged)})
-    return prose.WEAK.format(percent=100 * LEVEL, experiments=tested, expected=LEVEL * tested)
+    others = {(title, test.experiment) for title, found in judged.items() if title not in claims.TOPICS for test in found}
+    tables = tested + len(others)
+    words = {"experiments": tested, "expected": LEVEL * tested, "tables": tables, "all_expected": LEVEL * tables}
+    return prose.WEAK.format(percent=100 * LEVEL, **words)
 
 
 def summary(runs: dict, judged: dict[str, list[Test]]) -> str:
@@ -291,7 +294,9 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     if {run["data"] for run in every} != {EXPERIMENTS[experiment].data}:
         raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
     kinds = sorted({machine(run["hardware"]) for run in every})
-    lines += ["", f"Model: {some['model']}. The first run:", "", "```", some["command"], "```", ""]
+    prepare = EXPERIMENTS[experiment].prepare
+    first = [f"python {prepare}"] if prepare else []
+    lines += ["", f"Model: {some['model']}. The first run:", "", "```", *first, some["command"], "```", ""]
     lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
     if {"Conv/common_resnet/train.py", "bf16"} <= set(some["command"].split()) and any("AVX2" in kind for kind in kinds):
         lines += ["A CPU with only AVX2 has no bfloat16 instructions: float32 is rounded to bfloat16 in the same places there."]
