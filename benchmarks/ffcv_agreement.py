@@ -39,7 +39,7 @@ COLUMNS += [(f"Pillow `{way}`", ".2f") for way in WAYS] + [("same prediction, FF
 # Title: words for train_imagenet.py. The second sees digits of 64 px, where scaling matters more.
 MODELS = {
     "`digits.yaml`, 8 px": [],
-    "the same at 64 px": [
+    "ResNet-18's usual first layer, 64 px": [
         "--model.small_stem=0",
         *("--resolution.min_res=64", "--resolution.max_res=64", "--validation.resolution=64"),
     ],

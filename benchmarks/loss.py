@@ -53,7 +53,7 @@ def main() -> None:
     table.add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    columns = [("logits", ""), ("loss", ""), ("median ms", ".3f"), ("time / cross-entropy", ".2f"), ("peak memory MB", ".0f")]
+    columns = [("logits", ""), ("loss", ""), ("median ms", ".3f"), ("time / cross-entropy", ".2f"), ("peak memory MiB", ".0f")]
     columns.append(("memory / cross-entropy", ".2f"))
     rows = []
     for shape in args.shapes or SHAPES + (LARGE if args.device == "cuda" else []):

@@ -54,8 +54,16 @@ CASES = {
     "tiny_resnet": Case("Conv/common_resnet", "resnet8", 8, 10, (8, 8)),
 }
 LOOPS = ("timm", "torchvision", "ours")
-COLUMNS = [("model", ""), ("", ""), ("loss", ""), ("loop", ""), ("batch", "d"), ("images/s", ",.0f"), ("/ timm's loop", ".3f")]
-COLUMNS += [("/ torchvision's loop", ".3f"), ("time / with cross-entropy", ".3f"), ("peak memory MB", ",.0f")]
+COLUMNS = [
+    ("model", ""),
+    ("mode", ""),
+    ("loss", ""),
+    ("loop", ""),
+    ("batch", "d"),
+    ("images/s", ",.0f"),
+    ("speed / timm's loop", ".3f"),
+]
+COLUMNS += [("speed / torchvision's loop", ".3f"), ("time / same loop with cross-entropy", ".3f"), ("peak memory MiB", ",.0f")]
 
 
 def main() -> None:
