@@ -198,10 +198,10 @@ def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link
     for test in found:
         rows[test.claim].append(test)
     for claim, group in rows.items():
-        by = {word: [test for test in group if test.verdict == word] for word in VERDICTS}
-        names = [
-            ", ".join(f"[{t.experiment}](#{anchor(t.experiment)})" if link else t.experiment for t in by[word]) for word in words
-        ]
+        places = {
+            test.experiment: f"[{test.experiment}](#{anchor(test.experiment)})" if link else test.experiment for test in group
+        }
+        names = [", ".join(places[test.experiment] for test in group if test.verdict == word) for word in words]
         equal, tested = [test.nothing for test in group if test.nothing], [test for test in group if not test.nothing]
         as_claimed = f"{sum(test.mean > 0 for test in tested)} of {len(tested)}"
         open_ = f"{sum(test.verdict == VERDICTS[2] for test in tested)} of {len(tested)}"
