@@ -88,7 +88,7 @@ def find(runs: dict[str, list[Run]], command: Callable, intervals: bool, device:
             step(f"measuring {name}")
             measured[name].append(measure(run))
             if note := run.outputs.tempered.note:
-                run.notes.append(note)
+                run.notes.append(f"{run.path}: {note}")  # a seed, not its whole group
         if intervals and all(len(seeds) == 1 for seeds in runs.values()):
             step(f"intervals of {name}")
             draws[name] = resampled(seeds[0], measured[name][0])
