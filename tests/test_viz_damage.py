@@ -289,6 +289,8 @@ def test_logits_files_that_mean_nothing_are_one_line(tmp_path):
     with pytest.raises(InputError, match="refused, it holds more than tensors and plain types"):
         load(tmp_path / "a.pt")
     torch.save(good | {"best": np.float64(3.1)}, tmp_path / "a.pt")
+    assert torch.equal(load(tmp_path / "a.pt")["logits"], logits)  # a NumPy scalar is left unread, an array is refused
+    torch.save(good | {"best": np.ones(2)}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="plain types .numpy.*; nothing in it was run; if you trust it, read it with torch.load"):
         load(tmp_path / "a.pt")
     np.savez(tmp_path / "a.npz", logits=logits.numpy(), labels=labels.numpy())
