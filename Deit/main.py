@@ -64,6 +64,9 @@ def train(args) -> None:
     resume = run_folder.claim(output, args.resume, args.overwrite)
     found = weights.read_to_continue(str(resume)) if resume else None
 
+    if args.freeze_backbone and not (args.finetune or found):
+        raise InputError("--freeze-backbone: needs --finetune or a checkpoint to --resume, the weights that stay as they are")
+
     ratio = crop_ratio(args.input_size, args.eval_crop_ratio)
     evaluation = eval_transform(args.input_size, ratio, args.mean, args.std)
     training = evaluation if args.no_aug else build_augmentation(args)

@@ -63,8 +63,14 @@ class WithDenseLogits(nn.Module):
 
 
 def has_dense_logits(model: nn.Module) -> bool:
-    """Whether the classifier can read single locations: a linear layer right on the feature map's channels."""
+    """Whether the classifier can read single locations: a linear layer right on the feature map's channels.
+
+    A norm between the pooling and the classifier would be passed over.
+    """
     classifier = model.get_classifier()
+    norms = (getattr(model, "fc_norm", None), getattr(getattr(model, "head", None), "norm", None))
+    if any(norm is not None and not isinstance(norm, nn.Identity) for norm in norms):
+        return False
     return isinstance(classifier, nn.Linear) and classifier.in_features == model.num_features
 
 

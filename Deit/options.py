@@ -102,6 +102,10 @@ def without_effect(args: argparse.Namespace) -> list[str]:
     if options:
         why = "--src crops squares of one size" if args.src else f"images of up to {SMALL} px are padded and shifted, not cropped"
         notes.append(f"{', '.join('--' + name.replace('_', '-') for name in options)}: no effect, {why}")
+    distilling = {"none": ("distillation_alpha", "distillation_tau"), "hard": ("distillation_tau",), "soft": ()}
+    for name in distilling[args.distillation_type]:
+        if getattr(args, name) != default(name):
+            notes.append(f"--{name.replace('_', '-')}: no effect with --distillation-type {args.distillation_type}")
     if args.epochs <= args.warmup_epochs:
         notes.append(
             f"--epochs {args.epochs} ends within the warm-up, --warmup-epochs {args.warmup_epochs}: the rate never reaches --lr"

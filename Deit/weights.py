@@ -165,6 +165,8 @@ def build_teacher(args, classes: list[str]) -> Teacher:
     if names is None:
         say("the teacher's file has no class names: its outputs are taken to be in the student's order")
     stats = [[float(value) for value in found.facts[key]] for key in ("mean", "std")] if found.ours else None
+    if stats is None:
+        say("the teacher gets images with the student's mean and standard deviation; many ViTs of timm are made for 0.5 and 0.5")
     return Teacher(model, columns, (args.mean, args.std), tuple(stats) if stats else None)
 
 

@@ -94,6 +94,8 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
     with pytest.raises(InputError, match="holds no moving average of the weights; omit --model-ema or --ema"):
         train.main(options.get_parser().parse_args([str(word) for word in (*words, "--model-ema")]))
     own = ["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--data"]
+    with pytest.raises(InputError, match="--model resnet20: .*says what it is; omit the option"):  # a default, but typed
+        train.main(options.get_parser().parse_args([*own[:-1], "--model", "resnet20"]))
     with pytest.raises(InputError, match="--data imagenet needs --data-path"):
         train.main(options.get_parser().parse_args([*own, "imagenet"]))
     with pytest.raises(InputError, match="digits: has classes that .* was not trained on"):

@@ -1,8 +1,11 @@
 """Conv/common_resnet and Conv/ffcv: other names of options, what torchvision's flags become, contradictions, mixed images."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision import transforms
 
 from conftest import ROOT, complains, run
 from subprojects import Subproject
@@ -10,7 +13,7 @@ from training import CONV_TRAIN, assert_same, load, log
 
 SUBPROJECT = conv = Subproject("Conv/common_resnet")
 InputError = conv.load("errors").InputError
-options, flags, mixing = (conv.load(name) for name in ("options", "torchvision_flags", "mixing"))
+options, flags, mixing, train = (conv.load(name) for name in ("options", "torchvision_flags", "mixing", "train"))
 FLAGS = (ROOT / "tests/flags/torchvision.txt").read_text().split()
 LARGE = "--data imagenet --data-path p --model resnet18 --device cpu"
 # A value for each flag that takes one, other than the default here.
@@ -32,6 +35,7 @@ NEEDS |= {"--ra-magnitude": "--auto-augment ra", "--augmix-severity": "--auto-au
 
 def settled(words: str):
     args = options.get_parser().parse_args(words.split())
+    del args.said
     args.notes = options.fill_in(args)
     return args
 
@@ -133,6 +137,14 @@ def test_the_same_said_twice_is_no_contradiction():
 
 
 # ------------------------------------------------------------------------------------------------- mixup and cutmix
+
+
+def test_automatic_augmentation_scales_bilinearly():
+    """As torchvision's reference script does, and not as its transforms do if nothing is said."""
+    for kind in ("ra", "ta_wide", "augmix", "imagenet", "cifar10", "svhn"):
+        found = train.auto_augment(SimpleNamespace(auto_augment=kind, ra_magnitude=None, augmix_severity=None))
+        assert found.interpolation == transforms.InterpolationMode.BILINEAR
+    assert train.auto_augment(SimpleNamespace(auto_augment=None)) is None
 
 
 def test_mixup_is_a_function_of_seed_epoch_and_step():

@@ -91,6 +91,10 @@ def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_pa
     torch.save(state, tmp_path / "seven.pth")
     words += ["--finetune", tmp_path / "seven.pth", "--resume", "auto", "--output_dir", tmp_path / "run"]
     main(options(*words))  # which has no checkpoint yet
+    plain = [word for word in words if word not in ("--finetune", tmp_path / "seven.pth", "--output_dir", tmp_path / "run")]
+    refused(
+        "--freeze-backbone: needs --finetune or a checkpoint to --resume", *plain[len(PLAIN) :], "--output_dir", tmp_path / "no"
+    )
     printed = capsys.readouterr().out
     assert "the classifier is new: 7 classes" in printed and "position embeddings resized from 5 to 10 tokens" in printed
     assert "trained are 130 of" in printed

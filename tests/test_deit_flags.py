@@ -167,6 +167,11 @@ def test_options_of_a_training_that_change_nothing_are_named():
     assert settled("--src", "--scale", 0.3, 1).notes == ["--scale: no effect, --src crops squares of one size"]
     (short,) = settled("--epochs", 5).notes
     assert short.startswith("--epochs 5 ends within the warm-up, --warmup-epochs 5")
+    assert settled("--distillation-tau", 2, "--distillation-alpha", 0.3).notes == [
+        "--distillation-alpha: no effect with --distillation-type none",
+        "--distillation-tau: no effect with --distillation-type none",
+    ]
+    assert settled("--distillation-type", "soft", "--teacher-path", "P", "--distillation-tau", 2).notes == []
     assert settled("--epochs", 6).notes == settled("--input-size", 32).notes == settled("--scale", 0.3, 1).notes == []
 
 

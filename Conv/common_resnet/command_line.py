@@ -9,16 +9,17 @@ from errors import InputError
 
 
 class Parser(errors.Parser):
-    """A parser for the options of add_option. Raises InputError for every mistake on a command line."""
+    """A parser for the options of add_option. Raises InputError for every mistake on a command line.
+
+    `said` in what it returns holds the options that were typed, so that one that repeats a default is known, too.
+    """
 
     def __init__(self, **options: Any):
         super().__init__(**options)
         self.listed: list[str] = []
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        found = super().parse_args(args, namespace)
-        vars(found).pop("said", None)
-        return found
+        return super().parse_args(args, argparse.Namespace(said={}) if namespace is None else namespace)
 
     def spellings(self) -> list[str]:
         return self.listed
@@ -29,11 +30,10 @@ class Option(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         value = values if self.nargs != 0 else self.const
-        said = vars(namespace).setdefault("said", {})
-        before, other = said.get(self.dest, (value, option_string))
+        before, other = namespace.said.get(self.dest, (value, option_string))
         if before != value and other != option_string:
             raise InputError(f"{other} {show(before)} and {option_string} {show(value)} contradict: they set one option")
-        said[self.dest] = (value, option_string)
+        namespace.said[self.dest] = (value, option_string)
         setattr(namespace, self.dest, value)
 
 

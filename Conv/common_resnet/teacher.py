@@ -69,6 +69,8 @@ def build_teacher(
     states.load_weights(model, found.weights, source)
     columns = match_columns(foreign.class_names(found.classes, count, classes), count, classes, source)
     theirs = (facts["mean"], facts["std"]) if found.ours else None
+    if theirs is None:
+        say(f"{source} names no mean and standard deviation: the teacher gets the student's")
     return Teacher(model.to(memory_format=torch.channels_last), columns, stats, theirs)
 
 

@@ -48,8 +48,8 @@ TESTED = ("data", "data_path", "model", "width", "stem_stride", "input_size", "c
 
 
 def main(args: argparse.Namespace) -> None:
-    default = get_parser().get_default
-    given = {name: value for name, value in vars(args).items() if name in TESTED and value not in (None, default(name))}
+    said = vars(args).pop("said")
+    given = {name: getattr(args, name) for name in TESTED if name in said}
     notes = fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
     if not args.test_only:
@@ -186,15 +186,16 @@ def train(args: argparse.Namespace) -> None:
 
 
 def auto_augment(args: argparse.Namespace) -> Callable | None:
-    """The transform of --auto-augment, or None."""
-    kind = args.auto_augment
+    """The transform of --auto-augment, or None; images are scaled bilinearly, as in torchvision's reference script."""
+    kind, bilinear = args.auto_augment, transforms.InterpolationMode.BILINEAR
     if kind == "ra":
-        return transforms.RandAugment(magnitude=9 if args.ra_magnitude is None else args.ra_magnitude)
+        magnitude = 9 if args.ra_magnitude is None else args.ra_magnitude
+        return transforms.RandAugment(magnitude=magnitude, interpolation=bilinear)
     if kind == "ta_wide":
-        return transforms.TrivialAugmentWide()
+        return transforms.TrivialAugmentWide(interpolation=bilinear)
     if kind == "augmix":
-        return transforms.AugMix(severity=args.augmix_severity or 3)
-    return transforms.AutoAugment(transforms.AutoAugmentPolicy(kind)) if kind else None
+        return transforms.AugMix(severity=args.augmix_severity or 3, interpolation=bilinear)
+    return transforms.AutoAugment(transforms.AutoAugmentPolicy(kind), interpolation=bilinear) if kind else None
 
 
 def test(args: argparse.Namespace, given: dict) -> None:
