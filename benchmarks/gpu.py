@@ -97,12 +97,15 @@ def measure(args, deadline: float) -> None:
     parts = TINY if args.cpu_rehearsal else PARTS
     failed = {name for name, part in found["parts"].items() if part["status"]}  # tried again, after the others
     for name, (minutes, folders, command) in sorted(parts.items(), key=lambda part: part[0] in failed):
-        key = {"gpu": gpu, "torch": torch.__version__, "code": digest([command.split()[0], *folders])}
+        key = {"gpu": gpu, "torch": torch.__version__, "command": command, "code": digest([command.split()[0], *folders])}
         if (key | {"status": 0}).items() <= found["parts"].get(name, {}).items():
             print(f"{name}: fresh")
             continue
         if deadline - time.time() < 60 * minutes:
-            return print(f"{name}: needs {minutes} minutes, which are not left; the same command goes on")
+            if minutes < args.minutes:
+                return print(f"{name}: needs {minutes} minutes, which are not left; the same command goes on")
+            print(f"{name}: needs {minutes} minutes; give --minutes {minutes + 1} or more")
+            continue
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "table.json"
             if "{images}" in command:

@@ -151,8 +151,8 @@ EXPERIMENTS = {
     "fashion-longtail-50": _more(
         _fashion("long-tailed, imbalance 50 (120 to 6,000 images per class)", "--epochs 12 --imbalance-ratio 50", LONG_TAIL, 2.5)
     ),
-    "fashion-longtail-100": _fashion(
-        "long-tailed, imbalance 100 (60 to 6,000 images per class)", "--epochs 12 --imbalance-ratio 100", LONG_TAIL, 2.5
+    "fashion-longtail-100": _more(
+        _fashion("long-tailed, imbalance 100 (60 to 6,000 images per class)", "--epochs 12 --imbalance-ratio 100", LONG_TAIL, 2.5)
     ),
     "cifar100-coarse": Experiment(
         "CIFAR-100",

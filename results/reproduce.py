@@ -72,9 +72,10 @@ def main() -> None:
     deadline = time.time() + 60 * args.minutes if args.minutes is not None else None
     for name in args.experiments:
         if name in EXPERIMENTS:
-            left = finish(name, chosen(name, args), machine, args, deadline)
+            runs = chosen(name, args)
+            left = finish(name, runs, machine, args, deadline)
             if left:
-                why = "the same command goes on" if deadline else "they need runs that --methods leaves out"
+                why = "they need runs that --methods leaves out" if blocked(runs) else "the same command goes on"
                 print(f"{name}: {left} of the runs asked for are left; {why}")
         else:
             run_planned(name, planned()[name], machine.data["imagenet"])
@@ -84,8 +85,11 @@ def main() -> None:
 
 
 def check(args) -> None:
-    """Exit with one line for names, methods and paths that are not there."""
+    """Exit with one line for names, methods and paths that are not there, and for options that would do nothing."""
     plans = planned()
+    instead = [name for name in ("list", "power", "render") if getattr(args, name)]
+    if instead and args.experiments:
+        sys.exit(f"error: --{instead[0]} and {args.experiments[0]}: the first runs no experiment; give one of them")
     for name in [*args.experiments, *([args.power] if args.power else [])]:
         if name not in EXPERIMENTS and (name not in plans or name == args.power):
             sys.exit(f"error: {name}: no such experiment; there are {', '.join([*EXPERIMENTS, *plans])}")
@@ -101,6 +105,9 @@ def check(args) -> None:
     for name in args.experiments:
         if name in plans and not (paths.get("imagenet", Path("-")) / "train").is_dir():
             sys.exit(f"error: {name}: give --data-path imagenet=FOLDER, where FOLDER holds train/ and val/")
+        unused = [option for option in ("methods", "seeds", "minutes") if name in plans and getattr(args, option) is not None]
+        if unused:
+            sys.exit(f"error: --{unused[0]}: {name} is one command that runs as a whole; omit the option")
         if name in EXPERIMENTS:
             experiment = EXPERIMENTS[name]
             if experiment.needed and experiment.source not in paths:
@@ -127,6 +134,12 @@ def chosen(name: str, args) -> list[Run]:
     """Runs of an experiment seed by seed, so that whatever is finished is paired."""
     methods = [method for method in EXPERIMENTS[name].methods if method in (args.methods or EXPERIMENTS[name].methods)]
     return [Run(name, method, seed) for seed in range(args.seeds or EXPERIMENTS[name].seeds) for method in methods]
+
+
+def blocked(runs: list[Run]) -> bool:
+    """Whether one of the runs needs another, not finished, which was not asked for."""
+    needs = [need for run in runs if not run.json.exists() for need in run.needs]
+    return any(not need.json.exists() and need not in runs for need in needs)
 
 
 def show(jobs: int) -> None:
@@ -164,11 +177,12 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
     def starts() -> Iterator[Iterator[None] | None]:
         waiting = list(missing)
         while waiting:
+            waiting = [run for run in waiting if not run.json.exists()]  # another process may have finished some
             ready = [run for run in waiting if all(need.json.exists() for need in run.needs) and fits(run)]
             if ready:  # what another process works on comes last
                 run, lock = next(((run, lock) for run in ready if (lock := run.claim())), (ready[0], None))
                 waiting.remove(run)
-                started[run] = time.time()
+                started[run] = time.time() if lock else None  # None: trained by another process, for an unknown time
                 yield run.whole(machine, lock)
             elif any(not run.json.exists() for run in started):
                 yield None  # one that is needed is under way
@@ -179,7 +193,7 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
         """Whether a run ends before the deadline. One that is longer than the whole time is advanced by a part instead."""
         if deadline is None:
             return True
-        took = [run.json.stat().st_mtime - start for run, start in started.items() if run.json.exists()]
+        took = [run.json.stat().st_mtime - start for run, start in started.items() if start and run.json.exists()]
         seconds = max(took) if took else 60 * EXPERIMENTS[name].minutes
         left = deadline - time.time()
         return left > 0 and (seconds * (1 - run.finished_epochs / epochs) < left or seconds > 60 * args.minutes)
