@@ -47,7 +47,7 @@ def test_the_rehearsal_measures_every_part_once(tmp_path):
     assert "runs: less than a minute is left" in again
     found["parts"]["loss"]["torch"] = "1.0"  # another version's result
     (tmp_path / "results.json").write_text(json.dumps(found))
-    assert "loss: needs 1 minutes, which are not left" in rehearse(tmp_path, "--minutes", "0.5").stdout
+    assert "loss: needs 1 minutes; give --minutes 2 or more" in rehearse(tmp_path, "--minutes", "0.5").stdout
     assert results() == before
 
 
