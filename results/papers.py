@@ -32,8 +32,11 @@ def imagenet(rows: dict[str, list]) -> str:
 def beside(setting: dict, metrics: dict) -> str:
     """A row per method: each figure as the paper reports it, if known, and our mean and standard deviation over seeds."""
     methods = setting["methods"]
-    done = [(runs, methods.keys() & metrics.get(runs["experiment"], {}).keys()) for runs in setting["ours"]]
-    runs = next((runs for runs, found in sorted(done, key=lambda one: -len(one[1])) if found), None)
+
+    def measured(runs: dict) -> int:
+        return len(methods.keys() & metrics.get(runs["experiment"], {}).keys())
+
+    runs = max(filter(measured, setting["ours"]), key=measured, default=None)
     found = metrics[runs["experiment"]] if runs else {}
     figures = list(next(iter(methods.values())))
     columns = [

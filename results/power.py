@@ -19,11 +19,9 @@ def power(name: str) -> str:
         own = [test for test in found if test.experiment == name]
         lines += [f"{title}:"] if own else []
         for test in own:
-            if test.nothing:
-                lines.append(f"{test.claim.id:5}{what(test):76}{len(test.values):10}  {test.nothing}")
-                continue
             spread = deviation(test.values)
             alone, corrected = (seeds_needed(test.mean, spread, level) for level in (LEVEL, test.level))
-            cells = [f"{'> 1000' if seeds is None else seeds:>11}" for seeds in (alone, corrected)]
-            lines.append(f"{test.claim.id:5}{what(test):76}{len(test.values):10}{''.join(cells)}")
+            cells = "".join(f"{'> 1000' if seeds is None else seeds:>11}" for seeds in (alone, corrected))
+            needed = f"  {test.nothing}" if test.nothing else cells
+            lines.append(f"{test.claim.id:5}{what(test):76}{len(test.values):10}{needed}")
     return "\n".join(lines)

@@ -103,11 +103,12 @@ def check(args) -> None:
             sys.exit(f"error: --data-path {words}: {path} does not exist")
         paths[name] = Path(path)
     for name in args.experiments:
-        if name in plans and not (paths.get("imagenet", Path("-")) / "train").is_dir():
-            sys.exit(f"error: {name}: give --data-path imagenet=FOLDER, where FOLDER holds train/ and val/")
-        unused = [option for option in ("methods", "seeds", "minutes") if name in plans and getattr(args, option) is not None]
-        if unused:
-            sys.exit(f"error: --{unused[0]}: {name} is one command that runs as a whole; omit the option")
+        if name in plans:
+            if not (paths.get("imagenet", Path("-")) / "train").is_dir():
+                sys.exit(f"error: {name}: give --data-path imagenet=FOLDER, where FOLDER holds train/ and val/")
+            for option in ("methods", "seeds", "minutes"):
+                if getattr(args, option) is not None:
+                    sys.exit(f"error: --{option}: {name} is one command that runs as a whole; omit the option")
         if name in EXPERIMENTS:
             experiment = EXPERIMENTS[name]
             if experiment.needed and experiment.source not in paths:

@@ -85,16 +85,14 @@ def test_a_file_of_deit_is_continued(trained, few, tmp_path, capsys):
 def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_path, capsys):
     """Position embeddings are resized as in DeiT's code, the classifier is new, all else is the checkpoint's."""
     words = [*PLAIN, "--data-path", few, "--input-size", 48, "--epochs", 1, "--batch-size", 32, "--freeze-backbone"]
+    without = "--freeze-backbone: needs --finetune or a checkpoint to --resume"
+    refused(without, *words[len(PLAIN) :], "--output_dir", tmp_path / "no")
     state = load(trained)
     state["model"] |= {"head.weight": torch.zeros(7, 64), "head.bias": torch.zeros(7)}
     del state["classes"], state["args"]
     torch.save(state, tmp_path / "seven.pth")
     words += ["--finetune", tmp_path / "seven.pth", "--resume", "auto", "--output_dir", tmp_path / "run"]
     main(options(*words))  # which has no checkpoint yet
-    plain = [word for word in words if word not in ("--finetune", tmp_path / "seven.pth", "--output_dir", tmp_path / "run")]
-    refused(
-        "--freeze-backbone: needs --finetune or a checkpoint to --resume", *plain[len(PLAIN) :], "--output_dir", tmp_path / "no"
-    )
     printed = capsys.readouterr().out
     assert "the classifier is new: 7 classes" in printed and "position embeddings resized from 5 to 10 tokens" in printed
     assert "trained are 130 of" in printed

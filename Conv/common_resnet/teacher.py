@@ -70,7 +70,7 @@ def build_teacher(
     columns = match_columns(foreign.class_names(found.classes, count, classes), count, classes, source)
     theirs = (facts["mean"], facts["std"]) if found.ours else None
     if theirs is None:
-        say(f"{source} names no mean and standard deviation: the teacher gets the student's")
+        say(f"{source}: the teacher gets images with the student's mean and standard deviation")
     return Teacher(model.to(memory_format=torch.channels_last), columns, stats, theirs)
 
 

@@ -186,7 +186,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def auto_augment(args: argparse.Namespace) -> Callable | None:
-    """The transform of --auto-augment, or None; images are scaled bilinearly, as in torchvision's reference script."""
+    """The transform of --auto-augment, or None; it rotates and shears bilinearly, as torchvision's reference script does."""
     kind, bilinear = args.auto_augment, transforms.InterpolationMode.BILINEAR
     if kind == "ra":
         magnitude = 9 if args.ra_magnitude is None else args.ra_magnitude

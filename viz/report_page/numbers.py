@@ -104,17 +104,15 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
     chosen = choose(model, held_out)
     means = sparse.csr_array(torch.stack([run.samples.nll, run.samples.near_zero]).numpy())
     scored = (~run.outputs.tempered.held_out).double().numpy()  # (splits, units)
-    sums = sparse.vstack(
-        [means, sparse.csr_array(scored), _calibration_gaps(run)]
-    ).tocsr()  # not a dense product: its threads would wait for each other
+    # Not a dense product: its threads would wait for each other.
+    sums = sparse.vstack([means, sparse.csr_array(scored), _calibration_gaps(run)]).tocsr()
 
     def part(index: int) -> dict[str, np.ndarray]:
         weights = draws[index]()  # (units, R)
         of_all = figures(weigh(model.rankings["msp"], weights))
         found = {key: of_all[key] for key in _OF_RANKING} | {"top1": 100 * (1 - of_all["error"])}
-        nll, near_zero, *rest = sums @ weights
-        images, gaps = np.stack(rest[: len(scored)]), rest[len(scored) :]
-        found["nll"], found["near_zero"] = nll / units, near_zero / units
+        mean_sums, images, gaps = np.split(sums @ weights, [2, 2 + len(scored)])
+        found["nll"], found["near_zero"] = mean_sums / units
         errors = np.abs(np.reshape(gaps, (-1, BINS, weights.shape[1]))).sum(1)
         found["ece"], found["ece_temperature"] = errors[0] / units, (errors[1:] / np.maximum(images, 1)).mean(0)
         if chosen and index < fewer:
