@@ -223,6 +223,7 @@ def prepare(experiment: Experiment) -> None:
 if __name__ == "__main__":
     try:
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except BrokenPipeError:  # whoever read the list has seen enough

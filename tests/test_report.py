@@ -478,6 +478,8 @@ def test_bad_input(pair, page_of_logits, tmp_path, monkeypatch):
         ("--group", "x"): "--group x: a name and then at least one file",
         ("--input", a, "--only", "logits", "--skip", "logits"): "leave no section",
         ("--input", a, "--figure", "gradcam"): "--figure gradcam: Grad-CAM needs images",
+        ("--input", a, "--figure", "projection", "--note", "x"): "--note: belongs to the page, which --figure does not make",
+        ("--group", "x", a, b, "--data", "digits"): "--data: needs checkpoints, and these are logits files",
     }.items():
         with pytest.raises(InputError, match=match):
             call(monkeypatch, *words, *out)

@@ -295,6 +295,14 @@ def test_reproduce_lists_and_refuses(tmp_path):
     complains(run(program, "imagenet-resnet50", "--data-path", f"imagenet={tmp_path}"), "train/")
 
 
+def test_a_reader_who_has_seen_enough_of_the_list_is_no_error():
+    program = subprocess.Popen(
+        [sys.executable, ROOT / "results/reproduce.py", "--list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    program.stdout.close()  # before anything is written, as `head` does after its last line
+    assert program.stderr.read() == b"" and program.wait() == 0
+
+
 TINY = """
 WORDS = "--data digits --model resnet8 --width 8 --batch-size 64 --epochs 2 --num-workers 0"
 METHODS = {"heir of CE": "--loss ce --init {CE}/checkpoint.pth", "CE": "--loss ce", "LS 0.2": "--loss ls --alpha 0.2"}

@@ -233,8 +233,17 @@ def test_where_a_split_leaves_nothing(tmp_path, monkeypatch):
     call(monkeypatch, "--input", tmp_path / "six.pt", "--output", tmp_path / "m.json")
     found = read(tmp_path / "m.json", "six")
     assert found["temperature"] is None and found["ece_temperature"] is None and 0 <= found["ece"] <= 1
-    with pytest.raises(InputError, match="--transfer: needs the features"):
-        call(monkeypatch, "--input", tmp_path / "six.pt", "--transfer", "--output", tmp_path / "m.json")
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path, monkeypatch):
+    for words, match in (
+        (("--input", "a.pt", "--transfer"), "--transfer: needs images, so --checkpoint"),
+        (("--input", "a.pt", "--mean", 0, 0, 0), "--mean: needs images, so --checkpoint"),
+        (("--checkpoint", "a.pth", "--ignore-index", 3), "--ignore-index: goes with --input"),
+        (("--checkpoint", "a.pth", "--transfer-labels", "prefix"), "--transfer-labels: goes with --transfer"),
+    ):
+        with pytest.raises(InputError, match=match):
+            call(monkeypatch, *words, "--output", tmp_path / "m.json")
 
 
 def test_nothing_right_or_nothing_wrong(tmp_path, monkeypatch):

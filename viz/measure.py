@@ -45,8 +45,12 @@ def main() -> None:
     options.add_images(parser)
     args = options.parse(parser)
     kind, found = "checkpoint" if args.checkpoint else "input", {}
-    if args.input and args.transfer:
-        raise InputError("--transfer: needs the features of training images, so --checkpoint instead of --input")
+    if args.input:
+        options.refuse(args, "needs images, so --checkpoint instead of --input", "transfer", *options.OF_CHECKPOINTS)
+    else:
+        options.refuse(args, "goes with --input", "ignore_index")
+    if not args.transfer:
+        options.refuse(args, "goes with --transfer", "transfer_labels")
     check_output(args.output)
     for name, path in options.models_of(args).items():
         metrics = of_checkpoint(path, name, args) if args.checkpoint else of_logits(path, name, args.ignore_index)
@@ -62,8 +66,8 @@ def check_output(path: Path) -> None:
     """Make the folder of the output. Raises InputError unless a file of this command can be written there."""
     if path.suffix != ".json":
         raise InputError(f"--output {path}: the name of a JSON file ends with .json")
+    outputs.make_folder(path.parent, path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         earlier = json.loads(path.read_bytes()) if path.exists() else {"models": {}}
     except OSError as error:
         raise InputError(f"--output {path}: cannot be written ({errors.reason(error)})")

@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=options.THRESHOLD, help=help_)
     options.add_images(parser)
     args = options.parse(parser)
+    if args.figure:
+        options.refuse(args, "belongs to the page, which --figure does not make", "only", "skip", "title", "note")
     files = methods(args)
     wanted = [key for key in SECTIONS if key not in args.skip and (args.only is None or key in args.only)]
     if not wanted and not args.figure:
@@ -51,9 +53,9 @@ def main() -> None:
     from report_page import make
 
     if args.figure:
-        make.one_figure(files, args, command_of(args, parser))
+        make.one_figure(files, args, command_of(args))
     else:
-        make.page(files, wanted, args, command_of(args, parser))
+        make.page(files, wanted, args, command_of(args))
 
 
 def methods(args: argparse.Namespace) -> dict[str, list[Path]]:
@@ -71,7 +73,7 @@ def methods(args: argparse.Namespace) -> dict[str, list[Path]]:
     return {name: list(map(Path, paths)) for name, (_, *paths) in zip(names, args.group, strict=True)}
 
 
-def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Callable[[str | None], str]:
+def command_of(args: argparse.Namespace) -> Callable[[str | None], str]:
     """The function from a figure's name to the command that draws it alone; from None to the command of this page."""
     words = ["python", "viz/report.py"]
     for name, *paths in args.group or []:
@@ -80,8 +82,8 @@ def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Cal
         values = getattr(args, key)
         words += [f"--{key}", *map(str, values)] if values else []
     for key in REPEATED:
-        value = getattr(args, key)
-        if value != parser.get_default(key):
+        if key in args.given:
+            value = getattr(args, key)
             values = [] if value is True else value if isinstance(value, list) else [value]
             words += [f"--{key.replace('_', '-')}", *map(str, values)]
 
@@ -89,8 +91,8 @@ def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Cal
         if figure:
             return shlex.join([*words, "--figure", figure, "--output", str(args.output / "figures")])
         more = [word for key in ("only", "skip") if getattr(args, key) for word in (f"--{key}", *getattr(args, key))]
-        more += ["--title", args.title] if args.title != parser.get_default("title") else []
-        more += [word for note in args.note or [] for word in ("--note", note)]
+        more += ["--title", args.title] if "title" in args.given else []
+        more += [word for note in args.note for word in ("--note", note)]
         return shlex.join([*words, *more, "--output", str(args.output)])
 
     return command

@@ -14,6 +14,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")  # what --data knows
 INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts before it scales
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
+OF_CHECKPOINTS = ("data_path", "data", *OVERRIDES, "model_ema")  # options that do nothing for logits files
 THRESHOLD = 0.01  # the MaxSup paper's: a logit z is near zero if |z| is below this
 ALPHA = 0.1  # of label smoothing
 FRACTION, REPEATS, SEED = 0.2, 10, 0  # of the images held out for fitting, in so many random splits
@@ -117,8 +118,12 @@ def add_preprocessing(to: argparse.ArgumentParser) -> None:
 
 
 def parse(to: argparse.ArgumentParser, **ranges: tuple[float, float]) -> argparse.Namespace:
-    """The command line. Raises InputError for a number out of RANGES or `ranges`, and for a --device that is not there."""
+    """The command line, and in `given` the names of the options that are not at their default.
+
+    Raises InputError for a number out of RANGES or `ranges`, and for a --device that is not there.
+    """
     args = to.parse_args()
+    args.given = {name for name, value in vars(args).items() if value != to.get_default(name)}
     for name, (low, high) in (RANGES | ranges).items():
         value = getattr(args, name, None)
         for number in value if isinstance(value, list | tuple) else [] if value is None else [value]:
@@ -135,6 +140,13 @@ def parse(to: argparse.ArgumentParser, **ranges: tuple[float, float]) -> argpars
         if args.device == "cuda" and local >= found:
             raise InputError(f"process {local + 1} of this machine finds {found} GPU(s): start as many processes")
     return args
+
+
+def refuse(args: argparse.Namespace, why: str, *names: str) -> None:
+    """Raise InputError for an option that is given where it does nothing: whoever gives it expects something of it."""
+    for name in names:
+        if name in args.given:
+            raise InputError(f"--{name.replace('_', '-')}: {why}")
 
 
 def models_of(args: argparse.Namespace) -> dict[str, Path]:

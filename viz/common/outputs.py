@@ -16,7 +16,7 @@ def folder(path: Path, command: str) -> None:
     for other, figure in FIGURES.items():
         if command in FIGURES and other != command and (path / figure).exists():
             raise InputError(f"--output {path}: holds the output of viz/{other}.py; choose another --output")
-    _make(path, path)
+    make_folder(path, path)
 
 
 def check_file(output: Path, overwrite: bool, *inputs: Path) -> None:
@@ -27,10 +27,11 @@ def check_file(output: Path, overwrite: bool, *inputs: Path) -> None:
         raise InputError(f"--output {output} is a folder; name a file in it")
     if output.exists() and not overwrite:
         raise InputError(f"{output} is there already; --overwrite replaces it")
-    _make(output.parent, output)
+    make_folder(output.parent, output)
 
 
-def _make(path: Path, output: Path) -> None:
+def make_folder(path: Path, output: Path) -> None:
+    """Make a folder for `output`. Raises InputError where that cannot be done."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

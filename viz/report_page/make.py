@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import errors, outputs, terminal
+from common import errors, options, outputs, terminal
 from common.errors import InputError, printable
 
 import torch
@@ -33,6 +33,7 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
     if len(set(kinds.values())) > 1:
         raise InputError("--group: some files are logits files and others checkpoints; take one kind for all")
     if any(kinds.values()):
+        options.refuse(args, "needs checkpoints, and these are logits files", *options.OF_CHECKPOINTS)
         torch.set_num_threads(1)  # passes over memory: more threads save little, and where others compute too they wait
     runs = {}
     for name, paths in files.items():
