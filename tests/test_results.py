@@ -295,12 +295,12 @@ def test_reproduce_lists_and_refuses(tmp_path):
     complains(run(program, "imagenet-resnet50", "--data-path", f"imagenet={tmp_path}"), "train/")
 
 
-def test_a_reader_who_has_seen_enough_of_the_list_is_no_error():
-    program = subprocess.Popen(
-        [sys.executable, ROOT / "results/reproduce.py", "--list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def test_a_reader_who_has_seen_enough_is_no_error():
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, ROOT / "results/reproduce.py", "--power", "imdb"]
+    program = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered)
     program.stdout.close()  # before anything is written, as `head` does after its last line
-    assert program.stderr.read() == b"" and program.wait() == 0
+    assert program.communicate()[1] == b"" and program.returncode == 0
 
 
 TINY = """
