@@ -47,7 +47,11 @@ class Training:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="All other options, such as --data-path and --batch-size, go to main.py; python main.py --help lists them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--nodes", type=int, default=1, help="machines")
     parser.add_argument("--ngpus", type=int, default=8, help="processes per machine, one per GPU")
     parser.add_argument("--hours", type=float, default=72, help="time limit of a job")

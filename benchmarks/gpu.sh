@@ -6,6 +6,6 @@
 #   bash benchmarks/gpu.sh --pack DIR --data-path FOLDER   CIFAR-10 and wheels in folders that travel one by one
 set -euo pipefail
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-python=${PYTHON:-$here/../.venv/bin/python}
+python=${PYTHON:-${VIRTUAL_ENV:-$here/../.venv}/bin/python}
 [ -x "$(command -v "$python")" ] || python=python3
 exec "$python" "$here/gpu.py" "$@"

@@ -14,7 +14,6 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 import claims
-import prose
 import render
 from claims import Claim, Test
 from experiments import EXPERIMENTS
@@ -74,7 +73,7 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("index.html.j2").render(
         summary=render.counts(judged) if tested else "",
-        small=prose.SMALL.strip(),
+        small=render.small(judged).strip(),
         weak=render.weak(judged),
         level=LEVEL,
         half=HALF,
@@ -113,7 +112,7 @@ def cell(test: Test | None, name: str, bound: float) -> Cell:
     if test is None:
         return empty
     if test.nothing:
-        return Cell(name, empty.data, KINDS[VERDICTS[2]], VERDICTS[2], test.nothing)
+        return Cell(name, empty.data, KINDS[VERDICTS[2]], "no test", test.nothing)
     places = render.places_of(test.claim)
     mean, low, high = (f"{value:+.{places}f}".replace("-", "−") for value in (test.mean, test.low, test.high))
     words = f"{name}. {render.what(test).replace(' - ', ' − ')}: {mean}; 95 % interval {low} to {high} over {len(test.values)} "

@@ -163,7 +163,7 @@ def reported() -> Iterator[str]:
     """What the papers report and what is commonly stated, a sentence each, from the claims that results/ tests."""
     every = [claim for found in TOPICS.values() for claim in found if claim.id in REPORTED]
     for source in (MAXSUP, SELECTIVE, OVERVIEW):
-        sentences = [f"that {claim.reported or claim.sentence}" for claim in every if claim.source == source]
+        sentences = [f"that {claim.sentence}" for claim in every if claim.source == source]
         said = f"{', '.join(sentences[:-1])}{',' * (len(sentences) > 2)} and {sentences[-1]}"
         yield f"It is {source} {said}." if source == OVERVIEW else f"The {source} reports {said}."
 

@@ -108,7 +108,8 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     words = {"at_02": at_02, "level": LEVEL, "many": MANY_SEEDS, "added": added, "worthwhile": ", ".join(worthwhile(judged))}
     parts = [prose.INTRODUCTION.format(**words), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
-    parts.append(prose.CAUTION.format(weak=weak(judged), near=f": over {NEAR} % in {' and '.join(near)}" if near else ""))
+    words = {"weak": weak(judged), "near": f": over {NEAR} % in {' and '.join(near)}" if near else ""}
+    parts.append(prose.CAUTION.format(**words, **of_right_predictions(metrics, judged)))
     first = claims.first_look(metrics)
     for name, methods in runs.items():
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
@@ -143,7 +144,25 @@ def counts(judged: dict[str, list[Test]]) -> str:
     """How the tests at matched strength came out, in one line."""
     verdicts = [test.verdict for test in at_matched_strength(judged) if not test.nothing]
     each = ", ".join(f"{word} {verdicts.count(word)}" for word in VERDICTS)
-    return f"{len(verdicts)} tests at constant, matched strength, after correction for multiple testing: {each}."
+    return f"{len(verdicts)} tests at constant strengths, after correction for multiple testing: {each}."
+
+
+def small(judged: dict[str, list[Test]]) -> str:
+    """What small networks can show, with the share of the contradicted tests that calibrated networks explain."""
+    contradicted = [test for test in at_matched_strength(judged) if test.verdict == VERDICTS[1]]
+    of_confidence = sum(test.claim.id in ("C9", "C23a", "C23b", "C25a") for test in contradicted)
+    return prose.SMALL.format(of_confidence=of_confidence, contradicted=len(contradicted))
+
+
+def of_right_predictions(metrics: dict, judged: dict[str, list[Test]]) -> dict[str, str]:
+    """In how many experiments of C25b MaxSup has the lower MSP of right predictions, too; in how many of them by more."""
+    tests = [test for test in at_matched_strength(judged) if test.claim.id == "C25b"]
+    means = [
+        [statistics.fmean(values_of({arm: metrics[test.experiment][arm]}, "confidence_right")) for arm in test.arms]
+        for test in tests
+    ]
+    lower = [(ls - maxsup, test.mean) for test, (ls, maxsup) in zip(tests, means, strict=True) if ls > maxsup]
+    return {"right_too": f"{len(lower)} of {len(tests)}", "right_more": str(sum(right > wrong for right, wrong in lower))}
 
 
 def weak(judged: dict[str, list[Test]]) -> str:
@@ -160,7 +179,7 @@ def summary(runs: dict, judged: dict[str, list[Test]]) -> str:
     matched = at_matched_strength(judged)
     if not matched:
         return ""
-    text = f"{counts(judged)}\n{progress(runs)}\n\n{weak(judged)}\n{prose.SMALL}"
+    text = f"{counts(judged)}\n{progress(runs)}\n\n{weak(judged)}\n{small(judged)}"
     supported, contradicted = ({test.claim for test in matched if test.verdict == word} for word in VERDICTS[:2])
     for title, words, which in (
         ("Supported in some experiments, contradicted in none", VERDICTS[:1], supported - contradicted),
@@ -233,7 +252,7 @@ def table_of_tests(found: list[Test]) -> str:
     ]
     for test in found:
         if test.nothing:
-            lines.append(f"| {test.claim.id} | {what(test)} | {test.nothing} | | | | {VERDICTS[2]} | |")
+            lines.append(f"| {test.claim.id} | {what(test)} | {test.nothing} | | | | no test | |")
             continue
         places = places_of(test.claim)
         mean, low, high = (f"{value:+.{places}f}" for value in (test.mean, test.low, test.high))
@@ -293,7 +312,7 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     took = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.3g} seconds"
     if {run["data"] for run in every} != {EXPERIMENTS[experiment].data}:
         raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
-    kinds = sorted({machine(run["hardware"]) for run in every})
+    kinds = sorted(set().union(*map(machines_of, methods.values())))
     prepare = EXPERIMENTS[experiment].prepare
     first = [f"python {prepare}"] if prepare else []
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", *first, some["command"], "```", ""]
@@ -305,6 +324,9 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         every = len(mixed) == EXPERIMENTS[experiment].seeds
         seeds = "every seed" if every else f"seed{'s' * (len(mixed) > 1)} {', '.join(map(str, mixed))}"
         lines += [f"The runs of {seeds} come from different machines: they also differ in rounding, which training amplifies."]
+        of = {kind: ", ".join(m for m in methods if kind in machines_of(methods[m])) for kind in kinds}
+        if len(set(of.values())) > 1:
+            lines += [f"Methods by machine: {'; '.join(f'{names} on {kind}' for kind, names in of.items())}."]
     if done(methods) < EXPERIMENTS[experiment].planned:
         lines += [
             "",
@@ -324,6 +346,11 @@ def seeds_on_several_machines(methods: dict[str, dict[int, dict]]) -> list[int]:
         for seed, run in seeds.items():
             found.setdefault(seed, set()).add(machine(run["hardware"]))
     return sorted(seed for seed, machines in found.items() if len(machines) > 1)
+
+
+def machines_of(seeds: dict[int, dict]) -> set[str]:
+    """The machines on which the runs of a method, by seed, were trained."""
+    return {machine(run["hardware"]) for run in seeds.values()}
 
 
 def of_images(metrics: dict[str, dict[int, dict]]) -> list[str]:

@@ -34,8 +34,8 @@ class Release(NamedTuple):
     tag: str | None = None  # of a release on GitHub; None: a repository of the Hugging Face hub
 
 
-TABLES = """MaxSup paper, Tables 1 and 2 (ResNet-50, ImageNet-1K): intra-class variation train / val, inter-class separability
-train / val, linear transfer to CIFAR-10 in %:
+TABLES = """MaxSup repository, Tables 1 and 2 (ResNet-50 on ImageNet-1K): intra-class variation and inter-class separability
+(train / val each), linear transfer to CIFAR-10 in %:
   CE                      0.3114 / 0.3313   0.4025 / 0.4451   81.43
   label smoothing         0.2632 / 0.2543   0.4690 / 0.4611   74.58
   online label smoothing  0.2707 / 0.2820   0.5943 / 0.5708

@@ -1,4 +1,4 @@
-"""How features lie: Table 1 of the MaxSup paper for checkpoints, and its Figure 1.
+"""How features lie: Table 1 of the MaxSup repository for checkpoints, and its Figure 1.
 
     python viz/features.py --checkpoint ls.pth maxsup.pth --names LS MaxSup --output features/
 
@@ -16,7 +16,7 @@ from common import errors, options, outputs, terminal
 
 def main() -> None:
     parser = options.parser(
-        "Table 1 and Figure 1 of the MaxSup paper: variation, separability and projection of penultimate features."
+        "Table 1 and Figure 1 of the MaxSup repository: variation, separability and projection of penultimate features."
     )
     options.add_models(parser, "checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder for tables and figure")

@@ -1,4 +1,4 @@
-"""Where a decision comes from: Grad-CAM (Selvaraju et al. 2017) of images by models, as in the MaxSup paper's Figure 2.
+"""Where a decision comes from: Grad-CAM (Selvaraju et al. 2017) of images by models, as in the MaxSup repository's Figure 2.
 
     python viz/gradcam.py --checkpoint ls.pth maxsup.pth --names LS MaxSup --images dog.jpg cat.jpg --output cam.png
     python viz/gradcam.py ... --target 207                 # the map of this class, a name or a label, instead of the predicted
@@ -14,7 +14,7 @@ from common.errors import InputError, reason
 
 
 def main() -> None:
-    parser = options.parser("Figure 2 of the MaxSup paper: Grad-CAM of images, by each model.")
+    parser = options.parser("Figure 2 of the MaxSup repository: Grad-CAM of images, by each model.")
     options.add_models(parser, "checkpoint")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="image files, one row of the figure each")
     parser.add_argument("--target", help="class to explain, a name or a label; if omitted: what each model predicts")

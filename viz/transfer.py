@@ -1,4 +1,4 @@
-"""Linear transfer (Table 2 of the MaxSup paper): what frozen features tell of data that the model was not trained on.
+"""Linear transfer (Table 2 of the MaxSup repository): what frozen features tell of data that the model was not trained on.
 
     python viz/transfer.py --checkpoint ls.pth maxsup.pth --names LS MaxSup --data cifar10 --output transfer/
     python viz/transfer.py --checkpoint ls.pth --data-path other/ --output transfer/      # train/ and val/ of any image folder
@@ -16,7 +16,7 @@ from common.errors import InputError
 
 
 def main() -> None:
-    parser = options.parser("Table 2 of the MaxSup paper: accuracy of a logistic regression on frozen features.")
+    parser = options.parser("Table 2 of the MaxSup repository: accuracy of a logistic regression on frozen features.")
     options.add_models(parser, "checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--test-split", default="val", help="test images: a folder or archive in --data-path")

@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017) of images by models, as in the MaxSup paper's Figure 2.
+"""Grad-CAM (Selvaraju et al. 2017) of images by models, as in the MaxSup repository's Figure 2.
 
 The map is that of the last layer whose output is still a map of the image: the last feature map of a ConvNet, the tokens before
 the last block of a transformer.

@@ -1,4 +1,4 @@
-"""Linear transfer (Table 2 of the MaxSup paper): what frozen features tell of classes that training did not name.
+"""Linear transfer (Table 2 of the MaxSup repository): what frozen features tell of classes that training did not name.
 
 Features standardised by the training images' mean and deviation; multinomial logistic regression whose L2 strength is chosen on a
 fifth of the training images, then fitted to all of them; accuracy on the test images. Nothing is random but the choice of that

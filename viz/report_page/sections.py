@@ -187,7 +187,9 @@ def features(found: Findings) -> Section:
     if all(found.values(name, "d_within_val") is None for name in found.runs):
         section.missing = "The logits files hold no features; viz/logits.py --features stores them."
         return section
-    section.tables.append(numbers_table(found, keys, "Variation within classes, and separability (Table 1 of the MaxSup paper)"))
+    section.tables.append(
+        numbers_table(found, keys, "Variation within classes, and separability (Table 1 of the MaxSup repository)")
+    )
     planes = {name: run.plane for name, run in found.first.items() if run.plane}
     if planes:
         in_all = tuple(split for split in projection.SPLITS if all(split in plane["points"] for plane in planes.values()))
