@@ -221,7 +221,7 @@ FAULTS = {
         "test_conv_numbers.py::ffcvs_loop_sets_the_rate_of_every_step[cyclic-expected1]": [
             ("rate_factor(epoch, step / steps, lr", "rate_factor(epoch, 0, lr")
         ],
-        "test_ffcv_training.py::rates_and_resolutions": [
+        "test_ffcv_config.py::rates_and_resolutions": [
             ("[ramp.min_res, ramp.max_res]", "[ramp.max_res, ramp.min_res]"),
             ("(epoch // lr.step_length)", "((epoch + 1) // lr.step_length)"),
             ("[1e-4, 1, 0]", "[0, 1, 0]"),

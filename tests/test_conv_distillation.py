@@ -66,7 +66,11 @@ def test_stored_logits_teach_as_the_model_does_without_augmentation(taught, tmp_
     part = trained(
         tmp_path / "part", *words, "--teacher-logits", taught / "logits.pt", "--imbalance-ratio", 2, "--label-noise", 0.2
     )
-    assert part["training_rows"].max() > len(part["training_rows"])
+    inputs = train.Inputs("digits", None, 8, 1.0, *(model["args"][key] for key in ("mean", "std")), "cpu")
+    data = train.open_data(inputs, imbalance_ratio=2, label_noise=0.2)[0]
+    content = torch.load(taught / "logits.pt", weights_only=True)["logits"]
+    own = teacher.stored_teacher(taught / "logits.pt", data, 0.2).logits  # of the images that are left, not of the first ones
+    assert torch.equal(own, content[part["training_rows"]]) and len(own) < len(content)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +122,22 @@ def test_classes_are_matched_by_name_and_inputs_by_their_statistics(taught, tmp_
 
 
 def test_bare_weights_teach_once_their_model_is_named(taught, tmp_path):
-    weights = states.read(taught / "checkpoint.pth")["model"]
-    torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "bare.pth")
-    stats = ([0.305] * 3, [0.376] * 3)
+    """As the checkpoint does that they come from, where the student has its mean and standard deviation."""
+
+    def bare(state):
+        weights = {f"module.{key}": value for key, value in state["model"].items()}
+        torch.save({"state_dict": weights}, tmp_path / "bare.pth")
+        return str(tmp_path / "bare.pth")
+
+    state = trained(tmp_path / "whole", "--loss", "ce", "--width", 16, "--stem-stride", 1)
+    rest = (8, (state["args"]["mean"], state["args"]["std"]), state["classes"])
     with pytest.raises(InputError, match="--teacher-model names the model"):
-        teacher.build_teacher(str(tmp_path / "bare.pth"), None, 8, stats, list("0123456789"))
+        teacher.build_teacher(bare(state), None, *rest)
+    images = torch.randn(5, 3, 8, 8)
+    whole = teacher.build_teacher(str(tmp_path / "whole/checkpoint.pth"), None, *rest)(images)
+    torch.testing.assert_close(teacher.build_teacher(bare(state), "resnet8", *rest)(images), whole)
     with pytest.raises(InputError, match="another model's"):  # of width 8, not 16
-        teacher.build_teacher(str(tmp_path / "bare.pth"), "resnet8", 8, stats, list("0123456789"))
+        teacher.build_teacher(bare(states.read(taught / "checkpoint.pth")), "resnet8", *rest)
 
 
 def test_bad_teachers(taught, tmp_path):

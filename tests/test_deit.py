@@ -106,6 +106,7 @@ def test_losses_meet_the_same_weights_images_and_order(few, tmp_path):
     main(options(*common, "--loss", "maxsup", "--alpha", 0, "--output_dir", tmp_path / "maxsup"))
     main(options(*common, "--loss", "maxsup", "--alpha", 0, "--seed", 1, "--output_dir", tmp_path / "seed1"))
     assert_same(weights(tmp_path / "ce"), weights(tmp_path / "maxsup"))
+    assert [line["train_top1"] for line in log(tmp_path / "ce")] == [None, None]  # the images are mixed
     with pytest.raises(AssertionError):
         assert_same(weights(tmp_path / "ce"), weights(tmp_path / "seed1"))
 

@@ -1,13 +1,19 @@
-"""Conv/ffcv: the configurations, and the words that override them."""
+"""Conv/ffcv without FFCV: configurations and the words that override them, BlurPool, schedules, and the line that is missing."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+import torch
 
+from conftest import complains
 from subprojects import Subproject
 
 SUBPROJECT = ffcv = Subproject("Conv/ffcv")
-options, errors = ffcv.load("options"), ffcv.load("errors")
+engine, errors, models, options = (ffcv.load(name) for name in ("engine", "errors", "models", "options"))
+TRAIN, WRITE = ffcv.folder / "train_imagenet.py", ffcv.folder / "write_imagenet.py"
 
 
 def test_configs_and_losses():
@@ -98,3 +104,47 @@ def test_bad_yaml(tmp_path, text, match):
     with pytest.raises(errors.InputError, match=re.escape(match)) as error:
         options.read(["--config", str(tmp_path / "a.yaml")])
     assert "\n" not in str(error.value)
+
+
+def test_blurpool_by_hand():
+    """An impulse comes out as the binomial filter, sampled with the stride; only strides with 16 inputs or more are blurred."""
+    conv = torch.nn.Conv2d(16, 16, 1, stride=2, bias=False)
+    conv.weight.data = torch.eye(16).view(16, 16, 1, 1)
+    image = torch.zeros(1, 16, 7, 7)
+    image[0, 4, 2, 3] = 16
+    expected = torch.zeros(7, 7)
+    expected[1:4, 2:5] = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
+    found = models.BlurPool(conv)(image)
+    assert torch.equal(found[0, 4], expected[::2, ::2]) and found.sum() == found[0, 4].sum()
+    names = {
+        name
+        for name, module in models.create_model("resnet50", 10, blurpool=True).named_modules()
+        if isinstance(module, models.BlurPool)
+    }
+    assert names == {f"layer{i}.0.{end}" for i in (2, 3, 4) for end in ("conv2", "downsample.0")}
+
+
+def test_rates_and_resolutions():
+    step = options.read(["--lr.schedule=step", "--training.epochs=90"])[0]
+    found = [engine.rate_factor(epoch, 0.5, step.lr, 90) for epoch in (0, 29, 30, 60, 89)]
+    assert found == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    cyclic = options.read(["--lr.schedule=cyclic", "--training.epochs=16", "--lr.peak_epoch=2"])[0]
+    found = [engine.rate_factor(epoch, within, cyclic.lr, 16) for epoch, within in ((0, 0), (1, 0), (2, 0), (9, 0), (15, 0.5))]
+    assert found == pytest.approx([1e-4, 0.50005, 1, 0.5, 0.5 / 14])
+    words = ("min_res=128", "max_res=256", "start_ramp=3", "end_ramp=9")
+    ramp = options.read([f"--resolution.{word}" for word in words])[0].resolution
+    # 128 + 128 (epoch - 3) / 6 inside the ramp, to the nearest multiple of 32
+    expected = [128] * 4 + [160, 160, 192, 224, 224] + [256] * 3
+    assert [engine.resolution(epoch, ramp) for epoch in range(12)] == expected
+
+
+def test_without_ffcv_both_scripts_name_the_line_that_installs_it(tmp_path):
+    """A module of that name that cannot be imported stands before the real one."""
+    (tmp_path / "ffcv").mkdir()
+    (tmp_path / "ffcv/__init__.py").write_text("raise ImportError('libopencv_core.so.406: cannot open shared object file')")
+    for words in ([str(TRAIN)], [str(WRITE), "--data-path", "x", "--output", "y"]):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        result = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
+        complains(result, "libopencv_core", f"bash {ffcv.folder}/install.sh")
+    result = subprocess.run([sys.executable, str(TRAIN), "--help"], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and "--loss.alpha_end" in result.stdout, result.stderr

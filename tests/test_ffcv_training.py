@@ -16,13 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from conftest import complains
 from ffcv_helpers import (
     CPU,
     FOLDER,
     SMALL,
     TRAIN,
-    WRITE,
     data,
     engine,
     errors,
@@ -235,47 +233,6 @@ def test_class_prior_smoothing_takes_the_training_files_frequencies():
         train_imagenet.build_criterion(loss, np.array([0, 1]), 2)
 
 
-def test_the_dense_logits_average_to_the_logits():
-    """The classifier is linear and the pooling a mean, so the mean of the locations' logits is the image's logits."""
-    torch.manual_seed(0)
-    model = models.create_model("resnet18", 5, small_stem=True).eval()
-    logits, dense = models.WithDenseLogits(model)(torch.randn(2, 3, 32, 32))
-    assert dense.shape == (2, 5, 16)
-    torch.testing.assert_close(dense.mean(2), logits.detach(), atol=1e-5, rtol=1e-5)
-
-
-def test_blurpool_by_hand():
-    """An impulse comes out as the binomial filter, sampled with the stride; only strides with 16 inputs or more are blurred."""
-    conv = torch.nn.Conv2d(16, 16, 1, stride=2, bias=False)
-    conv.weight.data = torch.eye(16).view(16, 16, 1, 1)
-    image = torch.zeros(1, 16, 7, 7)
-    image[0, 4, 2, 3] = 16
-    expected = torch.zeros(7, 7)
-    expected[1:4, 2:5] = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
-    found = models.BlurPool(conv)(image)
-    assert torch.equal(found[0, 4], expected[::2, ::2]) and found.sum() == found[0, 4].sum()
-    names = {
-        name
-        for name, module in models.create_model("resnet50", 10, blurpool=True).named_modules()
-        if isinstance(module, models.BlurPool)
-    }
-    assert names == {f"layer{i}.0.{end}" for i in (2, 3, 4) for end in ("conv2", "downsample.0")}
-
-
-def test_rates_and_resolutions():
-    step = settings("--lr.schedule=step", "--training.epochs=90")
-    found = [engine.rate_factor(epoch, 0.5, step.lr, 90) for epoch in (0, 29, 30, 60, 89)]
-    assert found == pytest.approx([1, 1, 0.1, 0.01, 0.01])
-    cyclic = settings("--lr.schedule=cyclic", "--training.epochs=16", "--lr.peak_epoch=2")
-    found = [engine.rate_factor(epoch, within, cyclic.lr, 16) for epoch, within in ((0, 0), (1, 0), (2, 0), (9, 0), (15, 0.5))]
-    assert found == pytest.approx([1e-4, 0.50005, 1, 0.5, 0.5 / 14])
-    words = ("min_res=128", "max_res=256", "start_ramp=3", "end_ramp=9")
-    ramp = settings(*(f"--resolution.{word}" for word in words)).resolution
-    # 128 + 128 (epoch - 3) / 6 inside the ramp, to the nearest multiple of 32
-    expected = [128] * 4 + [160, 160, 192, 224, 224] + [256] * 3
-    assert [engine.resolution(epoch, ramp) for epoch in range(12)] == expected
-
-
 def test_sizes_grow_while_training(ffcv_files):
     """One loader, two resolutions: the decoder follows."""
     file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
@@ -414,15 +371,3 @@ def test_a_loss_that_is_not_finite_stops_the_run(ffcv_files, tmp_path):
     words = [*files(ffcv_files), f"--logging.folder={tmp_path}", "--lr.lr=1e30"]
     refused(r"the loss is (nan|inf) in epoch 1, step 2;.*last checkpoint is good", *words)
     assert not (tmp_path / "checkpoint.pth").exists()
-
-
-def test_without_ffcv_both_scripts_name_the_line_that_installs_it(tmp_path):
-    """A module of that name that cannot be imported stands before the real one."""
-    (tmp_path / "ffcv").mkdir()
-    (tmp_path / "ffcv/__init__.py").write_text("raise ImportError('libopencv_core.so.406: cannot open shared object file')")
-    for words in ([str(TRAIN)], [str(WRITE), "--data-path", "x", "--output", "y"]):
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        result = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
-        complains(result, "libopencv_core", f"bash {FOLDER}/install.sh")
-    result = subprocess.run([sys.executable, str(TRAIN), "--help"], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0 and "--loss.alpha_end" in result.stdout, result.stderr

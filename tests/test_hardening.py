@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from training import CONV_QUICK, DEIT, PLAIN, assert_same, load, log, torchrun
 
 SUBPROJECT = DEIT
 states, run_folder, errors = (DEIT.load(name) for name in ("states", "run_folder", "errors"))
-InputError = errors.InputError
+InputError, HOST = errors.InputError, socket.gethostname()
 # The option that names the folder, and which flushed file is the first checkpoint: the log comes before it, and params.json.
 TRAINERS = {
     "Deit/main.py": ("--output_dir", 2),
@@ -100,8 +101,17 @@ def test_killed_while_writing_and_on_a_full_disk_ends_bit_identical(trainer, tmp
 def test_a_second_run_in_a_folder_is_refused(trainer, tmp_path):
     command, _ = trainer
     with run_folder.locked(tmp_path / "run"):
-        message = complains(run(*command(tmp_path / "run")), f"process {os.getpid()} on ", "is training there")
+        message = complains(run(*command(tmp_path / "run")), f"process {os.getpid()} on {HOST} is training there")
     assert str(tmp_path / "run") in message and not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_losses_of_a_seed_meet_the_same_weights_and_data(trainer, tmp_path):
+    """MaxSup of strength 0 is cross-entropy: with the same seed the two runs are one, to the bit."""
+    command, _ = trainer
+    for name, words in {"ce": ["--loss=ce"], "maxsup": ["--loss=maxsup", "--alpha=0"]}.items():
+        result = run(*command(tmp_path / name, *words))
+        assert result.returncode == 0, result.stderr
+    assert_same(load(tmp_path / "ce")["model"], load(tmp_path / "maxsup")["model"])
 
 
 def test_of_two_processes_the_one_that_writes_says_what_is_wrong(few, tmp_path):
@@ -160,7 +170,10 @@ def test_a_killed_run_keeps_no_lock(tmp_path):
     )
     child = subprocess.Popen([sys.executable, "-c", holder, DEIT.folder, tmp_path], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "locked\n"
-    with pytest.raises(InputError, match=f"process {child.pid} on .* is training there"), run_folder.locked(tmp_path):
+    with (
+        pytest.raises(InputError, match=f"process {child.pid} on {re.escape(HOST)} is training there"),
+        run_folder.locked(tmp_path),
+    ):
         raise AssertionError
     (tmp_path / "log.jsonl.tmp-17").write_text("half")
     (tmp_path / "notes.tmp").write_text("the user's")

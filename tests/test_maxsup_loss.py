@@ -1,9 +1,8 @@
-"""maxsup_loss.py against closed forms in float64, brute force, PyTorch's and timm's losses, and finite differences."""
+"""maxsup_loss.py against closed forms in float64, brute force, PyTorch's losses, and finite differences."""
 
 from functools import partial
 
 import pytest
-import timm.loss
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
@@ -107,7 +106,6 @@ def test_equals_label_smoothing_where_every_prediction_is_right():
     smoothed = F.cross_entropy(logits, right, label_smoothing=0.1)
     torch.testing.assert_close(max_sup_loss(logits, right, 0.1), smoothed)
     assert max_sup_loss(logits, wrong, 0.1) > F.cross_entropy(logits, wrong, label_smoothing=0.1)
-    torch.testing.assert_close(timm.loss.LabelSmoothingCrossEntropy(0.1)(logits, right), smoothed)
 
 
 @pytest.mark.parametrize("options", [{}, {"weight": True}, {"ignore_index": 3}, {"weight": True, "ignore_index": 3}])
@@ -496,10 +494,10 @@ def test_losses_for_images_alone_refuse_pixels(name):
 @pytest.mark.parametrize("name", LOSS_NAMES)
 @pytest.mark.parametrize(
     ("dtype", "moved"),
-    [(d, m) for d in (torch.float64, torch.float16, torch.bfloat16) for m in (True, False) if m or d.itemsize < 8],
+    [(d, m) for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16) for m in (True, False) if m or d.itemsize < 8],
 )
 def test_every_loss_in_every_dtype(name, dtype, moved):
-    """Half precision against float64 on the same logits, also for a second epoch of OLS; and what is moved to float64 gives what
+    """Lower precision against float64 on the same logits, also for a second epoch of OLS; and what is moved to float64 gives what
     it gave before. The values in float64 have tests of their own."""
     logits, targets = make((64, 5), dtype)
     mixed = 0.3 * F.one_hot(targets, 5).double() + 0.7 * F.one_hot(targets.flip(0), 5).double()
@@ -507,27 +505,16 @@ def test_every_loss_in_every_dtype(name, dtype, moved):
     if moved:
         loss = loss.to(dtype)
     # A table of soft labels that is kept in half precision carries that rounding.
-    tolerance = 1e-6 if dtype == torch.float64 else 4 * torch.finfo(dtype).eps
+    tolerance = max(1e-6, 4 * torch.finfo(dtype).eps)
     for y in (targets, mixed):
         for _ in range(2):
             value, expected = loss(logits, y), exact(logits.double(), y)
             torch.testing.assert_close(value.double(), expected.double(), rtol=tolerance, atol=0)
             (gradient,) = torch.autograd.grad(value, logits)
-            assert gradient.dtype == dtype and gradient.isfinite().all()
+            assert gradient.dtype == dtype and gradient.isfinite().all() and gradient.abs().sum() > 0
             for each in (loss, exact):
                 if name == "ols":
                     each.renew()
-
-
-@pytest.mark.parametrize("name", LOSS_NAMES)
-def test_every_loss_takes_indices_and_mixed_targets(name):
-    logits, targets = make((8, 5), torch.float32)
-    mixed = 0.3 * F.one_hot(targets, 5).float() + 0.7 * F.one_hot(targets.flip(0), 5).float()
-    loss = make_loss(name, 5)
-    for y in (targets, mixed):
-        value = loss(logits, y)
-        (gradient,) = torch.autograd.grad(value, logits)
-        assert value.ndim == 0 and value.isfinite() and gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
 def test_strengths_are_the_published_ones():

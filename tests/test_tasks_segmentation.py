@@ -613,6 +613,11 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     truth = np.asarray(Image.open(scenes / "testannot/0.png"))
     assert np.array_equal(maps["truth"], np.where(truth == 11, 255, truth))
     assert np.array_equal(maps["errors"], (maps["prediction"] != truth) & (truth != 11))
+    logits = torch.load(trained / "logits.pt")["logits"][0].double()  # of each second row and column, from the second on
+    assert np.array_equal(maps["prediction"][1::2, 1::2], logits.argmax(0))
+    labelled = truth[1::2, 1::2] != 11
+    confidence, uncertainty = logits.softmax(0).amax(0).numpy(), maps["uncertainty"][1::2, 1::2]
+    assert scipy.stats.spearmanr(confidence[labelled], uncertainty[labelled]).statistic < -0.9999  # float32 makes ties
     foreign = {"model": {}, "args": {"model": "resnet18"}}
     with pytest.raises(InputError, match="no checkpoint of main.py"):
         uncertainty_maps.maps_of(foreign, own, args)

@@ -24,7 +24,8 @@ SUBPROJECT = DEIT
 InputError = DEIT.load("errors").InputError
 zip_images, zip_index, loaders = (DEIT.load(f"data.{name}") for name in ("zip_images", "index", "loaders"))
 FolderImages, ZipImages = DEIT.load("data.folder").FolderImages, zip_images.ZipImages
-match_classes, train_transform = DEIT.load("data.splits").match_classes, DEIT.load("data.transforms").train_transform
+match_classes, transforms = DEIT.load("data.splits").match_classes, DEIT.load("data.transforms")
+train_transform, eval_transform = transforms.train_transform, transforms.eval_transform
 
 
 def refused(match, root, split="train"):
@@ -99,11 +100,14 @@ def test_batches_are_bit_identical_to_the_folders(parity, zips, workers, repeate
         assert torch.equal(images, others) and torch.equal(labels, theirs)
         batches += 1
     assert batches == 1400 // 64 if not repeated else batches > 0
+    transform = eval_transform(32, 0.875, [0.5] * 3, [0.2] * 3)
     folder, archive = (
-        loaders.eval_loader(data, 96, shared=False, workers=workers, pin=False)
-        for data in (FolderImages(parity / "val"), ZipImages(zips, "val"))
+        list(loaders.eval_loader(data, 96, shared=False, workers=workers, pin=False))
+        for data in (FolderImages(parity / "val", transform), ZipImages(zips, "val", transform))
     )
-    assert [label for _, label in folder.dataset] == [label for _, label in archive.dataset]
+    assert sum(len(labels) for _, labels in folder) == 397
+    for (images, labels), (others, theirs) in zip(folder, archive, strict=True):
+        assert torch.equal(images, others) and torch.equal(labels, theirs)
 
 
 def test_pickling_carries_neither_mapping_nor_index(zips):
