@@ -25,11 +25,17 @@ def pairs(images: Path, suffixes: tuple[str, ...], annotations: Path, suffix: st
     found = []
     for path in sorted(images.rglob("*")):
         ending = next((ending for ending in suffixes if path.name.endswith(ending)), None)
-        if ending:
+        if ending and not path.name.startswith("."):
             partner = annotations / (path.relative_to(images).as_posix().removesuffix(ending) + suffix)
             if not partner.is_file():
                 raise InputError(f"{path}: its annotation {partner} is missing")
+            if found and found[-1][1] == partner:
+                raise InputError(f"{path}: another image has the same name, {found[-1][0].name}; remove one of them")
             found.append((path, partner))
+    partners = {partner for _, partner in found}
+    for path in sorted(annotations.rglob(f"*{suffix}")):
+        if path not in partners and not path.name.startswith("."):
+            raise InputError(f"{path}: its image in {images} is missing")
     if len(found) != count:
         raise InputError(f"{images}: {len(found):,} images, not {count:,}; unpack the archive again")
     return found

@@ -7,8 +7,8 @@ for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a name of a file that the terminal's encoding does not have
 
 
-def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """A package that is not installed is the user's to mend, too."""
+def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Python's excepthook: one line for what the user can mend."""
     if isinstance(error, ModuleNotFoundError):
         missing = f"the package {error.name!r} is not installed for {sys.executable}"
         sys.stderr.write(f"error: {missing}; activate the environment that has it, or install requirements.txt\n")
@@ -22,4 +22,4 @@ def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace:
 
 
 # It takes effect with the import of this module, which is therefore the first of every command (see pyproject.toml).
-sys.excepthook = _say_what_is_missing
+sys.excepthook = _report

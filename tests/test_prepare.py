@@ -392,12 +392,21 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
         assert result.returncode == 2 and "Traceback" not in result.stderr
 
 
+def test_a_split_without_class_folders_or_images(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    (tmp_path / "train/1.jpg").write_bytes(jpeg(1))
+    complains(run(PREPARE, "--root", tmp_path), "train: its images lie in no class folders, which hold the labels")
+    result = run(PREPARE, "--root", tmp_path, "--check")
+    assert result.returncode == 1 and "val: no images" in result.stdout and "ImageNet-1K" not in result.stdout
+
+
 def test_digits_that_are_there_already(ten):
     """A second call says so and succeeds; digits with other labels are left alone."""
     before = sorted(path.stat().st_mtime_ns for path in ten.rglob("*"))
     result = run(ROOT / "data/digits/prepare.py", "--output", ten)
     assert result.returncode == 0 and f"the digits are in {ten}/ already" in result.stdout
-    complains(run(ROOT / "data/digits/prepare.py", "--output", ten, "--labels", "parity"), "holds something else")
+    complains(run(ROOT / "data/digits/prepare.py", "--output", ten, "--labels", "parity"), "does not hold these digits")
     assert sorted(path.stat().st_mtime_ns for path in ten.rglob("*")) == before
 
 
@@ -452,3 +461,15 @@ def test_annotated_images_are_counted_and_their_values_checked(tmp_path, monkeyp
     assert "train: 2 images, 2 classes, 12.5% of the pixels without a label" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="0.png: holds the value 255, which is no class"):
         annotated.run(*what, {"classes": range(3), "ignored": []})
+    for folder in ("images", "labels"):  # as archives made on a Mac hold them
+        (tmp_path / f"{folder}/._0.{'jpg' if folder == 'images' else 'png'}").write_bytes(b"x")
+    annotated.run(*what, {"classes": range(3), "ignored": [255]})
+    shutil.copy(tmp_path / "labels/0.png", tmp_path / "labels/2.png")
+    with pytest.raises(SystemExit, match="labels/2.png: its image in .*images is missing"):
+        annotated.run(*what, {"classes": range(3), "ignored": [255]})
+    (tmp_path / "labels/2.png").unlink()
+    shutil.copy(tmp_path / "images/0.jpg", tmp_path / "images/0.png")
+    with pytest.raises(SystemExit, match="images/0.png: another image has the same name, 0.jpg"):
+        annotated.run(
+            "toy", {"train": ("images", "labels", 2)}, (".jpg", ".png"), ".png", {"classes": range(3), "ignored": [255]}
+        )

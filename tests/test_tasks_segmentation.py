@@ -514,6 +514,8 @@ def test_logits_larger_than_memory_are_refused_before_training(scenes, tmp_path,
     monkeypatch.setattr(main, "LARGEST_LOGITS", 10**5)
     with pytest.raises(InputError, match="--logits-stride 3 is the least that fits"):
         go(scenes, tmp_path / "run", "--steps", 3, "--logits", tmp_path / "a.pt", "--logits-stride", 1)
+    with pytest.raises(InputError, match="--logits-stride 96: keeps no pixel of images of 48 x 64"):
+        go(scenes, tmp_path / "run", "--steps", 3, "--logits", tmp_path / "a.pt", "--logits-stride", 96)
 
 
 # ----------------------------------------------------------------------------------------------------------- models
@@ -618,6 +620,10 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     labelled = truth[1::2, 1::2] != 11
     confidence, uncertainty = logits.softmax(0).amax(0).numpy(), maps["uncertainty"][1::2, 1::2]
     assert scipy.stats.spearmanr(confidence[labelled], uncertainty[labelled]).statistic < -0.9999  # float32 makes ties
+    blank = write_scenes(tmp_path / "blank", {"train": 1, "val": 1, "test": 1})
+    Image.new("L", (64, 48), 11).save(blank / "testannot/0.png")
+    with pytest.raises(InputError, match="--image 0: no pixel of it has a label"):
+        uncertainty_maps.maps_of(states.read(own), own, args.__class__(**vars(args) | {"image": "0", "data_path": blank}))
     foreign = {"model": {}, "args": {"model": "resnet18"}}
     with pytest.raises(InputError, match="no checkpoint of main.py"):
         uncertainty_maps.maps_of(foreign, own, args)

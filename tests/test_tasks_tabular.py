@@ -161,6 +161,14 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
     assert found.classes == ["2", "4", "10", "33"] and found.labels.tolist() == [3, 1, 2, 0] * 10
 
 
+def test_decimal_commas_are_named(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("x;n;y\n" + "1,5;1;a\n2,25;2;b\n" * 4)
+    assert data.read_csv(tmp_path / "t.csv", "y").columns["x"].dtype.kind == "U"
+    assert "column 'x' is text, for its numbers have decimal commas" in capsys.readouterr().out
+    data.read_csv(tmp_path / "t.csv", "y", categorical=("x",))
+    assert "decimal" not in capsys.readouterr().out
+
+
 def test_the_missing_values_are_counted(table, tmp_path, capsys):
     train("--data", table, "--target", "bought", "--epochs", 1, "--output_dir", tmp_path, "--loss", "ce")
     out = capsys.readouterr().out
@@ -260,6 +268,11 @@ def test_a_mistake_is_one_line(table, tmp_path):
     """As a process: the exit status, one line on stderr, no traceback."""
     result = run(MAIN, "--data", table, "--target", "buoght", "--output_dir", tmp_path / "r")
     complains(result, "--target buoght", "nearest name is 'bought'")
+    for words, message in (
+        (["--drop", "bought"], "--drop bought: the column is the --target"),
+        (["--categorical", "bought"], "--categorical bought: the column is the --target, or dropped"),
+    ):
+        complains(run(MAIN, "--data", table, "--target", "bought", *words, "--output_dir", tmp_path / "r"), message)
     assert not (tmp_path / "r").exists()
 
 

@@ -374,6 +374,8 @@ def test_the_last_tenth_of_every_file_is_for_testing(tmp_path):
 BAD_VECTORS = {
     "width": ("great 1 2 3 4\n", "its vectors have 4 numbers, the model's embeddings 3"),
     "number": ("some 1 2 3\ngreat 1 two 3\n", "line 2 is not a word and 3 numbers"),
+    "short": ("some 1 2 3\ngreat 1\n", "line 2 is not a word and 3 numbers (1 numbers)"),
+    "long": ("some 1 2 3\ngreat 1 2 3 4\n", "line 2 is not a word and 3 numbers (4 numbers)"),
     "infinite": ("some 1 2 3\ngreat 1 inf 3\n", "line 2"),
     "foreign": ("azerty 1 2 3\n", "has none of the"),
 }

@@ -16,7 +16,7 @@ from data import Batches, mix
 from layouts import IGNORE
 from metrics import PixelMetrics
 
-CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
+CHECK_EVERY = 50  # steps between looks at the losses
 
 
 def train_one_epoch(model: nn.Module, criterion: nn.Module, data: Batches, optimizer, scheduler, args, epoch: int) -> dict:

@@ -116,6 +116,8 @@ def logits_grid(images: Images, args) -> LogitsGrid:
     """Room for --logits. Raises InputError where it would take more than LARGEST_LOGITS."""
     sizes = [images.label_size(index) for index in range(len(images))]
     size = max(height for height, _ in sizes), max(width for _, width in sizes)
+    if args.logits_stride // 2 >= min(size):
+        raise InputError(f"--logits-stride {args.logits_stride}: keeps no pixel of images of {size[0]} x {size[1]}")
     needed = len(images) * len(images.classes) * size[0] * size[1] * 4
     if needed / args.logits_stride**2 > LARGEST_LOGITS:
         least = math.ceil(math.sqrt(needed / LARGEST_LOGITS))

@@ -71,12 +71,14 @@ def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.n
     except (KeyError, TypeError, ValueError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path}: no checkpoint of main.py ({error!r})")
     states.load_weights(model, state["model"], path)
-    rest = {"data_path": data_path, "device": "cpu", "batch_size": 1, "seed": 0, "num_workers": 0, "eval": "whole"}
-    batches = Batches(Images(SimpleNamespace(**settings | rest), "test"), SimpleNamespace(**settings | rest))
+    rest = SimpleNamespace(**settings, data_path=data_path, device="cpu", batch_size=1, seed=0, num_workers=0)
+    batches = Batches(Images(rest, "test"), rest)
     batches.choose([find_image(batches.images, args.image)])
     _, image, labels = next(batches.evaluation())
     logits = predict(model.eval(), image, labels.shape[1:], SimpleNamespace(eval="whole"))[0]
     truth = labels[0].numpy()
+    if (truth == IGNORE).all():
+        raise InputError(f"--image {args.image}: no pixel of it has a label; choose another")
     confidence, prediction = logits.softmax(0).max(0)
     pixels = np.asarray(batches.images.read(batches.indices[0])[0].resize(truth.shape[::-1])) / 255
     wrong = (prediction.numpy() != truth) & (truth != IGNORE)

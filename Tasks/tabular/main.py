@@ -79,11 +79,11 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
         say_setup(x_train, x_test, model, args)
     log = run_folder.Log(args.output_dir, resume, start_epoch, args.epochs)
 
-    metrics, logits = summarise(model, x_train, y_train, x_test, y_test) if start_epoch == args.epochs else ({}, None)
+    metrics, logits = measure(model, x_train, y_train, x_test, y_test) if start_epoch == args.epochs else ({}, None)
     started = time.perf_counter()
     for epoch in range(start_epoch, args.epochs):
         loss = train_one_epoch(model, criterion, x_train, y_train, optimizer, args, epoch)
-        metrics, logits = summarise(model, x_train, y_train, x_test, y_test)
+        metrics, logits = measure(model, x_train, y_train, x_test, y_test)
         line = {"epoch": epoch + 1, "train_loss": loss, **metrics, "alpha": getattr(criterion, "alpha", None)}
         log.write(line | {"seconds": round(log.seconds + time.perf_counter() - started, 3)})
         parts = {"model": model, "optimizer": optimizer, "loss": criterion}
@@ -103,7 +103,7 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
     return metrics
 
 
-def summarise(model: nn.Module, x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor) -> tuple[dict, Tensor]:
+def measure(model: nn.Module, x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor) -> tuple[dict, Tensor]:
     """The epoch's metrics and the test logits. train_top1 is measured in evaluation mode."""
     metrics, logits = evaluate(model, x_test, y_test)
     train_top1 = evaluate(model, x_train, y_train)[0]["top1"]

@@ -12,8 +12,8 @@ def facts(args, texts: Texts) -> dict:
     """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
 
     model "lstm" or "lstm-lm", library "text", num_classes, input_size (tokens per text or window), words (size of the vocabulary,
-    special ones included), embedding_size, hidden_size, data_digest (of the numbered training texts and their labels). The words
-    themselves are the checkpoint's `vocabulary`, or a language model's `classes`.
+    special ones included), embedding_size, hidden_size, data_digest (of the numbered training texts, their labels and
+    the words). The words themselves are the checkpoint's `vocabulary`, or a language model's `classes`.
     """
     plain = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()}
     numbers = texts.train.tokens.numpy().tobytes() + texts.train.targets.numpy().tobytes()

@@ -185,6 +185,14 @@ def windows(documents: list[list[int]], window: int) -> Split:
 # ------------------------------------------------------------------------------------------------------ embeddings
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def read_embeddings(path: Path, words: list[str], embedding: Tensor) -> int:
     """Copy the vectors of a GloVe file, lines of a word and numbers, into the rows of `embedding` (V, D); returns how many.
 
@@ -202,6 +210,8 @@ def read_embeddings(path: Path, words: list[str], embedding: Tensor) -> int:
                         "give the file of that width, or --embedding-size"
                     )
                 word = " ".join(parts[:-size])  # a few words of the larger files hold spaces
+                if len(parts) <= size or (parts[0] in rows and word not in rows and _is_number(parts[1])):
+                    raise ValueError(f"{len(parts) - 1} numbers")
                 if word in rows:
                     vector = torch.tensor([float(part) for part in parts[-size:]])
                     if not vector.isfinite().all():

@@ -34,7 +34,7 @@ def main() -> None:
         print(f"the digits are in {output}/ already; nothing was written")
         return
     if output.exists():
-        sys.exit(f"error: {output} is there already and holds something else; remove it, or choose another --output")
+        sys.exit(f"error: {output} is there already and does not hold these digits; remove it, or choose another --output")
     # Written under another name and renamed: a killed run leaves nothing under the final name.
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
     try:

@@ -66,6 +66,7 @@ def check(root: Path, workers: int) -> int:
         print(f"{where}: {len(images):,} images {in_classes}, {broken} broken, {mean:.1f} KB each", flush=True)
         problems += broken
         lines = about_imagenet(root, split, counts, len(images), mean)
+        lines += [] if images else ["no images"]
         for line in lines:
             print(f"{split}: {line}")
         problems += sum(not line.startswith("hint: ") for line in lines)
@@ -98,7 +99,7 @@ def about_imagenet(root: Path, split: str, counts: collections.Counter | None, i
 
     Lines that are no sure sign of trouble begin with `hint: `.
     """
-    if counts is None or not all(re.fullmatch(r"n\d{8}", name) for name in counts):
+    if not counts or not all(re.fullmatch(r"n\d{8}", name) for name in counts):
         return []
     lines = []
     known = imagenet_wnids()

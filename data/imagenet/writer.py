@@ -62,6 +62,8 @@ def source(root: Path, split: str) -> tuple[list[tuple[str, object]], Callable[[
     flat = [name for name, _ in listed if "/" not in name]
     if flat and len(flat) < len(listed):
         raise InputError(f"{folder}: {flat[0]} lies in no class folder, others do")
+    if flat and split == "train":
+        raise InputError(f"{folder}: its images lie in no class folders, which hold the labels")
     if flat:
         wnids = devkit_labels(root, flat)
         listed = [(f"{wnids[name]}/{name}", location) for name, location in listed]
