@@ -30,14 +30,12 @@ def imagenet(rows: dict[str, list]) -> str:
 
 
 def beside(setting: dict, metrics: dict) -> str:
-    """A row per method: each figure as the paper reports it, if known, and our mean and standard deviation over seeds."""
+    """A row per method and experiment of ours: each figure as the paper reports it, if known, and ours, mean and standard
+    deviation over seeds.
+    """
     methods = setting["methods"]
-
-    def measured(runs: dict) -> int:
-        return len(methods.keys() & metrics.get(runs["experiment"], {}).keys())
-
-    runs = max(filter(measured, setting["ours"]), key=measured, default=None)
-    found = metrics[runs["experiment"]] if runs else {}
+    runs = {one["experiment"]: one["what"] for one in setting["ours"]}
+    runs = {name: what for name, what in runs.items() if methods.keys() & metrics.get(name, {}).keys()}
     figures = list(next(iter(methods.values())))
     columns = [
         (figure, who)
@@ -45,19 +43,22 @@ def beside(setting: dict, metrics: dict) -> str:
         for who in ("paper", "ours")
         if (runs if who == "ours" else any(one[figure] is not None for one in methods.values()))
     ]
-    source = f"Our runs: {runs['experiment']}, {runs['what']}." if runs else "Not run yet."
+    source = f"Our runs: {'; '.join(map(', '.join, runs.items()))}." if runs else "Not run yet."
     if not any(who == "paper" for _, who in columns):
         source += " To our knowledge, the paper reports no numbers for this setting."
     if runs and "AURC, normalised logits" in figures:
         source += " AURC uses all test images; with normalised logits, the four fifths that did not choose the exponent."
     lines = [f"**{setting['setting']}.** {source}", ""]
-    lines += [f"| method |{' seeds, ours |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"]
-    lines += ["|---|" + "---:|" * (bool(runs) + len(columns))]
+    lines += [
+        f"| method |{' runs, ours | seeds, ours |' * bool(runs)} {' | '.join(f'{figure}, {who}' for figure, who in columns)} |"
+    ]
+    lines += ["|---|" + "---|---:|" * bool(runs) + "---:|" * len(columns)]
     for method, reported in methods.items():
-        seeds = found.get(method, {})
-        cells = [method, *([str(len(seeds))] if runs else [])]
-        cells += [ours(figure, seeds) if who == "ours" else f"{reported[figure]:g}" for figure, who in columns]
-        lines.append(f"| {' | '.join(cells)} |")
+        for name in [name for name in runs if method in metrics[name]] or [""]:
+            seeds = metrics[name][method] if name else {}
+            cells = [method, *([name, str(len(seeds))] if runs else [])]
+            cells += [ours(figure, seeds) if who == "ours" else f"{reported[figure]:g}" for figure, who in columns]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
