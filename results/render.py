@@ -108,7 +108,7 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     words = {"at_02": at_02, "level": LEVEL, "many": MANY_SEEDS, "added": added, "worthwhile": ", ".join(worthwhile(judged))}
     parts = [prose.INTRODUCTION.format(**words), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
-    words = {"weak": weak(judged), "near": f": over {NEAR} % in {' and '.join(near)}" if near else ""}
+    words = {"weak": weak(judged), "near": f": over {NEAR} % in {', '.join(near)}" if near else ""}
     parts.append(prose.CAUTION.format(**words, **of_right_predictions(metrics, judged)))
     first = claims.first_look(metrics)
     for name, methods in runs.items():

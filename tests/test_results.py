@@ -492,7 +492,7 @@ def test_a_page_of_made_up_runs():
     assert dict(signs) == {id: f"{sum(np.mean(one) > 0 for one in of_claim)} of {len(of_claim)}" for id, of_claim in some.items()}
     assert len(signs) == len(sum(shown, [])) and dict(signs)["C9"] == "0 of 2"
     papers = results.load("papers").markdown(render.metrics_of(found))
-    assert "Our runs: cifar10-resnet20, trained for 30 epochs; the paper trains for 75." in papers
+    assert "Our runs: cifar10-resnet20, 30 epochs instead of the paper's 75." in papers
     assert "| method | runs, ours | seeds, ours | error %, ours |" in papers and "| CE | cifar10-resnet20 | 5 | " in papers
     found["cifar10-resnet20-paper"] = {"CE": {0: made_up("cifar10-resnet20-paper")["cifar10-resnet20-paper"]["CE"][0]}}
     both = results.load("papers").markdown(render.metrics_of(found))
@@ -500,7 +500,7 @@ def test_a_page_of_made_up_runs():
     assert [row for row in rows if row[0] == "CE"] == [
         ("CE", f"cifar10-resnet20{end}", n) for end, n in (("-paper", "1"), ("", "5"))
     ]
-    assert len(rows) == 4 and "Our runs: cifar10-resnet20-paper, the paper's recipe; cifar10-resnet20, trained" in both
+    assert len(rows) == 4 and "Our runs: cifar10-resnet20-paper, the paper's recipe; cifar10-resnet20, 30 epochs" in both
     assert (
         "imbalance 50 (MaxSup repository).** Not run yet.\n\n| method | top-1 %, paper |\n|---|---:|\n| focal | 76.8 |" in papers
     )
