@@ -75,10 +75,10 @@ def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.n
     batches = Batches(Images(rest, "test"), rest)
     batches.choose([find_image(batches.images, args.image)])
     _, image, labels = next(batches.evaluation())
-    logits = predict(model.eval(), image, labels.shape[1:], SimpleNamespace(eval="whole"))[0]
     truth = labels[0].numpy()
     if (truth == IGNORE).all():
         raise InputError(f"--image {args.image}: no pixel of it has a label; choose another")
+    logits = predict(model.eval(), image, truth.shape, SimpleNamespace(eval="whole"))[0]
     confidence, prediction = logits.softmax(0).max(0)
     pixels = np.asarray(batches.images.read(batches.indices[0])[0].resize(truth.shape[::-1])) / 255
     wrong = (prediction.numpy() != truth) & (truth != IGNORE)

@@ -108,9 +108,10 @@ def read_csv(path: Path, target: str, categorical: tuple[str, ...] = (), drop: t
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
                 raise InputError(f"{option} {name}: {path} has no such column; the nearest name is {near[0]!r}")
-    for option, wanted, others in (("--drop", drop, {target}), ("--categorical", categorical, {target, *drop})):
-        for name in others.intersection(wanted):
-            raise InputError(f"{option} {name}: the column is the --target" + ", or dropped" * (option == "--categorical"))
+    if target in drop:
+        raise InputError(f"--drop {target}: the column is the --target")
+    for name in {target, *drop}.intersection(categorical):
+        raise InputError(f"--categorical {name}: the column is the --target, or dropped")
     columns = zip(names, zip(*rows, strict=True), strict=True)
     cells = {name: as_array(path, name, column) for name, column in columns if name not in drop}
     missing = {name: np.array([value.lower() in MISSING for value in column]) for name, column in cells.items()}
@@ -135,9 +136,11 @@ def read_csv(path: Path, target: str, categorical: tuple[str, ...] = (), drop: t
         if absent.all():
             print(f"warning: {path}: column {name!r} has no values and is left out", flush=True)
             continue
-        numbers = None if name in categorical else to_numbers(column, absent)
-        if numbers is None and name not in categorical and to_numbers(np.char.replace(column, ",", "."), absent) is not None:
-            print(f"warning: {path}: column {name!r} is text, for its numbers have decimal commas; write points", flush=True)
+        numbers = None
+        if name not in categorical:
+            numbers = to_numbers(column, absent)
+            if numbers is None and to_numbers(np.char.replace(column, ",", "."), absent) is not None:
+                print(f"warning: {path}: column {name!r} is text, for its numbers have decimal commas; write points", flush=True)
         columns[name] = np.where(absent, "", column) if numbers is None else numbers
         check_column(path, name, columns[name], absent, labels, target)
     if not columns:
