@@ -14,6 +14,7 @@ A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoin
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -69,7 +70,7 @@ def main() -> None:
     os.nice(args.nice)
     paths = dict(words.split("=", 1) for words in args.data_path)
     machine = Machine(args.device, max(1, CORES // args.jobs), {name: Path(path) for name, path in paths.items()})
-    deadline = time.time() + 60 * args.minutes if args.minutes is not None else None
+    deadline = time.time() + 60 * args.minutes if args.minutes is not None else math.inf
     for name in args.experiments:
         if name in EXPERIMENTS:
             runs = chosen(name, args)
@@ -169,10 +170,14 @@ def run_planned(name: str, plan: dict, data_path: Path) -> None:
         sys.exit(f"error: {name} failed; see above")
 
 
-def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float | None) -> int:
+def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float) -> int:
     """Train and measure what is missing of the runs; each leaves its JSON file only when it is whole. How many are left."""
     prepare(EXPERIMENTS[name])
     missing = [run for run in runs if not run.json.exists()]
+    for need in (need for run in missing for need in run.needs if need.json.exists()):
+        if not (need.folder / "checkpoint.pth").exists():
+            why = f"others read its checkpoint, which is not in {need.folder}"
+            sys.exit(f"error: {name}: {need.method} is finished, but {why}; to train it again, move {need.json} away")
     epochs, started = EXPERIMENTS[name].epochs, {}
 
     def starts() -> Iterator[Iterator[None] | None]:
@@ -192,8 +197,6 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
 
     def fits(run: Run) -> bool:
         """Whether a run ends before the deadline. One that is longer than the whole time is advanced by a part instead."""
-        if deadline is None:
-            return True
         took = [run.json.stat().st_mtime - start for run, start in started.items() if start and run.json.exists()]
         seconds = max(took) if took else 60 * EXPERIMENTS[name].minutes
         left = deadline - time.time()
@@ -202,12 +205,11 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float |
     pause = 1 if sys.stderr.isatty() else 60  # seconds between two states of the bar: a log file keeps every one
     with tqdm(total=epochs * len(missing), desc=name, unit="epoch", dynamic_ncols=True, mininterval=pause) as bar:
 
-        def tick() -> bool:
+        def tick() -> None:
             bar.update(sum(run.finished_epochs for run in missing) - bar.n)
-            return deadline is not None and time.time() > deadline
 
         try:
-            together(starts(), args.jobs, tick)
+            together(starts(), args.jobs, tick, deadline)
         except Failed as error:
             sys.exit(f"error: {name}: {error}")
     return sum(not run.json.exists() for run in missing)

@@ -6,6 +6,7 @@ that its trainer holds too: a trainer that outlived a killed reproduce.py, or be
 
 import fcntl
 import json
+import math
 import os
 import platform
 import re
@@ -226,10 +227,10 @@ def work(command: list[str], printed: Path, threads: int, lock: int | None = Non
         raise Failed(f"{command[0]}: {lines[-1].removeprefix('error: ')} (see {printed})")
 
 
-def together(waiting: Iterator[Iterator[None]], jobs: int, tick) -> None:
+def together(waiting: Iterator[Iterator[None] | None], jobs: int, tick: Callable[[], object], deadline: float = math.inf) -> None:
     """Drive generators, at most `jobs` at once; `waiting` gives the next, or None while there is none to start.
 
-    tick() is called five times per second; where it returns True all is stopped.
+    tick() is called five times per second, to move a bar. At the deadline (in the seconds of time.time()) all are stopped.
     """
     going: list[Iterator[None]] = []
     ended = False
@@ -249,7 +250,8 @@ def together(waiting: Iterator[Iterator[None]], jobs: int, tick) -> None:
                     next(job)
                 except StopIteration:
                     going.remove(job)
-            if tick():
+            tick()
+            if time.time() > deadline:
                 return
             time.sleep(0.2)
     finally:

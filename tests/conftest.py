@@ -1,11 +1,16 @@
 """Every subproject is a folder of plain scripts; tests import from them by path, and run commands as a user would."""
 
 import contextlib
+import fcntl
 import functools
 import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,6 +32,26 @@ def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.
     if words[0] == sys.executable and (words[1] == "-m" or words[1].endswith(".py")):
         return warm().run(words[1:], cwd, timeout)
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def on_terminal(*command: object, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run a command where a user sits: all its streams are a terminal, so that bars are drawn. `stdout` is all it showed."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    words = [str(word) for word in command]
+    shown = b""
+    with (
+        subprocess.Popen(words, cwd=ROOT, stdin=end, stdout=end, stderr=end) as child,
+        open(terminal, "rb", buffering=0) as screen,
+    ):
+        os.close(end)
+        killer = threading.Timer(timeout, child.kill)
+        killer.start()
+        with contextlib.suppress(OSError):  # EIO: the last process at the terminal has ended
+            while piece := screen.read(1 << 16):
+                shown += piece
+        killer.cancel()
+    return subprocess.CompletedProcess(words, child.returncode, shown.decode())
 
 
 @functools.cache

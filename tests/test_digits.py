@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from conftest import ROOT, complains, run, warm
+from conftest import ROOT, complains, on_terminal, run, warm
 from training import PATIENCE
 
 PREPARE = ROOT / "data/digits/prepare.py"
@@ -42,7 +42,7 @@ def test_prepare_overwrites_nothing(parity, tmp_path):
 
 def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
     """2 seeds of 3 epochs. After SIGKILL its trainers end by themselves, and the same command trains none of them twice; all is
-    written. A third call measures anew, to the same numbers, and makes a run that is gone again."""
+    written. A third call, at a terminal, measures anew, to the same numbers, and makes a run that is gone again."""
     job = [sys.executable, str(ROOT / "results/quick.py"), "--seeds", "2", "--epochs", "3", "--jobs", "2", "--output", tmp_path]
     with open(os.devnull, "w") as nowhere:
         number = warm().start([str(word) for word in job[1:]], ROOT, nowhere, nowhere)
@@ -85,8 +85,9 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
 
     kept = (tmp_path / "parity/CE-seed1/checkpoint.pth").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "parity/LS-0.1-seed1")
-    result = run(*job, timeout=900)
-    assert result.returncode == 0, result.stderr
+    result = on_terminal(*job, timeout=900)
+    assert result.returncode == 0, result.stdout
+    assert all(f"{bar}: 100%" in result.stdout for bar in ("training 9 models", "measuring and drawing"))
     assert (tmp_path / "parity/CE-seed1/checkpoint.pth").stat().st_mtime_ns == kept
     assert json.loads((tmp_path / "summary.json").read_text())["runs"] == first
     complains(run(*job[:4], "--epochs", 4, "--output", tmp_path), "another recipe")
