@@ -307,11 +307,11 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     if "medium" not in shown and "low" not in shown:  # all classes have many images
         shown = [key for key in shown if key != "many"]
     lines = means(metrics, shown)
-    every = [run for seeds in methods.values() for run in seeds.values()]
-    seconds = statistics.median(run["training_seconds"] for run in every)  # a machine that slept in one run spoils a mean
+    runs = [run for seeds in methods.values() for run in seeds.values()]
+    seconds = statistics.median(run["training_seconds"] for run in runs)  # a machine that slept in one run spoils a mean
     took = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.3g} seconds"
-    if {run["data"] for run in every} != {EXPERIMENTS[experiment].data}:
-        raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in every})}, not {EXPERIMENTS[experiment].data}")
+    if {run["data"] for run in runs} != {EXPERIMENTS[experiment].data}:
+        raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in runs})}, not {EXPERIMENTS[experiment].data}")
     kinds = sorted(set().union(*map(machines_of, methods.values())))
     prepare = EXPERIMENTS[experiment].prepare
     first = [f"python {prepare}"] if prepare else []
@@ -321,8 +321,8 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         lines += ["A CPU with only AVX2 has no bfloat16 instructions: float32 is rounded to bfloat16 in the same places there."]
     mixed = seeds_on_several_machines(methods)
     if mixed:
-        every = len(mixed) == EXPERIMENTS[experiment].seeds
-        seeds = "every seed" if every else f"seed{'s' * (len(mixed) > 1)} {', '.join(map(str, mixed))}"
+        all_seeds = len(mixed) == EXPERIMENTS[experiment].seeds
+        seeds = "every seed" if all_seeds else f"seed{'s' * (len(mixed) > 1)} {', '.join(map(str, mixed))}"
         lines += [f"The runs of {seeds} come from different machines: they also differ in rounding, which training amplifies."]
         of = {kind: ", ".join(m for m in methods if kind in machines_of(methods[m])) for kind in kinds}
         if len(set(of.values())) > 1:

@@ -16,9 +16,11 @@ import argparse
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,17 +147,19 @@ def blocked(runs: list[Run]) -> bool:
 
 
 def show(jobs: int) -> None:
-    print(f"{'experiment':30} {'runs done':>10} {f'minutes left, {jobs} at once':>24}   what")
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(f"{'experiment':32} {'runs done':>10} {f'minutes left, {jobs} at once':>26}")
     for name, experiment in EXPERIMENTS.items():
         runs = [Run(name, method, seed) for method in experiment.methods for seed in range(experiment.seeds)]
         done = sum(run.json.exists() for run in runs)
         left = (len(runs) - done) * experiment.minutes / jobs
+        print(f"{name:32} {f'{done} / {len(runs)}':>10} {left:26.0f}")
         what = f"{experiment.data}, {experiment.title}; {experiment.seeds} seeds of {', '.join(experiment.methods)}"
-        print(f"{name:30} {f'{done} / {len(runs)}':>10} {left:24.0f}   {what}")
-        print(f"{'':69}{experiment.trainer} {experiment.options}")
+        for text in (what, f"{experiment.trainer} {experiment.options}"):
+            print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
     print("\nplanned, with --data-path imagenet=FOLDER:")
     for name, plan in planned().items():
-        print(f"{name:30} {plan['experiment']}")
+        print(f"{name:32} {plan['experiment']}")
 
 
 def planned() -> dict[str, dict]:
@@ -172,8 +176,11 @@ def run_planned(name: str, plan: dict, data_path: Path) -> None:
 
 def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float) -> int:
     """Train and measure what is missing of the runs; each leaves its JSON file only when it is whole. How many are left."""
-    prepare(EXPERIMENTS[name])
     missing = [run for run in runs if not run.json.exists()]
+    if not missing:
+        print(f"{name}: nothing to run, all {len(runs)} runs asked for are finished")
+        return 0
+    prepare(EXPERIMENTS[name])
     for need in (need for run in missing for need in run.needs if need.json.exists()):
         if not (need.folder / "checkpoint.pth").exists():
             why = f"others read its checkpoint, which is not in {need.folder}"

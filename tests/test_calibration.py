@@ -100,7 +100,7 @@ def test_figures_against_other_libraries(temperature):
     assert ours["aurc_msp"] == pytest.approx(oracles.aurc(confidence, right), abs=1e-12)
     assert ours["aurc_max_logit"] == pytest.approx(oracles.aurc(z.amax(1), right), abs=1e-12)
     centred = z - z.mean(1, keepdim=True)
-    assert ours["aurc_normalised"] == pytest.approx(oracles.aurc(centred.amax(1) / centred.norm(dim=1), right), abs=1e-12)
+    assert ours["aurc_best_s_p"] == pytest.approx(oracles.aurc(centred.amax(1) / centred.norm(dim=1), right), abs=1e-12)
     which = np.digitize(confidence.numpy(), np.arange(1, BINS) / BINS, right=True)
     expected = [[(which == b).sum(), confidence[which == b].sum(), right[which == b].sum()] for b in range(BINS)]
     np.testing.assert_allclose(bins, np.array(expected), atol=1e-9)
@@ -149,7 +149,7 @@ def test_what_a_temperature_does_to_the_ranking():
     logits, labels = sample(3000, temperature=4.0)
     result = calibrate(logits, labels, 0.2, 2, seed=0, name="a")
     assert min(result["temperatures"]) > 3.5
-    for score in ("max_logit", "normalised"):
+    for score in ("max_logit", "best_s_p"):
         assert result["after"][f"aurc_{score}"] == pytest.approx(result["before"][f"aurc_{score}"], abs=1e-14)
     assert abs(result["after"]["aurc_msp"] - result["before"]["aurc_msp"]) > 1e-4
     assert result["after"]["ece"] < 0.03 < 0.1 < result["before"]["ece"]

@@ -374,6 +374,10 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
     complains(run(PREPARE, "--root", empty), "train: no images")
     (empty / "train.zip").write_bytes((small_zips / "train.zip").read_bytes()[:500])
     complains(run(PREPARE, "--root", empty, "--maps-only"), "train.zip: truncated or damaged")
+    shutil.copy(small_zips / "val.zip", empty)
+    result = run(PREPARE, "--root", empty, "--check")
+    assert result.stdout.count("train.zip: truncated or damaged") == 1 and f"{empty}/val.zip: " in result.stdout
+    (empty / "val.zip").unlink()
     write_zip(empty / "train.zip", {"1.jpg": jpeg(1)})
     complains(run(PREPARE, "--root", empty, "--maps-only"), "lie in no class folders")
     write_zip(empty / "train.zip", {"a/../../1.jpg": jpeg(1)})

@@ -209,11 +209,12 @@ def test_intervals_over_seeds(tmp_path, monkeypatch):
     for seed in (1, 2, 3):  # the files of y no longer say which seeds they are of
         held = torch.load(tmp_path / f"y{seed}.pt", weights_only=True)
         save(tmp_path / f"y{seed}.pt", held["logits"], held["labels"])
-    call(monkeypatch, *groups, "--only", "calibration", "--output", tmp_path / "unknown")
-    content = json.loads((tmp_path / "unknown/report.json").read_text())
-    (row,) = [row for row in content["differences"] if row["metric"] == "top1"]
     low, high = stats.ttest_ind(y, x, equal_var=False).confidence_interval()
-    assert row["how"] == "seeds" and row["interval"] == pytest.approx([low, high])
+    for order, interval in ((groups, [low, high]), (groups[5:] + groups[:5], [-high, -low])):
+        out = tmp_path / f"unknown-{order[1]}"
+        call(monkeypatch, *order, "--only", "calibration", "--output", out)
+        (row,) = [row for row in json.loads((out / "report.json").read_text())["differences"] if row["metric"] == "top1"]
+        assert row["how"] == "seeds" and row["interval"] == pytest.approx(interval)
 
 
 def test_a_group_is_of_different_seeds_of_one_method(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ import pytest
 from scipy.stats import binomtest, norm, ttest_1samp
 
 from browser import CHROMIUM, Browser
-from conftest import ROOT, complains, run, warm
+from conftest import ROOT, complains, on_terminal, run, warm
 from subprojects import Subproject
 from training import PATIENCE
 
@@ -337,8 +337,8 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     assert warm().wait() == -signal.SIGKILL
     stopped = run(*command, "--minutes", "0.0001")
     assert stopped.returncode == 0 and "are left; the same command goes on" in stopped.stdout, stopped.stderr
-    result = run(*command, timeout=900)
-    assert result.returncode == 0, result.stderr
+    result = on_terminal(*command, timeout=900)
+    assert result.returncode == 0 and "tiny: 100%" in result.stdout, result.stdout
     stems = ["CE-seed0", "LS-0.2-seed0", "heir-of-CE-seed0"]
     assert sorted(path.stem for path in runs.iterdir()) == stems
     for stem in stems:
@@ -359,6 +359,9 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     assert "## tiny: digits, ten classes" in page and "AVX" in page.upper()
     power = run(tmp_path / "results/reproduce.py", "--power", "tiny")
     assert power.returncode == 0 and "by itself" in power.stdout  # one seed: no test, but no error either
+    (runs / "heir-of-CE-seed0.json").unlink()  # as in a clone, which has JSON files but no checkpoints
+    (work / "CE-seed0/checkpoint.pth").unlink()
+    complains(run(*command), "CE is finished, but others read its checkpoint", "CE-seed0.json away")
 
 
 def test_what_another_process_works_on_comes_last(tmp_path):

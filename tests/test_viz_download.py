@@ -156,6 +156,6 @@ def test_a_host_that_lies_is_told_in_one_line_and_leaves_no_file(server, tmp_pat
     for name in ("../x.pth", "a/../../x.pth", "/x.pth", "a\\x.pth", "x\ny.pth", "./x.pth"):
         refused("is no file name", names=[name])
     for answer in (b"[" * 10**5, b"[]", b"null", b"\xff", b'{"assets": [{"name": 1}]}', b'{"assets": 7}'):
-        refused("answers with something else than a release", release=answer)
+        refused("answers with something other than a release", release=answer)
     call(monkeypatch, "deit-small", "--output", tmp_path)
     assert (tmp_path / "deit-small/deit_maxsup.pth").read_bytes() == BODY

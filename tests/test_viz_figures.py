@@ -126,19 +126,10 @@ def test_training_and_test_images_are_different_ones(models, folder_of_classes, 
     for script in (features, transfer):
         with pytest.raises(InputError, match="the same images for training and test"):
             call(script, monkeypatch, *words)
-    with pytest.raises(InputError, match="digits has no part tset"):
-        call(
-            transfer,
-            monkeypatch,
-            "--checkpoint",
-            models / "one.pth",
-            "--data",
-            "digits",
-            "--output",
-            tmp_path,
-            "--test-split",
-            "tset",
-        )
+    words = ["--checkpoint", models / "one.pth", "--data", "digits", "--output", tmp_path, "--test-split"]
+    for split, match in (("tset", "digits has no part tset"), ("train", "--test-split train: .* name another split")):
+        with pytest.raises(InputError, match=match):
+            call(transfer, monkeypatch, *words, split)
 
 
 def test_sums_as_they_pass_against_all_pairs():

@@ -239,6 +239,7 @@ def test_options_that_would_do_nothing_are_refused(tmp_path, monkeypatch):
     for words, match in (
         (("--input", "a.pt", "--transfer"), "--transfer: needs images, so --checkpoint"),
         (("--input", "a.pt", "--mean", 0, 0, 0), "--mean: needs images, so --checkpoint"),
+        (("--input", "a.pt", "--amp", "bf16"), "--amp: needs images, so --checkpoint"),
         (("--checkpoint", "a.pth", "--ignore-index", 3), "--ignore-index: goes with --input"),
         (("--checkpoint", "a.pth", "--transfer-labels", "prefix"), "--transfer-labels: goes with --transfer"),
     ):

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from common import errors, options, outputs
-from common.terminal import markdown, number, table
+from common.terminal import counted, markdown, number, table
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     head = ["model", "images", "top-1 %", "NLL", "ECE", "AURC", f"|z| < {args.threshold:g} %"]
     decimals = {"images": 0, "top1": 2, "nll": 4, "ece": 4, "aurc": 5, "near_zero_percent": 2}
     print(table(head, [[name, *numbers(row, decimals)] for name, row in found.items()]))
-    errors.say(f"figures and tables of {len(found)} inputs: {args.output}/")
+    errors.say(f"figures and tables of {counted(len(found), 'input')}: {args.output}/")
 
 
 def analyse(files: dict[str, dict], threshold: float, output: Path, alpha: float = options.ALPHA) -> dict[str, dict[str, float]]:

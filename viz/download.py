@@ -126,7 +126,7 @@ def fetch_from_github(release: Release, pattern: str, folder: Path):
             assets = {row["name"]: row for row in json.loads(answer.read(LONGEST_ANSWER))["assets"]}
             facts = {name: (row["browser_download_url"], int(row["size"])) for name, row in assets.items()}
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{release.repository}: {api} answers with something else than a release")
+            raise InputError(f"{release.repository}: {api} answers with something other than a release")
     for name in chosen(list(assets), pattern, release):
         digest = str(assets[name].get("digest") or "")  # older files have none
         yield verified(download(*facts[name], folder / Path(name).name), digest.removeprefix("sha256:"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common import errors, options, outputs
 from common.errors import InputError, reason
+from common.terminal import counted
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         checkpoint = inference.load(path, args)
         columns[name] = grad_cam.explain_all(checkpoint, pictures, args.target, args.device, name)
     style.save_one(grad_cam.draw(columns, args.images, pictures), args.output)
-    errors.say(f"{len(pictures)} images by {len(columns)} models: {args.output}")
+    errors.say(f"{counted(len(pictures), 'image')} by {counted(len(columns), 'model')}: {args.output}")
 
 
 def read_picture(path: Path):

@@ -4,10 +4,11 @@
     python viz/measure.py --checkpoint ls.pth --transfer --output measured.json     # adds linear transfer to the finer classes
     python viz/measure.py --input ce.pt ls.pt --output measured.json                # what follows from logits files
 
-The file is {"models": {name: {"checkpoint" or "input": path, "metrics": {...}}}}. Accuracies (top1, train_top1, transfer) are
-percentages; risks, coverages and shares are fractions; null is what is not defined or not known. Training images are shown
-without augmentation to the model in evaluation mode, and only those that it was trained on. Metrics that choose something choose
-it on a random fifth of the validation images and are measured on the others, means over ten such splits.
+The file is {"models": {name: {"checkpoint" or "input": path, "metrics": {...}}}}. Accuracies (top1, top5, train_top1,
+train_top1_clean, transfer) are percentages; risks, coverages and shares are fractions; null is what is not defined or not known.
+Training images are shown without augmentation to the model in evaluation mode, and only those that it was trained on. Metrics
+that choose something choose it on a random fifth of the validation images and are measured on the others, means over ten such
+splits.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from common import errors, options, outputs
 from common.errors import InputError
-from common.terminal import number, table
+from common.terminal import counted, number, table
 
 if TYPE_CHECKING:
     from images.image_set import Images
@@ -59,7 +60,7 @@ def main() -> None:
     head = [key for key in SHOWN if any(row["metrics"].get(key) is not None for row in found.values())]
     rows = [[name, *(number(row["metrics"].get(key), SHOWN[key]) for key in head)] for name, row in found.items()]
     print(table(["model", *head], rows))
-    errors.say(f"{len(found)} models measured: {args.output}")
+    errors.say(f"measured {counted(len(found), 'model')}: {args.output}")
 
 
 def check_output(path: Path) -> None:

@@ -9,7 +9,6 @@ Writes index.html, one file that needs nothing else and no network, report.json 
 """
 
 import argparse
-import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -99,5 +98,4 @@ def command_of(args: argparse.Namespace) -> Callable[[str | None], str]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
     errors.run(main)

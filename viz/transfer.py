@@ -26,6 +26,8 @@ def main() -> None:
     args = options.parse(parser)
     if args.data is None and args.data_path is None:
         raise InputError("transfer to what? --data cifar10 (or another known set), or --data-path to an image folder")
+    if args.test_split == "train":
+        raise InputError("--test-split train: the logistic regression learns from these images; name another split")
     models = options.models_of(args)
 
     from checkpoints import inference
@@ -40,8 +42,9 @@ def main() -> None:
     table = {}
     for name, path in models.items():
         checkpoint, parts = inference.load(path, args), []
+        model = build_model(checkpoint)
         for split, images in sets.items():
-            model, title = build_model(checkpoint), f"{split} features of {path}"
+            title = f"{split} features of {path}"
             found = inference.outputs(model, images, checkpoint.facts, title, ("features",), **options.loading(args))
             parts += [found["features"], [images.classes[label] for label in images.labels]]
         table[name] = {"checkpoint": str(path)} | transfer(*parts, sorted(args.strengths))

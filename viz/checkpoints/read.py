@@ -240,14 +240,15 @@ def check_facts(facts: dict, classes: list | None, path: Path) -> None:
     need(facts["library"] in models.LIBRARIES, "library", f"one of {', '.join(models.LIBRARIES)}")
     known = isinstance(facts["model"], str) and models.known(facts["library"], facts["model"])
     need(known, "model", f"one of {facts['library']} (timm {timm.__version__})")
-    if classes is not None and (len(classes) > facts["num_classes"] or not names(classes)):
+    if classes is not None and (len(classes) > facts["num_classes"] or not distinct_names(classes)):
         raise InputError(f"{path}: names {len(classes)} classes for a model of {facts['num_classes']}, or one of them twice")
     groups = facts.get("superclasses") or {}
-    right = isinstance(groups, dict) and names(list(groups)) and all(isinstance(g, list) and names(g) for g in groups.values())
+    right = isinstance(groups, dict) and all(isinstance(group, list) for group in groups.values())
+    right = right and all(map(distinct_names, [list(groups), *groups.values()]))
     need(right, "superclasses", "class names by superclass")
 
 
-def names(values: list) -> bool:
+def distinct_names(values: list) -> bool:
     """Whether these are words, none of them twice."""
     return all(isinstance(value, str) for value in values) and len(set(values)) == len(values)
 

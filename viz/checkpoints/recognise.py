@@ -204,7 +204,7 @@ def differences(weights: dict[str, Tensor], model: nn.Module) -> list[str]:
         if key in found and found[key].shape != value.shape
     ]
     phrases += [f"{key} is missing" for key in expected if key not in found]
-    return phrases + [f"{key} is foreign" for key in found if key not in expected]
+    return phrases + [f"{key} is unexpected" for key in found if key not in expected]
 
 
 def _compared(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load(path: Path, ignore_index: int | None = None) -> dict:
     """Read and check a logits file of images, ours or not; with ignore_index, of pixels too. Raises InputError.
 
-    That the logits of pixels are finite is seen to as they pass. Theirs gives `path`, `ignore_index`, and `pixels`, how many of
-    them are labelled.
+    A file of pixels also gets the keys `path`, `ignore_index` and `pixels`, the number of labelled pixels; whether its logits are
+    finite is checked later, image by image.
     """
     content = torch_file.read(path, "logits file", memory_map=True)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), torch.Tensor) for key in ("logits", "labels")):

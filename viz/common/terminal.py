@@ -37,3 +37,8 @@ def markdown(head: list[str], rows: list[list[str]], names: int = 1, text: int =
 
 def number(value: float | None, decimals: int) -> str:
     return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 model, 2 models, ..."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

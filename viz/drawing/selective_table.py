@@ -31,8 +31,9 @@ def page(summary: dict) -> str:
         text += f"- {name} ({held_out}): {', '.join(f'{choice_name(key)} in {count}' for key, count in counts)}\n"
     rows = [[name, "s_p - MSP", *cells(models[name]["normalised_less_msp"], DIFFERENCES, "+")] for name in chosen]
     rows += differences(summary, DIFFERENCES)
-    head = ["difference", "score", *(FIGURES[f][0] for f in DIFFERENCES)]
-    text += f"\nDifferences, each on the same images:\n\n{markdown(head, rows, names=2)}"
+    if rows:
+        head = ["difference", "score", *(FIGURES[f][0] for f in DIFFERENCES)]
+        text += f"\nDifferences, each on the same images:\n\n{markdown(head, rows, names=2)}"
     return text + "".join(f"\nNote: {note}.\n" for note in summary["notes"])
 
 

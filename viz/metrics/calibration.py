@@ -11,10 +11,10 @@ from metrics.resampling import splits
 from metrics.risk_coverage import aurc, weigh
 from metrics.scores import chunks, normalised_scores, plain_scores
 from metrics.selection import FEW_ERRORS, FEW_HELD_OUT, choose
-from metrics.temperature import at_temperature, fit_temperature, usable
+from metrics.temperature import at_temperature, fit_each
 
 # Of s_p the best, even where MSP ranks better: a temperature changes neither it nor the largest logit's ranking.
-RANKINGS = {"msp": "MSP", "max_logit": "max logit", "normalised": "best s_p"}
+RANKINGS = {"msp": "MSP", "max_logit": "max logit", "best_s_p": "best s_p"}
 
 
 def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, seed: int, name: str) -> dict:
@@ -29,13 +29,8 @@ def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, see
     chosen = choose(model, held_out, msp=False)
     rows = {"before": [], "after": []}
     bins, notes = np.zeros((2, BINS, 3)), []
-    progress = {"unit": "split", "disable": None, "leave": False}
-    temperatures = [
-        fit_temperature(logits, labels, torch.from_numpy(np.flatnonzero(held)))
-        for held in tqdm(held_out.T, desc=f"temperature of {name}", **progress)
-    ]
-    kept, note = usable(temperatures)
-    for split in tqdm(kept, desc=f"calibration of {name}", **progress):
+    temperatures, kept, note = fit_each(logits, labels, torch.from_numpy(held_out).T)
+    for split in tqdm(kept, desc=f"calibration of {name}", unit="split", disable=None, leave=False):
         scored = torch.from_numpy(np.flatnonzero(~held_out[:, split]))
         for which, (key, temperature) in enumerate({"before": 1.0, "after": temperatures[split]}.items()):
             measured, counts = at_temperature(logits, labels, scored, temperature)
@@ -58,13 +53,13 @@ def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, see
 
 def rankings_at(logits: Tensor, labels: Tensor, index: Tensor, temperature: float, score: str | None) -> dict[str, float]:
     """The AURC of RANKINGS of logits (N, K) / temperature, rows `index` (n,). score: the s_p of normalised logits, None: none."""
-    columns = {key: [] for key in RANKINGS if score or key != "normalised"}
+    columns = {key: [] for key in RANKINGS if score or key != "best_s_p"}
     wrong = []
     for rows, targets in chunks(logits, labels, index):
         rows = rows / temperature
         scores, predicted = plain_scores(rows)
         if score:
-            scores["normalised"] = normalised_scores(rows, powers=[int(score.removeprefix("s_"))])[score]
+            scores["best_s_p"] = normalised_scores(rows, powers=[int(score.removeprefix("s_"))])[score]
         wrong.append(predicted != targets)
         for key, column in columns.items():
             column.append(scores[key])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from common.errors import warn
 from common.options import FRACTION, REPEATS, SEED
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,13 +52,24 @@ class Outputs:
         return rank_file(self.content, self.name)
 
     @cached_property
+    def held_out(self) -> np.ndarray:
+        """Which units are held out in each random split (units, R) bool."""
+        return splits(self.units, FRACTION, REPEATS, SEED)
+
+    @cached_property
+    def chosen(self) -> list[str]:
+        """The score that each split's held-out units choose: one of normalised logits, or MSP. Empty for two classes."""
+        from metrics.selection import choose  # that module's measure() takes this class
+
+        return choose(self.ranked, self.held_out)
+
+    @cached_property
     def tempered(self) -> NamedTuple:
         """The samples of `sampled` at the temperature of each random split: metrics.temperature.Tempered."""
         from metrics.temperature import temper  # that module's measure() takes this class
 
         logits, labels, unit = self.sampled
-        held_out = torch.from_numpy(splits(self.units, FRACTION, REPEATS, SEED))
-        found = temper(logits, labels, held_out[unit].T)
+        found = temper(logits, labels, torch.from_numpy(self.held_out)[unit].T)
         if found.note:
             warn(f"{self.name}: {found.note}")
         return found

@@ -46,9 +46,7 @@ class Tempered(NamedTuple):
 
 def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
     """Fit a temperature to each split, held_out (R, N) bool, of logits (N, K) and labels (N,), and apply it to all samples."""
-    start = fit_temperature(logits, labels)  # near the optimum of every split
-    temperatures = [fit_temperature(logits, labels, held.nonzero().squeeze(1), start) for held in held_out]
-    kept, note = usable(temperatures)
+    temperatures, kept, note = fit_each(logits, labels, held_out)
     temperatures, held_out = [temperatures[split] for split in kept], held_out[kept]
     msp, nll = torch.empty(2, *held_out.shape, dtype=torch.float64)
     row = 0
@@ -62,6 +60,13 @@ def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
             msp[split, part] = -rest / (1 + rest)
             nll[split, part] = rest.log1p() - at_target / temperature
     return Tempered(temperatures, msp, nll, held_out, note)
+
+
+def fit_each(logits: Tensor, labels: Tensor, held_out: Tensor) -> tuple[list[float], list[int], str | None]:
+    """The temperature of each split, held_out (R, N) bool, of logits (N, K) and labels (N,); and what `usable` says of them."""
+    start = fit_temperature(logits, labels)  # near the optimum of every split
+    temperatures = [fit_temperature(logits, labels, held.nonzero().squeeze(1), start) for held in held_out]
+    return temperatures, *usable(temperatures)
 
 
 def usable(temperatures: list[float]) -> tuple[list[int], str | None]:

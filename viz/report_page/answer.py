@@ -63,7 +63,8 @@ def answer(estimates: dict[str, dict], differences: list[dict], evidence: str) -
     told = sum(row["told"] for row in differences if row["metric"] in asked)
     count = sum(row["metric"] in asked for row in differences)
     if count:
-        rest = f" of {count} such differences between these models; the other {count - told} cannot be told."
+        others = f"; the other {count - told} cannot be told" if told < count else ""
+        rest = f" of {count} such differences between these models{others}."
         sentences.append(Sentence(f"These {evidence} show {told}", rest, told == count))
     return sentences + _normalised(estimates)
 

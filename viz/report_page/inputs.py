@@ -136,9 +136,9 @@ def check_seed(others: list[Run], run: Run) -> None:
 def check_comparable(first: Run, run: Run) -> None:
     """Raise InputError, which names both, unless both have the same classes and were shown the same images in one order."""
     check_split(len(run.content["labels"]), options.FRACTION, str(run.path))
-    counts, labels = ([part.content[key] for part in (first, run)] for key in ("logits", "labels"))
+    logits, labels = ([part.content[key] for part in (first, run)] for key in ("logits", "labels"))
     for what, (ours, theirs) in (
-        ("have different classes", [list(range(part.shape[1])) for part in counts]),
+        ("have different classes", [list(range(part.shape[1])) for part in logits]),
         ("have different classes", [part.classes if part.content.get("classes") else None for part in (first, run)]),
         ("were shown different images", [list(range(len(part))) for part in labels]),
         ("were shown different images", (first.paths, run.paths)),

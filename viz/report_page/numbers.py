@@ -9,7 +9,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from common.options import CORES, FRACTION, REPEATS, SEED
+from common.options import CORES, SEED
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from measure import all_metrics
 from metrics.calibration_error import BINS, bins_of
-from metrics.resampling import interval, resamples, splits
+from metrics.resampling import interval, resamples
 from metrics.risk_coverage import figures, weigh
-from metrics.selection import choose, over_splits
+from metrics.selection import over_splits
 from report_page.inputs import Run
 
 RESAMPLES = 1000
@@ -100,8 +100,6 @@ def measure(run: Run) -> dict[str, float | None]:
 def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES) -> dict[str, np.ndarray]:
     """The metrics (count,) on resamples of the images; equal for all models of as many images, so differences are paired."""
     model, units = run.outputs.ranked, run.outputs.units
-    held_out = splits(units, FRACTION, REPEATS, SEED)
-    chosen = choose(model, held_out)
     means = sparse.csr_array(torch.stack([run.samples.nll, run.samples.near_zero]).numpy())
     scored = (~run.outputs.tempered.held_out).double().numpy()  # (splits, units)
     # Not a dense product: its threads would wait for each other.
@@ -115,8 +113,8 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
         found["nll"], found["near_zero"] = mean_sums / units
         errors = np.abs(np.reshape(gaps, (-1, BINS, weights.shape[1]))).sum(1)
         found["ece"], found["ece_temperature"] = errors[0] / units, (errors[1:] / np.maximum(images, 1)).mean(0)
-        if chosen and index < fewer:
-            scores = over_splits(model, chosen, ~held_out, weights)
+        if run.outputs.chosen and index < fewer:
+            scores = over_splits(model, run.outputs.chosen, ~run.outputs.held_out, weights)
             normal, plain = scores["normalised"]["aurc"], scores["split_msp"]["aurc"]
             found["aurc_normalised"], found["normalised_less_msp"] = normal, normal - plain
         return found
@@ -216,7 +214,7 @@ def differences(runs: dict[str, list[Run]], methods: dict[str, list[dict]], draw
 
 def _over_seeds(first: list[float], second: list[float], seeds: list, others: list) -> dict:
     """The difference of the means, paired by seed where the same seeds are known of both, else by Welch's interval."""
-    if None not in seeds and len(set(seeds)) == len(seeds) and sorted(seeds) == sorted(others):
+    if None not in [*seeds, *others] and len(set(seeds)) == len(seeds) and sorted(seeds) == sorted(others):
         pairs = [value - second[others.index(seed)] for seed, value in zip(seeds, first, strict=True)]
         error = np.std(pairs, ddof=1) / len(pairs) ** 0.5
         return _student(np.mean(pairs), error, len(pairs) - 1) | {"how": "paired seeds"}

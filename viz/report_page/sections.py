@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from common.options import FRACTION, REPEATS, SEED
 
 import numpy as np
 import torch
@@ -16,8 +15,7 @@ from drawing import grad_cam as cam
 from drawing import logit_panels, max_logit, projection, reliability, risk_coverage
 from drawing.panels import Panels
 from metrics.calibration_error import BINS, binned
-from metrics.resampling import splits
-from metrics.selection import TWO_CLASSES, choose
+from metrics.selection import TWO_CLASSES
 from report_page import SECTIONS
 from report_page.answer import between, shown
 from report_page.blocks import Cell, Figure, Gallery, Picture, Section, Table, picture
@@ -148,12 +146,7 @@ def selective(found: Findings) -> Section:
 
 def mean_curve(seeds: list[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """risk_coverage.curves, mean over the seeds."""
-    rows = []
-    for run in seeds:
-        model = run.outputs.ranked
-        held_out = splits(model.units, FRACTION, REPEATS, SEED)
-        chosen = choose(model, held_out)
-        rows.append(risk_coverage.curves(model, chosen, ~held_out))
+    rows = [risk_coverage.curves(run.outputs.ranked, run.outputs.chosen, ~run.outputs.held_out) for run in seeds]
     columns = list(zip(*rows, strict=True))
     return columns[0][0], np.mean(columns[1], 0), None if rows[0][2] is None else np.mean(columns[2], 0)
 
