@@ -1,7 +1,7 @@
 """How options are spelled: other projects' names next to ours, and one-line errors that name the nearest option.
 
 SPELLINGS are other names of one option. UNNEEDED are DeiT's options that change nothing here, with what the run says about each.
-REFUSED are those that end the run, with the reason. settle() turns DeiT's options that mean a loss or a data set into ours.
+REFUSED are those that end the run, with the reason. settle() turns DeiT's options that mean a loss or an augmentation into ours.
 """
 
 import argparse

@@ -158,22 +158,17 @@ def evaluate_checkpoint(args) -> None:
     size = facts["input_size"]
     own = said.get("crop_ratio") if args.eval_crop_ratio is None else None
     ratio = own or crop_ratio(size, facts["eval_crop_ratio"])
-    say(f"images of {size} px, a central crop of {ratio:g}, less mean {facts['mean']}, over std {facts['std']}")
-    model = weights.rebuild(found, facts["model"], size)
+    say(f"images of {size} px, a central crop of {ratio:g}, normalised by mean {facts['mean']} and std {facts['std']}")
+    model, outputs = weights.rebuild(found, facts["model"], size)
     try:
         transform = eval_transform(size, ratio, facts["mean"], facts["std"], said.get("interpolation", "bicubic"))
     except ValueError:
         raise InputError(f"{args.resume}: its images are resized by {facts['interpolation']!r}, which this trainer does not have")
     (val_set,) = open_splits(args, val=transform)
-    outputs = model.num_classes if hasattr(model, "num_classes") else found.facts["num_classes"]
     names = foreign.class_names(found.classes, outputs, val_set.classes)
     if not found.ours:
         order = "" if names else ", which are taken to be in the order of the folder's, for it has no names"
-        say(
-            "\n".join(
-                [f"{args.resume} is taken for {facts['model']} of timm at {size} px, with its own classes{order}", *found.notes]
-            )
-        )
+        say("\n".join([f"{args.resume} is taken for {facts['model']} at {size} px, with its own classes{order}", *found.notes]))
     if names:
         match_classes(val_set, names, args.resume)
     settle_num_classes(outputs, len(val_set.classes), args.data_path)
@@ -225,8 +220,6 @@ def build_augmentation(args):
 def build_criterion(args, labels: torch.Tensor) -> nn.Module:
     """The loss. Its strengths, the published ones where none are given, are written into args."""
     if args.loss == "bce":
-        if args.alpha is not None or args.alpha_end is not None or args.prior != "uniform":
-            raise InputError("--loss bce has neither a strength nor a prior")
         return BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)  # as in DeiT, every class of a mixed image is there
     prior = torch.bincount(labels, minlength=args.num_classes) / len(labels) if args.prior == "frequency" else None
     try:
@@ -241,6 +234,9 @@ def build_distillation(args, model: nn.Module, classes: list[str]) -> Distillati
     """The teacher and how it teaches; a model with a distillation token is told that it is trained with one."""
     if args.distillation_type == "none":
         return None
+    if args.distillation_type == "soft" and args.num_classes != len(classes):
+        teaches = f"a teacher has a distribution over the {len(classes)} classes of the data"
+        raise InputError(f"--num-classes {args.num_classes}: {teaches}; omit the option, or distil with --distillation-type hard")
     teacher = weights.build_teacher(args, classes).to(args.device)
     has_token = hasattr(model, "set_distilled_training")
     if has_token:

@@ -24,7 +24,7 @@ SETTINGS = """
     no_aug color_jitter aa hflip scale train_interpolation repeated_aug
     reprob remode recount mixup cutmix cutmix_minmax mixup_prob mixup_switch_prob mixup_mode src train_mode
     freeze_backbone attn_only layer_decay lr_noise lr_noise_pct lr_noise_std
-    distillation_type distillation_alpha distillation_tau
+    distillation_type distillation_alpha distillation_tau teacher_path teacher_model
 """.split()
 
 # Smallest and largest values that mean something; None, where an option has it, always does.
@@ -62,7 +62,7 @@ def fill_in(args: argparse.Namespace) -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
+    args.amp = args.amp or ("bf16" if args.device == "cuda" and not args.eval else "off")
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
         args.notes.append(
             "--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here"
@@ -156,6 +156,12 @@ def check_pairs(args: argparse.Namespace) -> None:
         raise InputError(f"{name} without --distillation-type: give --distillation-type soft or hard")
     if args.distillation_type != "none" and not args.teacher_path:
         raise InputError(f"--distillation-type {args.distillation_type} needs --teacher-path, a checkpoint or its URL")
+    if args.alpha is not None and args.loss in ("ce", "bce"):
+        raise InputError(f"--alpha {args.alpha:g}: --loss {args.loss} has no strength to set")
+    if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):
+        raise InputError(f"--alpha-end {args.alpha_end:g}: for --loss ls and maxsup, not for {args.loss}")
+    if args.prior != "uniform" and args.loss != "ls":
+        raise InputError(f"--prior {args.prior}: for --loss ls, not for {args.loss}")
     if args.inat_category != "name" and args.data_set not in ("INAT", "INAT19"):
         raise InputError(f"--inat-category {args.inat_category} is for --data-set INAT and INAT19, not {args.data_set}")
     if args.cache and args.data_set not in ("IMNET", "image_folder"):
@@ -297,7 +303,8 @@ def get_parser() -> Parser:
     group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
-    group.add_argument("--amp", choices=["bf16", "fp16", "off"], help="mixed precision; if omitted: bf16 on a GPU, off on a CPU")
+    help_ = "mixed precision; if omitted: bf16 to train on a GPU, else off"
+    group.add_argument("--amp", choices=["bf16", "fp16", "off"], help=help_)
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
     group.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in --output_dir")

@@ -6,13 +6,12 @@
 Options that are not listed in --help go to main.py. --cluster local runs the same on this machine, without SLURM.
 """
 
-import argparse
 import os
 import socket
 import sys
 from pathlib import Path
 
-import errors  # noqa: F401  it prints mistakes as one line
+from errors import InputError, Parser
 
 
 class Training:
@@ -46,11 +45,10 @@ class Training:
         return submitit.helpers.DelayedSubmission(self)  # with --resume auto, so it goes on where it was
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_parser() -> Parser:
+    parser = Parser(
         description=__doc__.splitlines()[0],
         epilog="All other options, such as --data-path and --batch-size, go to main.py; python main.py --help lists them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--nodes", type=int, default=1, help="machines")
     parser.add_argument("--ngpus", type=int, default=8, help="processes per machine, one per GPU")
@@ -69,22 +67,23 @@ def submit() -> None:
 
     args, arguments = get_parser().parse_known_args()
     if any(word.split("=")[0] in ("--overwrite", "--resume") for word in arguments):
-        sys.exit("error: --overwrite and --resume: a job continues the run in --output_dir, each time that it is requeued")
+        raise InputError("--overwrite and --resume: a job continues the run in --output_dir, each time that it is requeued")
     if any(word in ("--eval", "--test-only", "--test_only") for word in arguments):
-        sys.exit("error: --eval: a job trains; python main.py --eval evaluates its checkpoint")
+        raise InputError("--eval: a job trains; python main.py --eval evaluates its checkpoint")
     arguments += ["--output_dir", str(args.output_dir)]
     options.check(options.get_parser().parse_args([*arguments, "--resume", "auto"]))  # a mistake ends here, not in the job
     try:
         import submitit
     except ImportError:
-        sys.exit("error: submitit is not installed; pip install submitit")
+        raise InputError("submitit is not installed; pip install submitit")
     try:
         executor = submitit.AutoExecutor(folder=args.output_dir / "slurm", cluster=args.cluster)
     except RuntimeError as error:  # there is no srun
-        sys.exit(f"error: SLURM: {error}; --cluster local runs on this machine")
-    parameters = {"nodes": args.nodes, "tasks_per_node": args.ngpus, "timeout_min": int(args.hours * 60), "name": "maxsup"}
+        raise InputError(f"SLURM: {error}; --cluster local runs on this machine")
+    parameters = {"nodes": args.nodes, "tasks_per_node": args.ngpus, "gpus_per_node": args.ngpus, "name": "maxsup"}
+    parameters["timeout_min"] = int(args.hours * 60)
     if args.cluster == "slurm":
-        parameters |= {"gpus_per_node": args.ngpus, "cpus_per_task": args.cpus_per_task}
+        parameters["cpus_per_task"] = args.cpus_per_task
         parameters |= {f"slurm_{key}": getattr(args, key) for key in ("partition", "constraint") if getattr(args, key)}
     executor.update_parameters(**parameters)
     with socket.socket() as probe:  # a port that is free now; the local rank 0 takes it in a moment

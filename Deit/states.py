@@ -110,7 +110,7 @@ def check(state: dict, path: Path) -> dict:
     wrong += ["model"] * (not all(isinstance(value, Tensor) for value in state["model"].values()))
     wrong += ["args"] * ("args" not in wrong and not is_plain(state.get("args")))
     if wrong:
-        raise InputError(f"{path}: not a checkpoint of this project's form: {', '.join(wrong)} holds something else")
+        raise InputError(f"{path}: not a checkpoint of this project's form: unexpected content under {', '.join(wrong)}")
     return state
 
 
@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -
         {key: value for key, value in some.items() if not str(key).endswith(NO_WEIGHTS)} for some in (model.state_dict(), weights)
     )
     phrases = [f"{key} is missing" for key in expected if key not in found]
-    phrases += [f"{key} is foreign" for key in found if key not in expected]
+    phrases += [f"{key} is unexpected" for key in found if key not in expected]
     for key, value in expected.items():
         other = found.get(key, value)
         if not isinstance(other, Tensor):
@@ -152,7 +152,7 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
             if name == "lr_scheduler" or (name == "scaler" and state[name] == {}):  # empty where the run so far did without fp16
                 continue
             if name == "scaler" and not all(isinstance(value, int | float) for value in state[name].values()):
-                raise ValueError("it holds something else than numbers")
+                raise ValueError("it holds something other than numbers")
             if isinstance(part, torch.optim.Optimizer):
                 groups, kept = part.state_dict()["param_groups"], state[name]["param_groups"]
                 if [len(group["params"]) for group in kept] != [len(group["params"]) for group in groups]:

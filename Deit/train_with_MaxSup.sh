@@ -8,11 +8,18 @@
 #
 # Each --loss has its published strength and schedule unless --alpha is given. Every GPU of the machine is used, with 1024 / GPUs
 # images each. Variables:
-#   PYTHON  the interpreter (python3)    GPUS  how many processes (all GPUs, or 1 without)    BATCH  the global batch (1024)
+#   PYTHON  the interpreter (python3)
+#   GPUS    how many processes (all GPUs, or 1 without)
+#   BATCH   images per step of this machine (1024)
 # Several machines: run it once on each with BATCH=256 (for four) and
 # TORCHRUN="--nnodes=4 --node-rank=N --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"; SLURM: run_with_submitit.py.
 # --resume auto continues an interrupted run.
 set -euo pipefail
+case " $* " in *" -h "* | *" --help "*)
+    sed -n '/^# The paper/,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    exit
+    ;;
+esac
 folder=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 python=${PYTHON:-python3}
 found=$("$python" -c 'import torch; print(torch.cuda.device_count())' 2>/dev/null) || {
@@ -26,7 +33,7 @@ if ! [[ $gpus =~ ^[1-9][0-9]*$ && $batch =~ ^[1-9][0-9]*$ ]]; then
     exit 1
 fi
 if [ $((batch % gpus)) -ne 0 ]; then
-    echo "error: a global batch of $batch does not divide among $gpus processes; set BATCH or GPUS" >&2
+    echo "error: BATCH=$batch images per step do not divide among $gpus processes; set BATCH or GPUS" >&2
     exit 1
 fi
 recipe=(

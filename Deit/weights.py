@@ -85,10 +85,11 @@ def freeze(model: nn.Module, attention_too: bool) -> None:
 # --------------------------------------------------------------------------------------------------------- rebuilding
 
 
-def rebuild(found: Foreign, name: str, input_size: int | None = None) -> nn.Module:
-    """The model of a checkpoint with its weights: timm's of this name, or torchvision's. input_size None: the model's own.
+def rebuild(found: Foreign, name: str, input_size: int | None = None) -> tuple[nn.Module, int]:
+    """The model of a checkpoint with its weights, timm's of this name or torchvision's, and its number of outputs.
 
-    It has as many outputs as the weights. Raises InputError for a name that neither library has and for weights that do not fit.
+    It has as many outputs as the weights. input_size None: the model's own. Raises InputError for a name that neither library
+    has and for weights that do not fit.
     """
     library = found.facts.get("library") if found.ours and name == found.facts["model"] else None
     if library == "cifar":
@@ -115,7 +116,7 @@ def rebuild(found: Foreign, name: str, input_size: int | None = None) -> nn.Modu
         model = make(outputs)
     weights = adapted(found, model, input_size) if library != "torchvision" and input_size else found.weights
     states.load_weights(model, weights, found.source)
-    return model.eval()
+    return model.eval(), outputs
 
 
 def _timm_model(name: str, input_size: int | None, outputs: int) -> nn.Module:
@@ -148,7 +149,7 @@ def build_teacher(args, classes: list[str]) -> Teacher:
         raise InputError(f"--teacher-path {args.teacher_path}: the file does not say which model it is of; see --teacher-model")
     say("\n".join([f"teacher        {name}, {args.teacher_path}", *found.notes]))
     size = found.facts.get("input_size")
-    model = rebuild(found, name, size)
+    model, _ = rebuild(found, name, size)
     native = size or getattr(model, "default_cfg", {}).get("input_size", (args.input_size,))[-1]
     try:
         with torch.no_grad():

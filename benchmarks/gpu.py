@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import packs
-from table import CORES
+from table import CORES, write
 
 TOP = Path(__file__).resolve().parents[1]
 MODELS = {"deit_small": 4, "resnet50": 4, "mobilenet_v2": 3, "resnet18": 2, "resnet20": 2, "resnet32": 2}
@@ -212,12 +212,6 @@ def fill(folder: Path) -> None:
         write(TOP / f"results/tables/gpu_{kind}.json", table)
     restore_runs(found["runs"])
     print(f"{len(tables)} tables and {len(found['runs'])} runs; python results/reproduce.py --render shows them")
-
-
-def write(path: Path, content: dict) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def rehearse(args) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     columns = [("images", ",.0f"), ("classes", ",.0f"), ("s", ".1f"), ("CPU s", ".1f"), ("peak memory GB", ".2f")]
-    row = [args.images, args.classes, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6]
+    row = [args.images, args.classes, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9]
     table.report(f"{len(MODELS)} models; {table.environment(threads=table.CORES)}", columns, [row], args.json)
 
 

@@ -18,11 +18,11 @@ FULL = "FFCV, full size, JPEG at quality 90"  # of loading.json
 BANDWIDTH = (2.039, 3.35)  # TB/s of memory: data sheets of the A100 80GB and of the H100, both SXM
 # Row of results/papers.json: title, millions of parameters, loader in loading.json, images per step of all GPUs, GB of files
 ROWS = {
-    "imagenet-deit-small": ("DeiT-Small", 22.05, "ours, Pillow", 1024, ARCHIVES),
+    "imagenet-deit-small": ("DeiT-Small", 22.05, "our archives", 1024, ARCHIVES),
     "imagenet-resnet18": ("ResNet-18", 11.69, "FFCV, side at most 500, half as JPEG at 90", 2048, FFCV),
     "imagenet-resnet50": ("ResNet-50", 25.56, "FFCV, side at most 500, half as JPEG at 90", 2048, FFCV),
-    "imagenet-resnet101": ("ResNet-101", 44.55, "ours, Pillow", 256, ARCHIVES),
-    "imagenet-mobilenetv2": ("MobileNetV2", 3.50, "ours, Pillow", 256, ARCHIVES),
+    "imagenet-resnet101": ("ResNet-101", 44.55, "our archives", 256, ARCHIVES),
+    "imagenet-mobilenetv2": ("MobileNetV2", 3.50, "our archives", 256, ARCHIVES),
 }
 
 
@@ -78,7 +78,7 @@ def page() -> str:
         core, core_line = derived(f"{loaders[loader]:.0f} / 2")
         cores = [derived(f"{speed:.0f} / {core:.0f}", 1)[1] for speed in speeds[name][1:]]
         lines.append(f"| {title}: {loader} | {core_line} | {cores[0]} | {cores[1]} |")
-    faster, faster_line = derived(f"{loaders['ours, re-encoded at 256, Pillow']:.0f} / {loaders['ours, Pillow']:.0f}", 2)
+    faster, faster_line = derived(f"{loaders['our archives, re-encoded at 256']:.0f} / {loaders['our archives']:.0f}", 2)
     lines += [
         "",
         "A machine with 8 GPUs and 96 cores has 12 cores per GPU. In a row that needs more, the GPUs wait for images.",

@@ -36,10 +36,15 @@ def report(environment: str, columns: list[tuple[str, str]], rows: list[list], p
     sys.stdout.flush()
     if path:
         table = {"command": command(), "environment": environment, "columns": columns, "rows": rows}
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        temporary.write_text(json.dumps(table, indent=1) + "\n")
-        os.replace(temporary, path)
+        write(path, table)
         print(f"table: {path}")
+
+
+def write(path: Path, content: dict) -> None:
+    """A JSON file that appears whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 def command() -> str:

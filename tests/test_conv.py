@@ -47,7 +47,7 @@ def test_evaluation_gives_what_training_logged(digits_run, ten, tmp_path):
         assert result.returncode == 0, result.stderr
         clean, last = json.loads((tmp_path / "r.json").read_text())["clean"], log(digits_run)[-1]
         assert clean["top1"] == last[f"{key}_top1"] and clean["nll"] == pytest.approx(last[f"{key}_nll"], abs=1e-5)
-        assert f"error {100 - clean['top1']:.2f} %" in result.stdout
+        assert f"top-1 {clean['top1']:.2f} %" in result.stdout
 
 
 def test_weights_from_elsewhere(digits_run, tmp_path):
@@ -220,7 +220,7 @@ def test_a_long_tail_and_coarse_labels(tmp_path):
     state = load(tmp_path / "coarse")
     assert state["classes"] == ["even", "odd"] and state["args"]["superclasses"] == GROUPINGS["digits"]
     result = run(CONV_EVALUATE, "--checkpoint", tmp_path / "coarse/checkpoint.pth")
-    assert f"error {100 - log(tmp_path / 'coarse')[-1]['val_top1']:.2f} %" in result.stdout
+    assert f"top-1 {log(tmp_path / 'coarse')[-1]['val_top1']:.2f} %" in result.stdout
 
 
 # ------------------------------------------------------------------------------------- bad input: one line, no traceback
@@ -253,7 +253,7 @@ def test_options_that_mean_nothing(tmp_path, digits_run):
     refused("--lr nan", "--lr nan")
     refused("--batch-size 2000", "1400 training images", "--batch-size")
     refused("--width 32 --model resnet18", "--width", "CIFAR ResNets")
-    refused("--loss ce --alpha-end 0.2", "no schedule")
+    refused("--loss ce --alpha-end 0.2", "--alpha-end 0.2: for --loss ls and maxsup, not for ce")
     refused("--data imagenet", "--data-path")
     refused("--data cub --data-path nowhere", "nowhere/train", "train/<class>/<image>")
     refused("--data cifar10 --data-path nowhere", "nowhere: no such folder")

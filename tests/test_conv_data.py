@@ -66,7 +66,7 @@ def test_birds(tmp_path):
     assert_same(runs[0]["model"], runs[1]["model"])  # augmentation is a function of the seed, not of who loads
     assert runs[0]["args"]["crop_ratio"] == 0.875 and runs[0]["classes"] == ["001.Albatross", "002.Auk"]
     result = run(CONV_EVALUATE, "--checkpoint", tmp_path / "0/checkpoint.pth", "--num-workers", 0)
-    assert f"error {100 - log(tmp_path / '0')[0]['val_top1']:.2f} %" in result.stdout, result.stderr
+    assert f"top-1 {log(tmp_path / '0')[0]['val_top1']:.2f} %" in result.stdout, result.stderr
     fine = [*words, "--init", tmp_path / "0/checkpoint.pth", "--output_dir", tmp_path / "fine", "--num-workers", 0]
     assert "starting from" in run(CONV_TRAIN, *fine).stdout
 
@@ -86,7 +86,7 @@ def test_small_images_are_enlarged(tmp_path):
     first, _ = next(iter(val.evaluation_batches(8)))
     assert torch.equal((first[3] * 255).round(), TF.pil_to_tensor(image.crop((7, 7, 107, 107))).float())
     result = run(CONV_EVALUATE, "--checkpoint", tmp_path / "run/checkpoint.pth", "--num-workers", 0)
-    assert f"error {100 - log(tmp_path / 'run')[0]['val_top1']:.2f} %" in result.stdout, result.stderr
+    assert f"top-1 {log(tmp_path / 'run')[0]['val_top1']:.2f} %" in result.stdout, result.stderr
 
 
 def test_bad_bird_archives(tmp_path):
@@ -198,7 +198,7 @@ def test_published_corruptions(cifar_like, tmp_path):
         assert found["corruptions"]["fog"][severity]["nll"] == pytest.approx(found["clean"]["nll"], abs=1e-6)
     every = [metrics["top1"] for severities in found["corruptions"].values() for metrics in severities]
     assert len(every) == 75 and found["corrupted"]["top1"] == pytest.approx(sum(every) / 75)
-    assert len(re.findall(r"^\w+ +error", result.stdout, re.M)) == 16
+    assert len(re.findall(r"^\w+ +top-1", result.stdout, re.M)) == 16
 
     # A checkpoint whose classes have another order reads the same labels, which count the sorted names.
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))

@@ -136,6 +136,8 @@ def test_bare_weights_teach_once_their_model_is_named(taught, tmp_path):
     images = torch.randn(5, 3, 8, 8)
     whole = teacher.build_teacher(str(tmp_path / "whole/checkpoint.pth"), None, *rest)(images)
     torch.testing.assert_close(teacher.build_teacher(bare(state), "resnet8", *rest)(images), whole)
+    with pytest.raises(InputError, match="--teacher-model resnet14: .* says that it is a resnet8"):
+        teacher.build_teacher(str(tmp_path / "whole/checkpoint.pth"), "resnet14", *rest)
     with pytest.raises(InputError, match="another model's"):  # of width 8, not 16
         teacher.build_teacher(bare(states.read(taught / "checkpoint.pth")), "resnet8", *rest)
 

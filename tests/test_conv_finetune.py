@@ -68,23 +68,17 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
     )
     torch.save(state["model"], tmp_path / "bare.pth")  # which says nothing of the model: the command does
     words = ["--test-only", "--resume", tmp_path / "bare.pth", "--data", "folder", "--data-path", folder, "--device", "cpu"]
-    words += [
-        "--model",
-        args["model"],
-        "--width",
-        args["width"],
-        "--stem-stride",
-        args["stem_stride"],
-        "--mean",
-        *args["mean"],
-        "--std",
-        *args["std"],
-    ]
+    words += ["--model", args["model"], "--width", args["width"], "--stem-stride", args["stem_stride"]]
+    words += ["--mean", *args["mean"], "--std", *args["std"]]
     capsys.readouterr()
     train.main(options.get_parser().parse_args([str(word) for word in words]))
     of_bare = capsys.readouterr().out.splitlines()[-1]
     train.main(options.get_parser().parse_args(["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth")]))
     assert capsys.readouterr().out.splitlines()[-1].split(": ")[1] == of_bare.split(": ")[1]
+    for crop in (["--val-resize-size", 40], ["--crop-ratio", 0.8], ["--crop-ratio", 1]):
+        train.main(options.get_parser().parse_args([str(word) for word in (*words, "--input-size", 32, *crop)]))
+    resized, central, whole = (line for line in capsys.readouterr().out.splitlines() if " images of folder: " in line)
+    assert resized == central != whole
     other = {key: torch.randn_like(value) if value.is_floating_point() else value for key, value in state["model"].items()}
     torch.save({"model": other, "model_ema": state["model"]}, tmp_path / "both.pth")
     words[2] = tmp_path / "both.pth"
@@ -163,7 +157,7 @@ def test_folders_that_do_not_work(tmp_path):
         f"{bad}": ("bad/train: ant/1.png does not decode",),
         f"{tmp_path}/empty": ("empty/train: no such folder",),
         f"{tmp_path}/more": ("validation has classes that training has not: dog",),
-        f"{tmp_path}/new --batch-size 7": ("6 training images are less than one batch of 7",),
+        f"{tmp_path}/new --batch-size 7": ("6 training images are fewer than one batch of 7",),
         f"{tmp_path}/new --batch-size 2 --auto-augment ra": ("--auto-augment", "in memory"),
         f"{tmp_path}/new --batch-size 2 --input-size 64 --padding 2": ("--padding", "small images"),
         f"{tmp_path}/new --batch-size 2 --superclasses": ("no grouping of its own",),

@@ -191,7 +191,7 @@ def test_keys_of_the_original_map(tmp_path):
     found, command = ffcv_options.read("--deterministic --compile --sync-bn=0 --crop_ratio 0.9 --test-only".split())
     training = found.training
     assert (training.deterministic, training.compile, training.sync_bn, found.validation.crop_ratio) == (True, True, False, 0.9)
-    assert command.eval and not command.notes
+    assert command.eval and not command.notes and {"validation.crop_ratio", "training.compile"} <= command.given
     smoothed, command = ffcv_options.read(["--training.label_smoothing=0.1", "--training.eval_only=1"])
     assert (smoothed.loss.name, smoothed.loss.alpha, command.eval) == ("ls", 0.1, True)
 

@@ -105,7 +105,7 @@ def test_options_of_noise_and_prior_that_mean_nothing():
     for words, piece in {
         "--label-noise 1.5": "--label-noise 1.5: must lie between 0 and 1",
         "--label-noise nan": "--label-noise nan",
-        "--prior frequency --loss maxsup": "--prior frequency: for --loss ls, not maxsup",
+        "--prior frequency --loss maxsup": "--prior frequency: for --loss ls, not for maxsup",
         "--alpha -0.1 --loss maxsup": "--alpha -0.1",
     }.items():
         with pytest.raises(InputError, match=piece):

@@ -159,9 +159,14 @@ def test_teachers_from_elsewhere_and_teachers_that_cannot_teach(few, teacher, tm
     main(options(*taught))  # its classifier is a convolution
     torch.save(torchvision.models.get_model("shufflenet_v2_x0_5", num_classes=2).state_dict(), tmp_path / "shuffle.pth")
     rest = ["--teacher-path", tmp_path / "shuffle.pth"]
+    bare = ["--eval", "--resume", tmp_path / "shuffle.pth", "--model", "shufflenet_v2_x0_5", "--data-path", few]
+    main(options(*SMALL[2:], *bare))
+    assert "is taken for shufflenet_v2_x0_5 at 32 px" in capsys.readouterr().out
     main(options(*words, tmp_path / "b", *rest, "--teacher-model", "shufflenet_v2_x0_5"))
     assert "has no class names: its outputs are taken to be in the student's order" in capsys.readouterr().out
     words = words[len(SMALL) :]
+    many = ["--num-classes", 5, "--distillation-type", "soft", "--teacher-path", teacher]
+    refused("--num-classes 5: a teacher has a distribution over the 2 classes", *words, tmp_path / "c", *many)
     refused("the file does not say which model it is of; see --teacher-model", *words, tmp_path / "c", *rest)
     refused("neither timm nor torchvision has a model 'shuffle'", *words, tmp_path / "c", *rest, "--teacher-model", "shuffle")
     refused("the weights are another model's", *words, tmp_path / "c", *rest, "--teacher-model", "test_resnet")

@@ -198,6 +198,8 @@ def test_a_launcher_starts_by_a_relative_path_and_without_pytorch_says_so(script
     environment["PYTHON"] = str(tmp_path / "python")
     result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment)
     complains(result, "has no PyTorch")
+    result = subprocess.run(["bash", script, "--data-path", "x", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.startswith("The paper's r") and "GPUS" in result.stdout and result.returncode == 0
 
 
 @pytest.mark.parametrize("processes, advice", [(2, "--batch-size 512 gives"), (3, "Another number of processes would divide it")])

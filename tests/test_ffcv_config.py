@@ -57,6 +57,8 @@ def test_the_command_line_overrides_the_file(tmp_path):
         for words in ([], ["--loss=maxsup"], ["--loss=maxsup", "--alpha=0.3"])
     )
     assert (smoothed.name, smoothed.alpha) == ("ls", 0.1) and (other.name, other.alpha, given.alpha) == ("maxsup", None, 0.3)
+    (tmp_path / "a.yaml").write_text("loss: {name: ls, prior: frequency}\n")
+    assert options.read(["--config", str(tmp_path / "a.yaml"), "--loss=maxsup"])[0].loss.prior == "uniform"
     (tmp_path / "a.yaml").write_text("data: {gpu: 0}\ntraining: {bn_wd: 0}\n")  # as ffcv-imagenet's own
     assert options.read(["--config", str(tmp_path / "a.yaml"), "--loss.loss_type=lp"])[0].loss.name == "logit-penalty"
     assert options.read(["--loss.name=ls", "--loss.alpha=-0.5"])[0].loss.alpha == -0.5  # negative label smoothing
@@ -75,6 +77,7 @@ BAD_WORDS = {
     "--loss.alpha=-1": "loss.alpha=-1: must lie between 0 and 1 for maxsup",
     "--loss.alpha_end=-1": "loss.alpha_end=-1: must lie between 0 and 1 for maxsup",
     "--loss.prior=class": "choose from uniform, frequency",
+    "--loss.prior=frequency": "loss.prior=frequency: for ls, not for maxsup",
     "--training.epochs=none": "needs a value",
     "--resolution.min_res=300": "larger than resolution.max_res",
     "--resolution.start_ramp=5": "comes after end_ramp",

@@ -364,7 +364,7 @@ def test_bad_models_and_losses(ffcv_files, tmp_path):
     refused("model.small_stem=1: for ResNets", *common, "--model.arch=vgg11", "--model.small_stem=1")
     refused("model.arch=alexnet cannot take images of 8 px", *common, "--model.arch=alexnet")
     refused("loss.name=maxsupp: .*maxsup", *common, "--loss.name=maxsupp")
-    refused("loss.name=ce: .*no schedule", *common, "--loss.name=ce", "--loss.alpha_end=0.2")
+    refused("loss.alpha_end=0.2: for ls and maxsup, not for ce", *common, "--loss.name=ce", "--loss.alpha_end=0.2")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(ffcv_files, tmp_path):

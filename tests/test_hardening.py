@@ -243,16 +243,16 @@ def test_a_name_that_is_too_long_is_one_line(words):
 NESTED = []
 NESTED.append(NESTED)
 WRONG = {
-    "a tensor for a dict": ("optimizer", torch.ones(2), "optimizer holds something else"),
-    "a list": ("args", [1], "args holds something else"),
-    "an epoch below 0": ("epoch", -1, "epoch holds something else"),
-    "an epoch of 30 digits": ("epoch", 10**30, "epoch holds something else"),
-    "a truth value": ("epoch", True, "epoch holds something else"),
-    "numbers for names": ("classes", [1, 2], "classes holds something else"),
-    "text for a tensor": ("model", {"weight": "w"}, "model holds something else"),
-    "a tensor among the options": ("args", {"lr": torch.ones(3)}, "args holds something else"),
-    "lists without end": ("args", {"lr": NESTED}, "args holds something else"),
-    "a number of 200 digits": ("args", {"lr": 10**200}, "args holds something else"),
+    "a tensor for a dict": ("optimizer", torch.ones(2), "unexpected content under optimizer"),
+    "a list": ("args", [1], "unexpected content under args"),
+    "an epoch below 0": ("epoch", -1, "unexpected content under epoch"),
+    "an epoch of 30 digits": ("epoch", 10**30, "unexpected content under epoch"),
+    "a truth value": ("epoch", True, "unexpected content under epoch"),
+    "numbers for names": ("classes", [1, 2], "unexpected content under classes"),
+    "text for a tensor": ("model", {"weight": "w"}, "unexpected content under model"),
+    "a tensor among the options": ("args", {"lr": torch.ones(3)}, "unexpected content under args"),
+    "lists without end": ("args", {"lr": NESTED}, "unexpected content under args"),
+    "a number of 200 digits": ("args", {"lr": 10**200}, "unexpected content under args"),
     "empty shells": ("model", {"weight": torch.ones(2, 3, device="meta")}, "empty shells"),
     "sparse": ("optimizer", {"state": {0: torch.ones(2).to_sparse()}}, "sparse tensors"),
 }

@@ -309,7 +309,7 @@ def test_windows_cover_the_image_and_agree_where_they_overlap():
 
 
 def test_evaluation_compares_at_the_size_of_the_labels():
-    args = arguments("--data-path", "x", "--eval", "sliding", "--window", 16, 16, "--window-stride", 16, 16)
+    args = arguments("--data-path", "x", "--predict", "sliding", "--window", 16, 16, "--window-stride", 16, 16)
     with torch.no_grad():
         logits = engine.predict(torch.nn.Conv2d(3, 4, 1), torch.randn(1, 3, 20, 30), (40, 61), args)
     assert logits.shape == (1, 4, 40, 61)
@@ -449,10 +449,10 @@ def test_bad_files_are_named(tmp_path, kind, message):
     "words, message",
     [
         ("--loss zipf", "--loss zipf: defined for one label per image"),
-        ("--loss ce --alpha 0.1", "--loss ce: .*no strength"),
+        ("--loss ce --alpha 0.1", "--alpha 0.1: cross-entropy has no strength"),
         ("--loss maxsup --alpha -0.1", "--alpha -0.1: must lie between 0 and 1"),
         ("--loss maxsup --prior frequency", "--prior frequency: for --loss ls"),
-        ("--model resnet18", "--model resnet18: begins with a decoder"),
+        ("--model resnet18", "--model resnet18: must begin with a decoder"),
         ("--model upernet_deit_smal", "no backbone 'deit_smal'; near names: deit_small"),
         ("--model deeplabv3plus_deit_tiny", "upernet_deit_tiny_patch16_224 takes this one"),
         ("--batch-size 13", "12 training images are fewer than --batch-size 13"),
@@ -466,14 +466,14 @@ def test_bad_files_are_named(tmp_path, kind, message):
         ("--logits-stride 4", "--logits-stride: for --logits"),
         ("--shorter-side 50", "--size and --shorter-side"),
         ("--warmup-steps 5", "--warmup-steps 5: a run of 3 steps needs a shorter warm-up"),
-        ("--eval sliding --window 32 32 --window-stride 40 40", "would leave gaps"),
-        ("--logits nowhere/a.pt", "names a file in a folder that exists"),
+        ("--predict sliding --window 32 32 --window-stride 40 40", "would leave gaps"),
+        ("--logits nowhere/a.pt", "must name a file in a folder that exists"),
         ("--init missing.pth", "missing.pth: no such checkpoint"),
         ("--resume missing.pth", "missing.pth: no such checkpoint"),
         ("--sync-bn", "on GPUs only"),
         ("--drop-path 0.1", "--drop-path 0.1: for vision transformers, not for deeplabv3plus_test_resnet"),
         ("--aux-weight 0.4", "--aux-weight 0.4: for vision transformers"),
-        ("--window 32 32", "--window and --window-stride: for --eval sliding"),
+        ("--window 32 32", "--window and --window-stride: for --predict sliding"),
     ],
 )
 def test_wrong_options_are_one_line(scenes, tmp_path, words, message):

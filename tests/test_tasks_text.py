@@ -399,7 +399,7 @@ def test_bad_embeddings(content, message, reviews, tmp_path):
         (["--max-tokens", 0], "--max-tokens 0"),
         (["--vocabulary", 3], "--vocabulary 3"),
         (["--lr", 1e25, "--epochs", 2], "not finite"),
-        (["--logits", "/no/such/folder/l.pt"], "--logits /no/such/folder/l.pt: names a file in a folder that exists"),
+        (["--logits", "/no/such/folder/l.pt"], "--logits /no/such/folder/l.pt: must name a file in a folder that exists"),
     ],
 )
 def test_bad_options(words, message, reviews, tmp_path):

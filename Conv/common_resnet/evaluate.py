@@ -46,6 +46,8 @@ def main(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     distributed.start(device)
     found = foreign.read(args.checkpoint, args.ema)
+    for note in found.notes:
+        say(f"note: {args.checkpoint}: {note}")
     state, weights = found.state, found.weights
     if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
         facts, classes = read_own(state, args.checkpoint)
@@ -60,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
         description = model_facts(args.model, size, args.width or 16, args.stem_stride or 1)
         num_classes = outputs(weights, args.checkpoint)
         mean, std = args.mean or IMAGENET[0], args.std or IMAGENET[1]
-        say(f"inputs less mean {mean}, over std {std}; --mean and --std change that")
+        say(f"inputs normalised by mean {mean} and std {std}; --mean and --std change that")
         facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": mean, "std": std}
         facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, found.classes
     model = build(facts, weights, args.checkpoint).to(device, memory_format=torch.channels_last)
@@ -199,7 +201,7 @@ def mean(metrics: list[dict]) -> dict:
 def line(metrics: dict) -> str:
     shots = "  ".join(f"{name} {metrics[name]:.2f} %" for name in ("many", "medium", "low") if metrics.get(name) is not None)
     return (
-        f"error {100 - metrics['top1']:.2f} %  top-5 error {100 - metrics['top5']:.2f} %  NLL {metrics['nll']:.4f}  "
+        f"top-1 {metrics['top1']:.2f} %  top-5 {metrics['top5']:.2f} %  NLL {metrics['nll']:.4f}  "
         f"ECE {metrics['ece']:.4f}  {shots}".rstrip()
     )
 

@@ -31,7 +31,7 @@ def get_parser() -> Parser:
     add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
     add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
     group = parser.add_argument_group("for weights from elsewhere")
-    add("--model", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
+    add("--model", metavar="NAME", help="one of " + ", ".join(NAMES))
     add("--width", type=int, help="channels of the first stage of the CIFAR ResNets; if omitted: 16")
     add("--stem-stride", type=int, help="stride of their first layer; if omitted: 1")
     add("--input-size", type=int, help="side of the input, pixels; if omitted: that of small images, else 224")

@@ -10,7 +10,7 @@ import distributed
 import foreign
 import states
 
-IMAGENET = {"imagenet": "IMAGENET1K_V1", "IMAGENET1K_V1": "IMAGENET1K_V1", "IMAGENET1K_V2": "IMAGENET1K_V2", "DEFAULT": "DEFAULT"}
+IMAGENET_WEIGHTS = {"imagenet": "IMAGENET1K_V1"} | {name: name for name in ("IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT")}
 
 
 def start_from(init: str, model: nn.Module, description: dict, classes: list[str] | None, inputs: dict) -> None:
@@ -20,8 +20,8 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
     nothing tells them. inputs: mean and std of this run; a checkpoint with others gets a warning. Where the checkpoint has the
     same classes in another order, the rows of its classifier are put in theirs. Raises InputError for weights of another model.
     """
-    if init in IMAGENET:
-        weights, their_classes = imagenet_weights(IMAGENET[init], description), None
+    if init in IMAGENET_WEIGHTS:
+        weights, their_classes = imagenet_weights(IMAGENET_WEIGHTS[init], description), None
     else:
         found = foreign.read(init)
         weights, their_classes = found.weights, found.classes

@@ -13,7 +13,7 @@ from catalogue import CIFAR, DENSENETS, NAMES
 from cifar_densenet import cifar_densenet
 from cifar_resnet import CifarResNet
 
-SMALL = 64  # images up to this many pixels would be two pixels wide after the ImageNet stem and five stages
+SMALL_STEM_UP_TO = 64  # images up to this many pixels would be two pixels wide after the ImageNet stem and five stages
 
 
 def model_facts(name: str, input_size: int, width: int = 16, stem_stride: int = 1) -> dict:
@@ -27,7 +27,7 @@ def model_facts(name: str, input_size: int, width: int = 16, stem_stride: int = 
         raise InputError(f"--width and --stem-stride are for the CIFAR ResNets ({', '.join(CIFAR)}), not for {name}")
     if name in DENSENETS:
         return {"model": name, "library": "cifar"}
-    return {"model": name, "library": "torchvision", "small_stem": input_size <= SMALL}
+    return {"model": name, "library": "torchvision", "small_stem": input_size <= SMALL_STEM_UP_TO}
 
 
 def outputs(weights: dict[str, Tensor], source: str) -> int:

@@ -58,7 +58,7 @@ def get_parser() -> Parser:
     add("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
     add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: --alpha is constant")
     add("--prior", default="uniform", choices=("uniform", "frequency"), help="target of ls: 1/K, or the labels' frequencies")
-    add("--model", default="resnet20", metavar="NAME", help="one of models.py: " + ", ".join(NAMES))
+    add("--model", default="resnet20", metavar="NAME", help="one of " + ", ".join(NAMES))
     add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
     add("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
     add("--init", metavar="imagenet|PATH|URL", help="weights to start from: torchvision's, or any checkpoint's")
@@ -111,7 +111,7 @@ def get_parser() -> Parser:
     add("--lr", type=float, help="highest learning rate, not rescaled")
     add("--momentum", type=float, default=0.9, help="momentum")
     add("--weight-decay", "--wd", type=float, help="weight decay, except on norms and biases")
-    add("--clip-grad-norm", type=float, help="largest norm of the gradient; if omitted: not clipped")
+    add("--clip-grad-norm", "--clip-grad", type=float, help="largest norm of the gradient; if omitted: not clipped")
     add("--sched", choices=("cosine", "step"), help="schedule of the rate")
     marks = "where the rate drops, for step; if omitted: the data set's, in proportion"
     add("--decay-epochs", type=int, nargs="+", help=marks)
@@ -212,7 +212,7 @@ def settle_schedule(args: argparse.Namespace, source: Source) -> None:
     if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):
         raise InputError(f"--sched step: --decay-epochs has to name epochs before {args.epochs} where the rate drops")
     if args.warmup_epochs >= args.epochs:
-        raise InputError(f"--warmup-epochs {args.warmup_epochs}: fewer than --epochs {args.epochs}, or the rate never falls")
+        raise InputError(f"--warmup-epochs {args.warmup_epochs}: must be below --epochs {args.epochs}, or the rate never falls")
     args.decay_rate = 0.1 if args.decay_rate is None else args.decay_rate
 
 
@@ -238,13 +238,15 @@ def check_images(args: argparse.Namespace, source: Source) -> None:
 def check_pairs(args: argparse.Namespace) -> None:
     """Raise InputError for options of the model, the loss and the run that contradict one another."""
     if not 0 <= args.ema_decay < 1:
-        raise InputError(f"--ema-decay {args.ema_decay}: from 0 to below 1")
+        raise InputError(f"--ema-decay {args.ema_decay}: must be at least 0 and below 1")
     if args.width % 2:
-        raise InputError(f"--width {args.width}: even, for the shortcuts pad half the channels on either side")
+        raise InputError(f"--width {args.width}: must be even, for the shortcuts pad half the channels on either side")
     if args.loss == "ce" and args.alpha is not None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):
+        raise InputError(f"--alpha-end {args.alpha_end}: for --loss ls and maxsup, not for {args.loss}")
     if args.prior != "uniform" and args.loss != "ls":
-        raise InputError(f"--prior {args.prior}: for --loss ls, not {args.loss}")
+        raise InputError(f"--prior {args.prior}: for --loss ls, not for {args.loss}")
     if args.test_only and args.resume in (None, "auto"):
         raise InputError("--test-only needs --resume PATH, the checkpoint to evaluate")
 

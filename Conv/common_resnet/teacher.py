@@ -53,7 +53,10 @@ def build_teacher(
     for note in found.notes:
         say(f"note: {source}: {note}")
     facts = found.facts
-    if not found.ours and name is None:
+    if found.ours and name not in (None, facts["model"]):
+        raise InputError(f"--teacher-model {name}: {source} says that it is a {facts['model']}; omit the option")
+    name = name or facts.get("model")
+    if name is None:
         raise InputError(f"{source}: does not say what it is; --teacher-model names the model")
     size = facts.get("input_size", input_size)
     if size != input_size:

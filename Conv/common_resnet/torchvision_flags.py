@@ -120,7 +120,8 @@ def translate_course(args: argparse.Namespace, given: dict[str, Any]) -> None:
         # torchvision averages every 32 steps and shortens the memory of short runs; ours averages every step.
         steps, decay = 32 if steps is None else steps, 0.99998 if decay is None else decay
         if steps < 1 or not 0 < decay < 1:
-            raise InputError(f"--model-ema-steps {steps} --model-ema-decay {decay}: from 1, and between 0 and 1")
+            ranges = "the first must be at least 1, the second between 0 and 1"
+            raise InputError(f"--model-ema-steps {steps} --model-ema-decay {decay}: {ranges}")
         kept = 1 - min(1, (1 - decay) * args.batch_size * steps / args.epochs)
         if kept == 0:
             raise InputError(f"--model-ema: with {args.epochs} epochs torchvision's average has no memory; give --ema-decay")

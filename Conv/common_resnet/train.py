@@ -51,6 +51,8 @@ def main(args: argparse.Namespace) -> None:
     said = vars(args).pop("said")
     given = {name: getattr(args, name) for name in TESTED if name in said}
     notes = fill_in(args)
+    if "val_resize_size" in said:
+        given["crop_ratio"] = args.crop_ratio
     errors.batch = f"--batch-size {args.batch_size}"
     if not args.test_only:
         distributed.start(args.device)
@@ -96,7 +98,7 @@ def train(args: argparse.Namespace) -> None:
     classes = train_data.classes
     steps = len(train_data) // args.batch_size
     if steps == 0:
-        raise InputError(f"{len(train_data)} training images are less than one batch of {args.batch_size}; lower --batch-size")
+        raise InputError(f"{len(train_data)} training images are fewer than one batch of {args.batch_size}; lower --batch-size")
     training_images = torch.bincount(train_data.labels.cpu(), minlength=len(classes))
     facts = checkpoint.facts(
         **description,
@@ -113,15 +115,7 @@ def train(args: argparse.Namespace) -> None:
     facts["training_images"] = train_data.class_sizes.tolist()  # for evaluate.py's many, medium and low
     facts["data_digest"] = train_data.digest
 
-    torch.manual_seed(mix(args.seed))
-    model = create_model(description, len(classes))
-    if args.init and not state:
-        start_from(args.init, model, description, classes, {"mean": args.mean, "std": args.std})
-    if args.freeze_backbone:
-        freeze_backbone(model, classifier(model))
-    model = model.to(args.device, memory_format=torch.channels_last)
-    if args.sync_bn and distributed.world_size() > 1:
-        model = sync_batch_norm(model, args.device)
+    model = build_model(args, description, classes, args.init if not state else None)
     ema = None
     if args.ema_decay:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
@@ -166,14 +160,7 @@ def train(args: argparse.Namespace) -> None:
         line |= {"lr": max(scheduler.base_lrs) * share(last_step), "alpha": getattr(criterion, "alpha", None)}
         distributed.share_buffers(model)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            metrics, right, images = evaluate(model, val_data, len(classes), args.batch_size, args.amp)
-            line |= {f"val_{key}": value for key, value in metrics.items()}
-            if args.imbalance_ratio != 1:
-                line |= {f"val_{key}": value for key, value in by_shots(right, images, train_data.class_sizes).items()}
-            if ema is not None:
-                distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
-                metrics, *_ = evaluate(ema.module, val_data, len(classes), args.batch_size, args.amp)
-                line |= {f"ema_{key}": value for key, value in metrics.items()}
+            line |= validate(model, ema, val_data, train_data, args)
         check_weights(model, epoch, line.get("val_nll", 0.0))
         if is_first():
             passed = time.time() - started
@@ -183,6 +170,32 @@ def train(args: argparse.Namespace) -> None:
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args.epochs)
     distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
     say(f"checkpoint and log: {args.output_dir}/")
+
+
+def build_model(args: argparse.Namespace, description: dict, classes: list[str], init: str | None) -> nn.Module:
+    """The model on its device, with the seed's weights or those of `init`. Raises InputError for weights that do not fit."""
+    torch.manual_seed(mix(args.seed))
+    model = create_model(description, len(classes))
+    if init:
+        start_from(init, model, description, classes, {"mean": args.mean, "std": args.std})
+    if args.freeze_backbone:
+        freeze_backbone(model, classifier(model))
+    model = model.to(args.device, memory_format=torch.channels_last)
+    return sync_batch_norm(model, args.device) if args.sync_bn and distributed.world_size() > 1 else model
+
+
+def validate(model: nn.Module, ema: AveragedModel | None, val_data: Images, train_data: Images, args: argparse.Namespace) -> dict:
+    """What a line of the log has of the validation images: metrics of the model as val_, and of its moving average as ema_."""
+    count = len(train_data.classes)
+    metrics, right, images = evaluate(model, val_data, count, args.batch_size, args.amp)
+    if args.imbalance_ratio != 1:
+        metrics |= by_shots(right, images, train_data.class_sizes)
+    line = {f"val_{key}": value for key, value in metrics.items()}
+    if ema is not None:
+        distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
+        metrics, *_ = evaluate(ema.module, val_data, count, args.batch_size, args.amp)
+        line |= {f"ema_{key}": value for key, value in metrics.items()}
+    return line
 
 
 def auto_augment(args: argparse.Namespace) -> Callable | None:

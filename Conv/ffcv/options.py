@@ -74,7 +74,7 @@ OPTIONS = {
     "training.weight_decay": Option(float, 1e-4, "weight decay, except on norms and biases", 0, 1e9),
     "training.seed": Option(int, 0, "seed of weights, data order and augmentation", 0, 2**32 - 1),
     "training.device": Option(str, None, "cuda or cpu; none: cuda where there is one", choices=("cuda", "cpu")),
-    "training.amp": Option(str, None, "mixed precision; none: bf16 on a GPU, off on a CPU", choices=("bf16", "fp16", "off")),
+    "training.amp": Option(str, None, "mixed precision; none: bf16 to train on a GPU, else off", choices=("bf16", "fp16", "off")),
     "training.sync_bn": Option(bool, False, "batch norm over the images of all processes, on GPUs"),
     "training.compile": Option(bool, False, "compile the model with torch.compile"),
     "training.deterministic": Option(bool, False, "slower GPU kernels whose results never vary"),
@@ -87,8 +87,8 @@ OPTIONS = {
 
 
 def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Namespace]:
-    """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite; and its notes, lines
-    that a run should say.
+    """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite; its notes, lines
+    that a run should say; and `given`, the keys that the command line sets, as they are called in OPTIONS.
 
     Defaults, then the YAML or TOML file, then the command line. Raises InputError for a file that cannot be read, an unknown key
     (naming the nearest one) and values that mean nothing.
@@ -106,9 +106,10 @@ def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Names
     for where, given in sources:
         command.eval |= str(given.pop("training.eval_only", 0)).lower() in ("1", "true")
         found = {key: parse(key, value, where) for key, value in original_keys.translate(given, where, command.notes).items()}
-        if found.get("loss.name", flat["loss.name"]) != flat["loss.name"]:  # the strength was another loss's
-            flat |= {"loss.alpha": None, "loss.alpha_end": None}
+        if found.get("loss.name", flat["loss.name"]) != flat["loss.name"]:  # strength and prior were another loss's
+            flat |= {"loss.alpha": None, "loss.alpha_end": None, "loss.prior": "uniform"}
         flat |= found
+        command.given = set(found)  # in the end the command line's, which comes last
     if flat["logging.folder"] is None:
         flat["logging.folder"] = f"output/{command.config.stem if command.config else flat['model.arch']}_{flat['loss.name']}"
     check_together(flat)
@@ -201,9 +202,15 @@ def check_together(flat: dict[str, Any]) -> None:
     for key in ("loss.alpha", "loss.alpha_end"):
         if not low <= (flat[key] or 0) <= high:
             raise InputError(f"{key}={flat[key]:g}: must lie between {low} and {high} for {name}")
+    if flat["loss.alpha"] is not None and name == "ce":
+        raise InputError(f"loss.alpha={flat['loss.alpha']:g}: cross-entropy has no strength to set")
+    if flat["loss.alpha_end"] is not None and name not in ("ls", "maxsup"):
+        raise InputError(f"loss.alpha_end={flat['loss.alpha_end']:g}: for ls and maxsup, not for {name}")
+    if flat["loss.prior"] != "uniform" and name != "ls":
+        raise InputError(f"loss.prior={flat['loss.prior']}: for ls, not for {name}")
     if flat["lr.schedule"] == "cyclic" and flat["lr.peak_epoch"] >= flat["training.epochs"]:
         last = flat["training.epochs"]
-        raise InputError(f"lr.peak_epoch={flat['lr.peak_epoch']}: before training.epochs={last}, or the rate never falls")
+        raise InputError(f"lr.peak_epoch={flat['lr.peak_epoch']}: must be below training.epochs={last}, or the rate never falls")
     low, high = flat["resolution.min_res"], flat["resolution.max_res"]
     if low > high:
         raise InputError(f"resolution.min_res={low} is larger than resolution.max_res={high}")

@@ -10,6 +10,11 @@
 #               GPUS    processes (all GPUs, or 1 without)        PYTHON  the interpreter (python3)
 # The learning rate follows the global batch, GPUS x training.batch_size; the 90-epoch configs mean 4 x 512.
 set -euo pipefail
+case " $* " in *" -h "* | *" --help "*)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    exit
+    ;;
+esac
 folder=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 python=${PYTHON:-python3}
 arch=${ARCH:-rn50}

@@ -46,7 +46,7 @@ except ImportError as error:
 
 def main(argv: list[str] | None = None) -> None:
     config, command = options.read(argv)
-    device = settle(config.training)
+    device = settle(config.training, command.eval)
     distributed.start(device.type)
     for note in command.notes:
         say(f"note: {note}")
@@ -62,12 +62,12 @@ def main(argv: list[str] | None = None) -> None:
     distributed.stop()
 
 
-def settle(training: SimpleNamespace) -> torch.device:
+def settle(training: SimpleNamespace, evaluating: bool) -> torch.device:
     """Settle the options that depend on the machine; returns the device. Raises InputError for a GPU that is not there."""
     training.device = training.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device=cuda: this machine has no GPU that PyTorch can use")
-    training.amp = training.amp or ("bf16" if training.device == "cuda" else "off")
+    training.amp = training.amp or ("bf16" if training.device == "cuda" and not evaluating else "off")
     torch.set_float32_matmul_precision("highest" if training.deterministic else "high")
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -156,7 +156,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
 
 
 def evaluate_checkpoint(config, command, device: torch.device) -> None:
-    """--eval --resume X: print top-1, top-5, loss and ECE of the validation images.
+    """--eval --resume X: print top-1, top-5, NLL and ECE of the validation images.
 
     Size, crop and mirror images are the checkpoint's own unless the command line names others. Weights from elsewhere take
     model.arch and validation.* from the configuration. Raises InputError for other means and deviations than ImageNet's.
@@ -165,11 +165,13 @@ def evaluate_checkpoint(config, command, device: torch.device) -> None:
     if resume in (None, "auto"):
         raise InputError("--eval needs --resume PATH, the checkpoint to evaluate")
     found = foreign.read(resume)
+    for note in found.notes:
+        say(f"note: {resume}: {note}")
     weights, args = found.weights, found.facts if found.ours else {}
     for key, fact in (("resolution", "input_size"), ("crop_ratio", "crop_ratio")):
-        if fact in args and not hasattr(command, f"validation.{key}"):
+        if fact in args and f"validation.{key}" not in command.given:
             setattr(config.validation, key, args[fact])
-    if found.ours and not hasattr(command, "validation.lr_tta"):
+    if found.ours and "validation.lr_tta" not in command.given:
         config.validation.lr_tta = mirrored(found.state["args"])
     mirror = ", and their mirror images" if config.validation.lr_tta else ""
     say(f"images of {config.validation.resolution} px, a central crop of {config.validation.crop_ratio:g}{mirror}")

@@ -1,21 +1,17 @@
 """The command line of write_imagenet.py, and what both commands say where FFCV is missing."""
 
-import argparse
 import os
+from argparse import Namespace
 from pathlib import Path
 
-from errors import InputError
-
-from options import Parser
+from errors import InputError, Parser
 
 # The cores that this process may use, which taskset and clusters limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def parse() -> argparse.Namespace:
-    parser = Parser(
-        description="Write a split of an image folder as a .ffcv file.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def parse() -> Namespace:
+    parser = Parser(description="Write a split of an image folder as a .ffcv file.")
     add = parser.add_argument
     add("--data-path", type=Path, required=True, metavar="FOLDER", help="one split of an image folder: <class>/<image>")
     add("--output", type=Path, required=True, metavar="FILE", help="file to write, .ffcv")

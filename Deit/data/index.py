@@ -13,6 +13,7 @@ from errors import InputError
 
 import numpy as np
 
+import states
 from data.archives import PREPARE, RECORD, ArchiveError, read_archive
 
 VERSION = 3
@@ -49,8 +50,8 @@ def open_index(archive: Path, split: str) -> tuple[dict, np.ndarray]:
     header["saved"] = True
     header["crc"] = zlib.crc32(records, _crc(header))
     try:
-        _write_index(index, header, records)
-    except OSError:  # a folder that cannot be written: this process keeps the records to itself
+        states.write_whole(index, lambda file: (file.write(json.dumps(header).encode() + b"\n"), file.write(records)))
+    except InputError:  # a folder that cannot be written: this process keeps the records to itself
         header["saved"] = False
         return header, records
     return header, map_records(index, header)
@@ -73,21 +74,6 @@ def map_records(path: Path, header: dict) -> np.ndarray:
         start = len(file.readline())
     # A plain array over the mapping: indexing numpy's memmap class takes several times longer.
     return np.asarray(np.memmap(path, RECORD, mode="r", offset=start, shape=(header["entries"],)))
-
-
-def _write_index(path: Path, header: dict, records: np.ndarray) -> None:
-    """One line of JSON, then the records as they lie in memory; written to a temporary file and renamed."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(json.dumps(header).encode() + b"\n")
-            file.write(records)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _read_header(path: Path) -> dict | None:

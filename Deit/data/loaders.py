@@ -73,13 +73,13 @@ def train_loader(dataset: Dataset, batch_size: int, repeated_aug: bool, seed: in
     """
     share = {"num_replicas": distributed.world_size(), "rank": distributed.rank()}
     if repeated_aug:
-        # timm rounds the epoch down to a multiple of 256 images, as DeiT does; smaller sets are taken whole.
+        # timm rounds the epoch down to a multiple of 256 images, as DeiT does, unless the set is smaller.
         sampler = RepeatAugSampler(dataset, selected_round=256 if len(dataset) >= 256 else 0, **share)
     else:
         sampler = DistributedSampler(dataset, drop_last=True, **share)
     if len(sampler) < batch_size:
         raise InputError(
-            f"{len(dataset)} training images for {share['num_replicas']} processes are less than one batch of "
+            f"{len(dataset)} training images for {share['num_replicas']} processes are fewer than one batch of "
             f"{batch_size} each; lower --batch-size"
         )
     return _loader(Seeded(dataset), batch_size, workers, pin, sampler=SeededSampler(sampler, seed), drop_last=True)

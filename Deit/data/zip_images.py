@@ -12,7 +12,6 @@ from pathlib import Path
 from errors import InputError
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -21,22 +20,16 @@ from data.archives import read_image
 from data.image_mode import to_rgb
 from data.index import CHUNK, file_stat, index_path, map_records, open_index
 
-try:
-    from torchvision.io import decode_jpeg
-except ImportError:  # torchvision 0.29 announces its removal; Pillow gives the same pixels
-    decode_jpeg = None
-
 
 class ZipImages(Dataset):
     """The images of root/{split}.zip, labelled by root/{split}_map.txt or, without one, by sorted class folder names.
 
     ZipImages(root, "train")[i] -> (transform(image), label). Images are RGB, as torchvision's loader makes them, in the order in
     which ImageFolder gives those of the unpacked folder. `classes` are the names in label order, `notes` lines worth showing.
-    With tensors=True transforms get uint8 tensors (3, H, W) of the same pixels: faster with torchvision.transforms.v2.
     """
 
-    def __init__(self, root: Path, split: str, transform: Callable | None = None, tensors: bool = False):
-        self.root, self.transform, self.tensors = root / f"{split}.zip", transform, tensors
+    def __init__(self, root: Path, split: str, transform: Callable | None = None):
+        self.root, self.transform = root / f"{split}.zip", transform
         self._archive = self._file = None
         self._header, self._records = open_index(self.root, split)
         self.classes, self.notes = list(self._header["classes"]), list(self._header["notes"])
@@ -48,7 +41,7 @@ class ZipImages(Dataset):
     def __getitem__(self, index: int):
         data = self.read(index)
         try:
-            image = _decode_tensor(data) if self.tensors else _decode(data)
+            image = _decode(data)
         except Exception as error:  # a damaged file can fail in any way
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise InputError(f"{self.root}: {self.name(index)} does not decode as an image ({reason}); replace or remove it")
@@ -109,15 +102,6 @@ def _decode(data: memoryview | bytes) -> Image.Image:
     """As torchvision's pil_loader, without copying an image that is RGB already."""
     with Image.open(io.BytesIO(data)) as image:
         return to_rgb(image)
-
-
-def _decode_tensor(data: memoryview | bytes) -> torch.Tensor:
-    """The same pixels as a uint8 tensor (3, H, W). JPEGs skip Pillow, except CMYK, which torchvision converts differently."""
-    if decode_jpeg and data[:3] == b"\xff\xd8\xff":
-        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))  # tensors take no read-only bytes
-        if image.shape[0] in (1, 3):
-            return image.expand(3, -1, -1)
-    return torch.from_numpy(np.array(_decode(data))).permute(2, 0, 1)
 
 
 def warm(*archives: Path, show: bool = True) -> str | None:

@@ -105,8 +105,8 @@ def evaluate(model: nn.Module, data: Batches, args, collect: "LogitsGrid | None"
 
 
 def predict(model: nn.Module, image: Tensor, size: tuple[int, int], args) -> Tensor:
-    """Logits (1, K, *size) float32 of an image (1, 3, H, W), as --eval says: whole, or the mean over a sliding window."""
-    logits = sliding(model, image, args.window, args.window_stride) if args.eval == "sliding" else model(image).float()
+    """Logits (1, K, *size) float32 of an image (1, 3, H, W), as --predict says: whole, or the mean over a sliding window."""
+    logits = sliding(model, image, args.window, args.window_stride) if args.predict == "sliding" else model(image).float()
     return logits if logits.shape[2:] == size else F.interpolate(logits, size, mode="bilinear")
 
 

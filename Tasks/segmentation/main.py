@@ -209,7 +209,7 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
 def write_test(metrics: dict, grid: LogitsGrid | None, classes: list[str], images: Images, args) -> None:
     """Write test.json and --logits, and print both paths with the figures."""
     path = args.output_dir / "test.json"
-    text = json.dumps(metrics | {"classes": classes, "eval": args.eval}) + "\n"
+    text = json.dumps(metrics | {"classes": classes, "predict": args.predict}) + "\n"
     states.write_whole(path, lambda file: file.write(text.encode()))
     say(
         f"test           mIoU {metrics['miou']:.2f} %, pixel accuracy {metrics['pixel_accuracy']:.2f} %, "

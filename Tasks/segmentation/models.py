@@ -27,7 +27,7 @@ def split_name(name: str) -> tuple[str, str]:
     """("deeplabv3plus", "resnet18") from "deeplabv3plus_resnet18". Raises InputError for a name that cannot be built."""
     decoder, _, backbone = name.partition("_")
     if decoder not in DECODERS:
-        raise InputError(f"--model {name}: begins with a decoder, {' or '.join(DECODERS)}, as in deeplabv3plus_resnet18")
+        raise InputError(f"--model {name}: must begin with a decoder, {' or '.join(DECODERS)}, as in deeplabv3plus_resnet18")
     if not timm.is_model(backbone) and timm.is_model(f"{backbone}_patch16_224"):
         backbone += "_patch16_224"  # deit_small
     if backbone not in SMP_ENCODERS and not timm.is_model(backbone):

@@ -126,7 +126,7 @@ def get_parser() -> Parser:
     group.add_argument("--steps", type=int, help="steps to train")
     group.add_argument("--epochs", type=int, help="passes over the training images, instead of --steps")
     group.add_argument("--batch-size", type=int, help="crops per step, all processes together")
-    group.add_argument("--optimizer", choices=("sgd", "adamw"), help="optimiser")
+    group.add_argument("--opt", "--optimizer", dest="optimizer", choices=("sgd", "adamw"), help="optimiser")
     group.add_argument("--lr", type=float, help="highest learning rate, not rescaled with the batch")
     group.add_argument("--momentum", type=float, help="momentum of sgd; if omitted: 0.9")
     group.add_argument("--weight-decay", type=float, help="weight decay, none on norms, biases and position embeddings")
@@ -134,7 +134,7 @@ def get_parser() -> Parser:
     group.add_argument("--warmup-steps", type=int, help="steps in which the rate rises linearly")
 
     group = parser.add_argument_group("evaluation; what is not given follows the data set's recipe")
-    group.add_argument("--eval", default="whole", choices=("whole", "sliding"), help="predict whole images, or a sliding window")
+    group.add_argument("--predict", default="whole", choices=("whole", "sliding"), help="whole images, or a sliding window")
     group.add_argument("--window", **pair, help="size of the sliding window; if omitted: --crop")
     group.add_argument("--window-stride", **pair, help="step of the sliding window; if omitted: two thirds of its size")
     group.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N epochs, and after the last")
@@ -180,8 +180,8 @@ def fill_in(args: argparse.Namespace) -> None:
     args.aux_weight = 0.4 if args.aux_weight is None else args.aux_weight
     if args.logits_stride and not args.logits:
         raise InputError("--logits-stride: for --logits")
-    if args.eval == "whole" and (args.window or args.window_stride):
-        raise InputError("--window and --window-stride: for --eval sliding")
+    if args.predict == "whole" and (args.window or args.window_stride):
+        raise InputError("--window and --window-stride: for --predict sliding")
     for name in OF_DATA:
         given = sized if name in ("size", "shorter_side") else getattr(args, name)
         if given is None:
@@ -203,12 +203,16 @@ def fill_in(args: argparse.Namespace) -> None:
     args.scale = list(args.scale)
     if args.scale[0] > args.scale[1]:
         raise InputError(f"--scale {args.scale[0]} {args.scale[1]}: the lower end comes first")
+    if args.alpha is not None and args.loss == "ce":
+        raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
+    if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):
+        raise InputError(f"--alpha-end {args.alpha_end}: for --loss ls and maxsup, not for {args.loss}")
     if args.prior == "frequency" and args.loss != "ls":
         raise InputError(f"--prior frequency: for --loss ls, not for {args.loss}")
     if args.init and args.encoder_weights:
         raise InputError("--init and --encoder-weights both say where the backbone's weights come from: give one of them")
     if args.logits and (args.logits.is_dir() or not args.logits.absolute().parent.is_dir()):
-        raise InputError(f"--logits {args.logits}: names a file in a folder that exists")
+        raise InputError(f"--logits {args.logits}: must name a file in a folder that exists")
     if args.logits and args.logits.name in ("checkpoint.pth", "log.jsonl", "test.json"):
         raise InputError(f"--logits {args.logits}: {args.logits.name} is the name of a run's own file; choose another")
     if any(step > side for step, side in zip(args.window_stride, args.window, strict=True)):

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
     if args.names and len(args.names) != len(args.checkpoint):
         raise InputError(f"--names has {len(args.names)} names for {len(args.checkpoint)} checkpoints")
     if args.output.suffix not in (".png", ".pdf"):
-        raise InputError(f"--output {args.output}: ends in .png or .pdf")
+        raise InputError(f"--output {args.output}: must end in .png or .pdf")
     if args.output.exists() and not args.overwrite:
         raise InputError(f"{args.output} is there already; --overwrite replaces it")
     rows, names = [], []
@@ -78,7 +78,7 @@ def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.n
     truth = labels[0].numpy()
     if (truth == IGNORE).all():
         raise InputError(f"--image {args.image}: no pixel of it has a label; choose another")
-    logits = predict(model.eval(), image, truth.shape, SimpleNamespace(eval="whole"))[0]
+    logits = predict(model.eval(), image, truth.shape, SimpleNamespace(predict="whole"))[0]
     confidence, prediction = logits.softmax(0).max(0)
     pixels = np.asarray(batches.images.read(batches.indices[0])[0].resize(truth.shape[::-1])) / 255
     wrong = (prediction.numpy() != truth) & (truth != IGNORE)

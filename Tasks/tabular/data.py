@@ -70,7 +70,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
             if row
         ]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a CSV file as --data-path")
+        raise InputError(f"{path}: cannot be read ({error.strerror})")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8")
     except csv.Error as error:

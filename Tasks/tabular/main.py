@@ -112,11 +112,11 @@ def measure(model: nn.Module, x_train: Tensor, y_train: Tensor, x_test: Tensor, 
 
 def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
     """The loss of the command line; args.alpha and args.alpha_end become what the loss uses."""
-    prior = {}
+    prior = None
     if args.prior == "frequency":
-        prior["prior"] = torch.bincount(labels.cpu(), minlength=classes).float() / len(labels)
+        prior = torch.bincount(labels.cpu(), minlength=classes).float() / len(labels)
     try:
-        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, **prior)
+        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, prior)
     except ValueError as error:
         raise InputError(f"--loss {args.loss}: {error}")
     args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)

@@ -137,12 +137,12 @@ def measure(model: nn.Module, texts: Texts, training_too: bool, args) -> tuple[d
 
 def build_criterion(args, texts: Texts, classes: int) -> nn.Module:
     """The loss of the command line; args.alpha and args.alpha_end become what the loss uses."""
-    prior = {}
+    prior = None
     if args.prior == "frequency":
         targets = texts.train.batch(torch.arange(len(texts.train.lengths)), "cpu")[2]  # all of them, without padding
-        prior["prior"] = torch.bincount(targets, minlength=classes).float() / len(targets)
+        prior = torch.bincount(targets, minlength=classes).float() / len(targets)
     try:
-        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, **prior)
+        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, prior)
     except ValueError as error:
         raise InputError(f"--loss {args.loss}: {error}")
     args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)

@@ -106,7 +106,7 @@ def fill_in(args: argparse.Namespace) -> None:
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
     args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
     if args.logits is not None and (args.logits.is_dir() or not args.logits.absolute().parent.is_dir()):
-        raise InputError(f"--logits {args.logits}: names a file in a folder that exists")
+        raise InputError(f"--logits {args.logits}: must name a file in a folder that exists")
     if args.logits is not None and args.logits.name in ("checkpoint.pth", "log.jsonl", "summary.json"):
         raise InputError(f"--logits {args.logits}: {args.logits.name} is the name of a run's own file; choose another")
     args.output_dir = args.output_dir or Path("output") / f"{args.data}-{args.model}-{args.loss}"
