@@ -1,4 +1,4 @@
-"""The first command: CE, label smoothing and MaxSup on digits that need no download, over a few seeds, in two minutes.
+"""The first command: CE, label smoothing and MaxSup on digits that need no download, over a few seeds, in a few minutes.
 
     python results/quick.py            # what train_with_MaxSup.sh runs; it writes output/digits/
 
