@@ -487,12 +487,12 @@ FAULTS = {
         "test_report.py::equal_differences_tell_nothing": [("if error < ROUNDING * abs(mean):", "if error < 0:")],
         "test_report.py::metrics_are_resampled_as_by_hand": [
             ('found["ece"], found["ece_temperature"] = errors[0] / units', 'found["ece"], found["ece_temperature"] = errors[0]'),
-            ("errors[1:] / scored[:, None]", "errors[1:] / units"),
+            ("errors[1:] / np.maximum(images, 1)", "errors[1:] / units"),
             ("    values[1:][tempered.held_out] = 0\n", ""),
         ],
         "test_report.py::the_gain_of_normalised_logits_is_of_the_same_images": [
             ("= normal, normal - plain", "= normal, normal - of_all['aurc']"),
-            ("over_splits(model, chosen, ~held_out,", "over_splits(model, chosen, held_out,"),
+            ("run.outputs.chosen, ~run.outputs.held_out, weights", "run.outputs.chosen, run.outputs.held_out, weights"),
             ('found["aurc_normalised"] - found["aurc_split_msp"]', 'found["aurc_normalised"] - found["aurc"]'),
         ],
     },
