@@ -40,9 +40,12 @@ set_up() {
         echo "the active environment lacks ${missing:-Python 3.11 or later}; using $here/.venv instead" >&2
     fi
     PYTHON=$here/.venv/bin/python
+    if suits "$PYTHON" && [ -z "$(lacking "$PYTHON")" ]; then return; fi
     # One set-up at a time: a second script waits here and then finds the environment made.
     exec 9>"$here/.venv.lock"
-    if command -v flock >/dev/null; then flock 9; fi
+    if command -v flock >/dev/null && ! flock 9; then
+        echo "note: $here/.venv.lock cannot be locked; see to it that no second set-up runs here" >&2
+    fi
     if ! suits "$PYTHON" || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then # interrupted, venv leaves an interpreter without pip
         for candidate in python3 python3.13 python3.12 python3.11; do
             if suits "$candidate"; then

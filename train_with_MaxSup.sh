@@ -8,7 +8,7 @@
 set -euo pipefail
 top=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 case "${1:-}" in -h | --help)
-    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "$0"
     exit
     ;;
 esac

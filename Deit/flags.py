@@ -93,18 +93,21 @@ def settle(args: argparse.Namespace) -> None:
 
     What a run should say about it is added to args.notes.
     """
-    if args.smoothing is not None:
-        if not 0 <= args.smoothing < 1:
-            raise InputError(f"--smoothing {args.smoothing}: must lie between 0 and 1")
-        loss, alpha = ("ls", args.smoothing) if args.smoothing else ("ce", None)
-        if args.bce_loss and args.smoothing:
-            raise InputError(
-                f"--bce-loss and --smoothing {args.smoothing:g}: binary targets are not smoothed; give --smoothing 0"
-            )
+    smoothing = args.smoothing
+    if smoothing == 0 and args.loss == "maxsup":  # none beside MaxSup, as the MaxSup repository's script has it
+        smoothing = None
+    if smoothing is not None:
+        if not 0 <= smoothing < 1:
+            raise InputError(f"--smoothing {smoothing}: must lie between 0 and 1")
+        loss, alpha = ("ls", smoothing) if smoothing else ("ce", None)
+        if args.bce_loss and smoothing:
+            raise InputError(f"--bce-loss and --smoothing {smoothing:g}: binary targets are not smoothed; give --smoothing 0")
         for name, ours, theirs in (("loss", args.loss, loss), ("alpha", args.alpha, alpha)):
             if ours is not None and ours != theirs:
                 means = f"--loss {loss}" + (f" --alpha {alpha:g}" if alpha else "")
-                raise InputError(f"--smoothing {args.smoothing:g} and --{name} {ours}: the first means {means}; give one of them")
+                raise InputError(f"--smoothing {smoothing:g} and --{name} {ours}: the first means {means}; give one of them")
+        if not (smoothing or args.loss or args.bce_loss):
+            args.notes.append("--smoothing 0 is --loss ce; for MaxSup, omit it or add --loss maxsup")
         if not args.bce_loss:
             args.loss, args.alpha = loss, alpha
     if args.bce_loss:
@@ -113,6 +116,9 @@ def settle(args: argparse.Namespace) -> None:
                 raise InputError(f"--bce-loss and --{name} {value}: the first means --loss bce, which has no strength; give one")
         args.loss = "bce"
     args.loss = args.loss or "maxsup"
+    if args.model == "our_patch16_224":
+        args.model = "deit_small_patch16_224"
+        args.notes.append("--model our_patch16_224, the MaxSup repository's name, is deit_small_patch16_224")
     if args.ThreeAugment:
         args.notes.append(f"--ThreeAugment takes the place of --aa {args.aa} and, as in DeiT, of --reprob {args.reprob:g}")
         args.aa, args.reprob = "3a", 0.0

@@ -57,9 +57,11 @@ class WithDenseLogits(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.model.forward_features(images)
+        # The logits come first: autocast would keep the copy of the weights from below, which has no gradient.
+        logits = self.model.forward_head(features)
         with torch.no_grad():
             dense = self.model.get_classifier()(locations(self.model, features)).transpose(1, 2)
-        return self.model.forward_head(features), dense
+        return logits, dense
 
 
 def has_dense_logits(model: nn.Module) -> bool:

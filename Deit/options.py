@@ -62,7 +62,8 @@ def fill_in(args: argparse.Namespace) -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    args.amp = args.amp or ("bf16" if args.device == "cuda" and not args.eval else "off")
+    native = args.device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    args.amp = args.amp or ("bf16" if native and not args.eval else "off")
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
         args.notes.append(
             "--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16): float32, --amp off, is faster here"
@@ -303,7 +304,7 @@ def get_parser() -> Parser:
     group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
-    help_ = "mixed precision; if omitted: bf16 to train on a GPU, else off"
+    help_ = "mixed precision; if omitted: bf16 to train on GPUs that have it, else off"
     group.add_argument("--amp", choices=["bf16", "fp16", "off"], help=help_)
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")

@@ -84,6 +84,8 @@ def submit() -> None:
     parameters["timeout_min"] = int(args.hours * 60)
     if args.cluster == "slurm":
         parameters["cpus_per_task"] = args.cpus_per_task
+        # Without the first the others would wait for a process that failed; the second srun no longer takes from sbatch.
+        parameters["slurm_srun_args"] = ["--kill-on-bad-exit=1", f"--cpus-per-task={args.cpus_per_task}"]
         parameters |= {f"slurm_{key}": getattr(args, key) for key in ("partition", "constraint") if getattr(args, key)}
     executor.update_parameters(**parameters)
     with socket.socket() as probe:  # a port that is free now; the local rank 0 takes it in a moment

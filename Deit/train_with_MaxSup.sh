@@ -16,7 +16,7 @@
 # --resume auto continues an interrupted run.
 set -euo pipefail
 case " $* " in *" -h "* | *" --help "*)
-    sed -n '/^# The paper/,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    sed -n '/^# The paper/,/^set/{/^#/s/^# \{0,1\}//p;}' "$0"
     exit
     ;;
 esac

@@ -132,7 +132,7 @@ TOPICS = {
         Claim(
             "C25b", MAXSUP, "wrong predictions are more confident under LS than under MaxSup", "confidence_wrong", "LS", "MaxSup"
         ),
-        # The MaxSup repository and the overview draw this share and state no direction.
+        # The MaxSup repository draws this share and states no direction.
         Claim("C26", OURS, "LS leaves more logits near zero than MaxSup", "near_zero", "LS", "MaxSup"),
     ],
 }

@@ -116,7 +116,7 @@ def _task(data: str, title: str, model: str, trainer: str, options: str, methods
 RESNET20 = "--batch-size 128 --lr 0.1 --weight-decay 5e-4 --warmup-epochs 0 --sched step --decay-epochs {} --amp bf16"
 RESNET32 = (  # the MaxSup paper's repository
     "--epochs 200 --batch-size 256 --lr 0.2 --weight-decay 5e-4 --warmup-epochs 5 --sched step --decay-epochs 120 160 "
-    "--decay-rate 0.01 --amp bf16"
+    "--decay-rate 0.01 --opt sgd --amp bf16"
 )
 DIGITS = """
     --model test_resnet --input-size 16 --batch-size 64 --recipe-batch 0 --drop-path 0

@@ -107,7 +107,7 @@ def trained(run: Run) -> Iterator[None]:
 def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> None:
     """The measurement of all models and their page; at the same time the other figures."""
     steps = [measured(runs, output)]
-    ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS]
+    ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS, "--device", "cpu"]
     steps += [printed(["viz/features.py", *ten, "--output", str(output / "features")], output / "features.txt")]
     steps += [analysis(of_ten, output)]
     with tqdm(desc="measuring and drawing", total=len(steps), unit="command", **BAR) as bar:
@@ -123,7 +123,7 @@ def analysis(of_ten: list[Run], output: Path) -> Iterator[None]:
     """The logits of each model, then the figures of near-zero logits."""
     files = [str(run.folder / "logits.pt") for run in of_ten]
     for run, file in zip(of_ten, files, strict=True):
-        words = ["--checkpoint", str(run.folder / "checkpoint.pth"), "--output", file, "--overwrite"]
+        words = ["--checkpoint", str(run.folder / "checkpoint.pth"), "--output", file, "--overwrite", "--device", "cpu"]
         yield from printed(["viz/logits.py", *words], output / "logits.txt")
     words = ["--input", *files, "--names", *METHODS, "--threshold", NEAR_ZERO, "--output", str(output / "analysis")]
     yield from printed(["viz/analysis.py", *words], output / "analysis.txt")
@@ -136,7 +136,8 @@ def measured(runs: list[Run], output: Path) -> Iterator[None]:
     words = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in runs), "--names", *(run.stem for run in runs)]
     words += ["--transfer", "--transfer-labels", "prefix", "--device", "cpu", "--output", str(file)]
     yield from printed(["viz/measure.py", *words], output / "measure.txt")
-    words = ["--output", str(output / "report"), "--overwrite", "--title", "First command: three losses on digits"]
+    words = ["--output", str(output / "report"), "--overwrite", "--device", "cpu"]
+    words += ["--title", "First command: three losses on digits"]
     for method in METHODS:
         words += ["--group", method, *(str(run.folder / "checkpoint.pth") for run in runs if run.method == method)]
     for note in (transfer(metrics_of(runs, output)), *reported(), RECIPES, TOO_FEW):

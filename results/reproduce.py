@@ -32,6 +32,7 @@ from tqdm import tqdm
 from experiments import EXPERIMENTS, Experiment
 from run import CORES, TOP, Failed, Machine, Run, together
 
+ON_A_GPU = 4  # runs at a time: small networks leave a GPU idle, and many would fill its memory
 STOPPED = "stopped; the same command goes on where it was"
 
 
@@ -55,11 +56,13 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, help="seeds per method; if omitted: the experiment's number, beyond which pages show none"
     )
-    parser.add_argument("--jobs", type=int, default=CORES, help="runs in parallel, which share the cores (%(default)s)")
+    help_ = f"runs in parallel, which share the cores; if omitted: {CORES}, or with --device cuda {ON_A_GPU}"
+    parser.add_argument("--jobs", type=int, help=help_)
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; start no run that would not fit")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")
     parser.add_argument("--nice", type=int, default=0, metavar="N", help="lower the priority of all runs by N, 0 to 19")
     args = parser.parse_args()
+    args.jobs = args.jobs if args.jobs is not None else ON_A_GPU if args.device == "cuda" else CORES
     check(args)
     if args.list:
         return show(args.jobs)

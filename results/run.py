@@ -157,6 +157,8 @@ class Run:
         words = NEEDS.sub(lambda found: str(self.folder.parent / f"{found[1].replace(' ', '-')}-seed{self.seed}"), self.options)
         words = [*words.split(), "--output_dir", str(self.folder), "--resume", "auto", "--device", machine.device]
         words += ["--logits", str(self.folder / "logits.pt")] if self.experiment.logits else ["--eval-every", "100"]
+        if machine.device == "cuda" and "--amp" not in words and self.experiment.trainer != "Tasks/tabular/main.py":
+            words += ["--amp", "off"]  # as on a CPU; on a GPU the trainers' default is bf16
         command = [self.experiment.trainer, *words, *self._data_path(machine)]
         yield from work(command, self.folder / "train.txt", machine.threads, lock.fileno())
 

@@ -117,13 +117,18 @@ def test_both_names_of_one_thing_mean_the_same():
         (["--label-smoothing", 0.2, "--loss", "ls"], ["--loss", "ls", "--alpha", 0.2]),
         (["--smoothing", 0], ["--loss", "ce"]),
         (["--bce-loss", "--smoothing", 0], ["--loss", "bce"]),
+        (["--smoothing", 0, "--loss", "maxsup", "--alpha", 0.3], ["--alpha", 0.3]),
+        (["--model", "our_patch16_224"], []),  # the MaxSup repository's two
         (["--output-dir", "o", "--num-workers", 3, "--batch_size=8"], ["--output_dir", "o", "-j", 3, "-b", 8]),
         (["--dr", 0.2, "--no-aug"], ["--decay-rate", 0.2, "--no-aug", "--no-repeated-aug", "--mixup", 0, "--cutmix", 0]),
         (["--wd", 0.1, "--workers", 2], ["--weight-decay", 0.1, "--num_workers", 2]),
         (["--init", "P", "--clip-grad-norm", 1], ["--finetune", "P", "--clip-grad", 1]),
         (["--crop-ratio", 0.9, "--random-erase", 0.1], ["--eval-crop-ratio", 0.9, "--reprob", 0.1]),
     ):
-        assert vars(settled(*left)) == vars(settled(*right))
+        one, other = (vars(settled(*words)) | {"notes": []} for words in (left, right))
+        assert one == other
+    assert "--smoothing 0 is --loss ce; for MaxSup, omit it" in settled("--smoothing", 0).notes[0]
+    assert not settled("--smoothing", 0, "--loss", "ce").notes
     three = settled("--ThreeAugment")
     assert (three.aa, three.reprob) == ("3a", 0) and "takes the place of --aa" in three.notes[0]
     assert settled().loss == "maxsup" and settled("--lr", 1, "--lr", 2).lr == 2

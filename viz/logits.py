@@ -50,7 +50,7 @@ def extract(
     batch_size: int = 128,
     num_workers: int = 0,
     device: str = "cpu",
-    amp: str | None = None,
+    amp: str = "off",
     data: str | None = None,
     verbose: bool = False,
     **overrides,

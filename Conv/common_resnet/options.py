@@ -127,7 +127,7 @@ def get_parser() -> Parser:
     add("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     add("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
-    mixed = "mixed precision; if omitted: bf16 on a GPU, off on a CPU"
+    mixed = "mixed precision; if omitted: bf16 on GPUs that have it, else off"
     add("--amp", nargs="?", const="bf16", choices=("bf16", "off"), help=mixed)
     add("--compile", switch=True, help="compile the model; of small images on a GPU, as CUDA graphs")
     add("--sync-bn", switch=True, help="batch norm over the images of all processes")
@@ -163,7 +163,8 @@ def fill_in(args: argparse.Namespace) -> list[str]:
     check_pairs(args)
     check_distillation(args)
     args.device = choose_device(args.device)
-    args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
+    native = args.device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    args.amp = args.amp or ("bf16" if native else "off")
     name = args.data_path.name if args.data == "folder" else args.data
     args.output_dir = args.output_dir or Path("output") / f"{name}-{args.model}-{args.loss}"
     torch.backends.cudnn.benchmark = not args.deterministic

@@ -73,9 +73,11 @@ class WithDenseLogits(nn.Module):
         model = self.model
         features = model.maxpool(model.relu(model.bn1(model.conv1(images))))
         features = model.layer4(model.layer3(model.layer2(model.layer1(features))))
+        # The logits come first: autocast would keep the copy of fc from below, which has no gradient.
+        logits = model.fc(model.avgpool(features).flatten(1))
         with torch.no_grad():
             dense = model.fc(features.flatten(2).transpose(1, 2)).transpose(1, 2)
-        return model.fc(model.avgpool(features).flatten(1)), dense
+        return logits, dense
 
 
 def wrap(model: nn.Module, dense: bool, compiled: bool, device: torch.device) -> nn.Module:

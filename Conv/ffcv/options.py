@@ -74,7 +74,9 @@ OPTIONS = {
     "training.weight_decay": Option(float, 1e-4, "weight decay, except on norms and biases", 0, 1e9),
     "training.seed": Option(int, 0, "seed of weights, data order and augmentation", 0, 2**32 - 1),
     "training.device": Option(str, None, "cuda or cpu; none: cuda where there is one", choices=("cuda", "cpu")),
-    "training.amp": Option(str, None, "mixed precision; none: bf16 to train on a GPU, else off", choices=("bf16", "fp16", "off")),
+    "training.amp": Option(
+        str, None, "mixed precision; none: bf16 to train on GPUs that have it, else off", choices=("bf16", "fp16", "off")
+    ),
     "training.sync_bn": Option(bool, False, "batch norm over the images of all processes, on GPUs"),
     "training.compile": Option(bool, False, "compile the model with torch.compile"),
     "training.deterministic": Option(bool, False, "slower GPU kernels whose results never vary"),

@@ -42,6 +42,7 @@ WITHOUT_EFFECT = {
     "data.gpu": "training.device=cuda and CUDA_VISIBLE_DEVICES choose a GPU",
     "training.bn_wd": "weight decay spares norms and biases, as ffcv-imagenet's trainer does whatever this says",
     "logging.log_level": "log.jsonl has a line per epoch",
+    "experiment.experiment_name": "logging.folder names a run",
 }
 # Refused, with this reason, for every other value than these.
 ONLY = {"training.optimizer": (("sgd",), "the optimiser is SGD")}

@@ -11,7 +11,7 @@
 # The learning rate follows the global batch, GPUS x training.batch_size; the 90-epoch configs mean 4 x 512.
 set -euo pipefail
 case " $* " in *" -h "* | *" --help "*)
-    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "$0"
     exit
     ;;
 esac
@@ -34,5 +34,5 @@ case " $* " in *" --overwrite "*) going_on=() ;; *) going_on=(--resume auto) ;; 
 for loss in ${LOSSES:-ce ls ols zipf logit-penalty maxsup}; do
     echo "== ${arch}_$loss"
     "${launch[@]}" "$folder/train_imagenet.py" --config "$folder/configs/$arch.yaml" --loss="$loss" \
-        --logging.folder="$output/${arch}_$loss" "${going_on[@]}" "$@"
+        --logging.folder="$output/${arch}_$loss" ${going_on[@]+"${going_on[@]}"} "$@"
 done

@@ -67,7 +67,8 @@ def settle(training: SimpleNamespace, evaluating: bool) -> torch.device:
     training.device = training.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device=cuda: this machine has no GPU that PyTorch can use")
-    training.amp = training.amp or ("bf16" if training.device == "cuda" and not evaluating else "off")
+    native = training.device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    training.amp = training.amp or ("bf16" if native and not evaluating else "off")
     torch.set_float32_matmul_precision("highest" if training.deterministic else "high")
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

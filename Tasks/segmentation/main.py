@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports that take seconds: --help and m
     ARGS = get_parser().parse_args()
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 import checkpoint
@@ -74,7 +75,7 @@ def train(args) -> None:
         say(start_from(Path(args.init), model))
     model = model.to(args.device, memory_format=torch.channels_last)
     if synced:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # PyTorch's own drops the activations of timm's norms
     criterion = build_criterion(args, splits["train"].images).to(args.device)
     optimizer = build_optimizer(model, args)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args))

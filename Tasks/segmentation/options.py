@@ -152,7 +152,7 @@ def get_parser() -> Parser:
     group.add_argument(
         "--amp",
         choices=["bf16", "off"],
-        help="mixed precision of training; if omitted: bf16 on GPUs and on CPUs that compute in it",
+        help="mixed precision of training; if omitted: bf16 on GPUs and CPUs that have it",
     )
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     group.add_argument("--sync-bn", action=switch, help="batch norm over the crops of all processes; if omitted: on several GPUs")
@@ -221,7 +221,8 @@ def fill_in(args: argparse.Namespace) -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    args.amp = args.amp or ("bf16" if args.device == "cuda" or cpu_has_bf16() else "off")
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if args.device == "cuda" else cpu_has_bf16()
+    args.amp = args.amp or ("bf16" if native else "off")
     if args.num_workers is None:
         args.num_workers = min(8, CORES) if args.device == "cuda" else 0
     if args.sync_bn and args.device == "cpu":

@@ -213,7 +213,8 @@ class ZipfLabelSmoothingLoss(nn.Module):
 
     The non-target classes of a sample, ranked r = 1, 2, ..., get r**-power, normalised. Ranks come from the logits, or, where
     dense_logits (N, K, locations) are given, from how many locations of the feature map vote for a class. Equal classes share
-    the best of their ranks, as in the authors' code, so those without a vote all stand right behind the last with one.
+    the best of their ranks, as in the authors' code, so those without a vote all stand right behind the last with one. That code
+    counts the target among the ranks; here the best of the others has rank 1.
     logits (N, K); targets (N,) indices, or (N, K) probabilities, where every class with a positive one is a target.
     """
 

@@ -6,6 +6,15 @@ from torch import Tensor, nn
 from data import PAD, real_tokens
 
 
+def states_of(lstm: nn.LSTM, inputs: Tensor) -> Tensor:
+    """The states (N, T, hidden) after each of the inputs (N, T, embedding).
+
+    In float32 on GPUs: autocast casts cuDNN's recurrent layers to float16, whatever type it is given.
+    """
+    with torch.autocast("cuda", enabled=False):
+        return lstm(inputs)[0]
+
+
 class Classifier(nn.Module):
     """The paper's classifier: embeddings, an LSTM whose output at the last real token is read, three linear layers.
 
@@ -26,7 +35,7 @@ class Classifier(nn.Module):
         )
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        states = self.lstm(self.embedding(tokens))[0]  # (N, T, hidden)
+        states = states_of(self.lstm, self.embedding(tokens))  # (N, T, hidden)
         return self.head(states[torch.arange(len(tokens), device=tokens.device), lengths - 1])
 
 
@@ -44,7 +53,7 @@ class LanguageModel(nn.Module):
         self.head = nn.Linear(hidden_size, num_classes)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        states = self.lstm(self.embedding(tokens))[0]
+        states = states_of(self.lstm, self.embedding(tokens))
         return self.head(states[real_tokens(lengths, tokens.shape[1])])
 
 

@@ -72,9 +72,8 @@ def get_parser() -> Parser:
     group.add_argument("--seed", type=int, default=0, help="seed of the weights and the order of the texts")
     group.add_argument("--seeds", type=int, metavar="N", help="train N seeds starting at --seed, each in its own sub-folder")
     group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
-    group.add_argument(
-        "--amp", choices=["bf16", "off"], help="mixed precision in training; if omitted: bf16 on a GPU, off on a CPU"
-    )
+    help_ = "mixed precision in training; if omitted: bf16 on GPUs that have it, else off"
+    group.add_argument("--amp", choices=["bf16", "off"], help=help_)
     return parser
 
 
@@ -104,7 +103,8 @@ def fill_in(args: argparse.Namespace) -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no GPU that PyTorch can use")
-    args.amp = args.amp or ("bf16" if args.device == "cuda" else "off")
+    native = args.device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    args.amp = args.amp or ("bf16" if native else "off")
     if args.logits is not None and (args.logits.is_dir() or not args.logits.absolute().parent.is_dir()):
         raise InputError(f"--logits {args.logits}: must name a file in a folder that exists")
     if args.logits is not None and args.logits.name in ("checkpoint.pth", "log.jsonl", "summary.json"):

@@ -41,7 +41,7 @@ def run(
     batch_size: int = 128,
     num_workers: int = 0,
     device: str = "cpu",
-    amp: str | None = None,
+    amp: str = "off",
 ) -> Iterator[Batch]:
     """Show this process's share of the images to a model, in order. Raises InputError where logits are not finite."""
     if len(images) < distributed.count():
@@ -49,7 +49,7 @@ def run(
     rows = distributed.share(len(images))
     target = distributed.device(device)
     model = model.to(target, memory_format=torch.channels_last)
-    dtype = AMP[amp] if amp else torch.bfloat16 if device == "cuda" else None
+    dtype = AMP[amp]
     start = 0
     batches = _batches(images, rows, facts, batch_size, num_workers, device == "cuda")
     bar = {"total": -(-len(rows) // batch_size), "desc": title, "unit": "batch", "leave": False, "dynamic_ncols": True}

@@ -15,7 +15,7 @@ NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")  # what --data knows
 INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts before it scales
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
 OF_CHECKPOINTS = ("data_path", "data", *OVERRIDES, "model_ema", "amp")  # options that do nothing for logits files
-THRESHOLD = 0.01  # the MaxSup paper's: a logit z is near zero if |z| is below this
+THRESHOLD = 0.01  # the MaxSup repository's: a logit z is near zero if |z| is below this
 ALPHA = 0.1  # of label smoothing
 FRACTION, REPEATS, SEED = 0.2, 10, 0  # of the images held out for fitting, in so many random splits
 TRANSFER_IMAGES = 10_000  # training images at most of measure.py's linear transfer
@@ -101,7 +101,7 @@ def add_images(to: argparse.ArgumentParser) -> None:
     speed = to.add_argument_group("speed")
     speed.add_argument("--batch-size", type=int, default=128, help="images per batch")
     speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="loading processes")
-    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision; if omitted: bf16 on GPUs, off on the CPU")
+    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision: faster, less exact")
 
 
 def add_preprocessing(to: argparse.ArgumentParser) -> None:
