@@ -87,7 +87,10 @@ def wrap(model: nn.Module, dense: bool, compiled: bool, device: torch.device) ->
     elif dense:
         say("zipf: the ranks come from the logits; only of ResNets the feature map can vote")
     if distributed.world_size() > 1:
-        model = nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        devices = [device] if device.type == "cuda" else None
+        # Every process keeps its own statistics of batch norm until share_buffers; gradients are where they are averaged.
+        flags = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        model = nn.parallel.DistributedDataParallel(model, device_ids=devices, **flags)
     return torch.compile(model) if compiled else model
 
 

@@ -59,26 +59,32 @@ class Images(Dataset):
 
     def read(self, index: int) -> tuple[Image.Image, Image.Image]:
         """The image in RGB and its labels ("L": classes, or IGNORE), both as large as they are on disk."""
-        image_path, annotation_path = self.pairs[index]
+        path = self.pairs[index][0]
         try:
-            image, annotation = to_rgb(_open(image_path)), _open(annotation_path)
+            image = to_rgb(_open(path))
         except ValueError as error:
-            raise error if isinstance(error, InputError) else InputError(f"{image_path}: {error}")
+            raise error if isinstance(error, InputError) else InputError(f"{path}: {error}")
+        if max(image.size) > 100 * min(image.size):
+            raise InputError(f"{path}: {image.width} x {image.height} pixels; no side is longer than 100 times the other")
+        return image, self.read_labels(index, image.size)
+
+    def read_labels(self, index: int, size: tuple[int, int] | None = None) -> Image.Image:
+        """The labels of an image, whose size (width, height) they must have where it is given. Raises InputError."""
+        image_path, annotation_path = self.pairs[index]
+        annotation = _open(annotation_path)
         if annotation.mode not in ("L", "P"):
             raise InputError(
                 f"{annotation_path}: a picture in mode {annotation.mode}; an annotation holds one class index per pixel, 8 bits"
             )
-        if annotation.size != image.size:
-            sizes = [f"{width} x {height}" for width, height in (annotation.size, image.size)]
+        if size is not None and annotation.size != size:
+            sizes = [f"{width} x {height}" for width, height in (annotation.size, size)]
             raise InputError(f"{annotation_path}: {sizes[0]} pixels, but its image {image_path} has {sizes[1]}")
-        if max(image.size) > 100 * min(image.size):
-            raise InputError(f"{image_path}: {image.width} x {image.height} pixels; no side is longer than 100 times the other")
         values = np.asarray(annotation)
         labels = self.table[values]
         if labels.min() < 0:
             value = int(values[labels < 0].max())
             raise InputError(f"{annotation_path}: holds the value {value}, which is no class of {self.args.data}")
-        return image, Image.fromarray(labels.astype(np.uint8))
+        return Image.fromarray(labels.astype(np.uint8))
 
     def label_size(self, index: int) -> tuple[int, int]:
         """(height, width) of the labels that evaluation compares with, from the header of the file."""
@@ -216,7 +222,7 @@ def class_frequencies(images: Images) -> Tensor:
     """(K,) float32: the share of each class among the labelled pixels of a split, every annotation read once."""
     counts = torch.zeros(len(images.classes), dtype=torch.float64)
     for index in range(distributed.rank(), len(images), distributed.world_size()):
-        labels = np.asarray(images.read(index)[1])
+        labels = np.asarray(images.read_labels(index))
         counts += torch.from_numpy(np.bincount(labels[labels != IGNORE], minlength=len(counts)))
     if images.args.device == "cuda":
         counts = counts.cuda()

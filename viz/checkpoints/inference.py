@@ -73,6 +73,8 @@ def _batches(
     images.transform = transform(facts)
     # Processes under torchrun have communication threads, which may hold a lock that a forked copy would wait for for ever.
     start = multiprocessing.get_context("forkserver") if workers and distributed.count() > 1 else None
+    if start:
+        start.set_forkserver_preload(["torch", "torchvision", "timm.data"])  # once, not in each loading process
     worker = {"num_workers": workers, "multiprocessing_context": start, "worker_init_fn": distributed.start_worker}
     return DataLoader(Subset(images, rows), batch_size, pin_memory=pin, **worker)
 

@@ -10,7 +10,6 @@ from common.errors import InputError, reason
 import numpy as np
 import torchvision
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from images.image_set import Images
 
@@ -42,6 +41,8 @@ def _in_memory(where: str, pixels: np.ndarray, labels, classes: list[str]) -> Im
 
 def _digits(split: str) -> Images:
     """scikit-learn's handwritten digits, 8x8: the first 1,400 for training, the last 397 for validation."""
+    from sklearn.datasets import load_digits  # takes most of a second, and only these images need it
+
     digits = load_digits()
     part = slice(None, TRAIN_DIGITS) if split == "train" else slice(TRAIN_DIGITS, None)
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
