@@ -139,9 +139,9 @@ def wrap(model: nn.Module, dense: bool, compiled: bool, device: str, small: bool
         model = WithDenseLogits(model)
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None
-        # Every process keeps its own statistics of batch norm until share_buffers; gradients are where they are averaged.
-        flags = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-        model = nn.parallel.DistributedDataParallel(model, device_ids=devices, **flags)
+        # Each process keeps its own batch norm statistics until share_buffers; gradients live in the buckets that are averaged.
+        how = {"device_ids": devices, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+        model = nn.parallel.DistributedDataParallel(model, **how)
     captured = small and device == "cuda" and not dense and distributed.world_size() == 1
     return torch.compile(model, mode="reduce-overhead" if captured else None) if compiled else model
 

@@ -162,9 +162,9 @@ def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
 def wrap(model: nn.Module, args) -> nn.Module:
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if args.device == "cuda" else None
-        # Every process keeps its own statistics of batch norm until share_buffers; gradients are where they are averaged.
-        flags = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-        model = nn.parallel.DistributedDataParallel(model, device_ids=devices, **flags)
+        # Each process keeps its own batch norm statistics until share_buffers; gradients live in the buckets that are averaged.
+        how = {"device_ids": devices, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+        model = nn.parallel.DistributedDataParallel(model, **how)
     return torch.compile(model) if args.compile else model
 
 
