@@ -8,7 +8,7 @@ A checkpoint is a dict of tensors and plain types:
     rng                 {"seed": ...}: every generator is reseeded from the seed and the step, so the seed is its whole state
     classes             class names in label order; not there where nothing names them
     args                the options of the run, and the facts below
-    training_rows       optional: int64, the rows of the training split that were trained on, where it was a part of them
+    training_rows       optional: int64, the rows of the training split that were used, if only some were
     training_labels     optional: int64, the labels of those rows, where they are not the data set's own
 """
 

@@ -54,7 +54,7 @@ def is_local_main() -> bool:
 def local_main_first() -> Iterator[None]:
     """The first process of each machine goes through the block before the others enter it, also where it fails there.
 
-    What is wrong for it is wrong for them: each then finds it itself, and none is left waiting for a process that has gone.
+    An error in the first also occurs in the others, so that none is left waiting for a process that has gone.
     """
     if not is_local_main():
         barrier()

@@ -84,7 +84,7 @@ def train_one_epoch(
             ema.update(bare_model(model))
 
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == len(loader):
-            first = step + 1 - (step % CHECK_EVERY + 1)
+            first = step - step % CHECK_EVERY
             check_finite(torch.stack(losses[first:]), epoch, first)
             bar.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
 

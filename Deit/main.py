@@ -73,7 +73,7 @@ def train(args) -> None:
     train_set, val_set = open_splits(args, train=training, val=evaluation)
     classes = (found and found.classes) or train_set.classes
     if found:
-        match_classes(train_set, classes, str(resume))
+        match_classes(train_set, classes, str(resume), all_there=True)
     match_classes(val_set, classes, str(args.data_path / "train"))
     args.num_classes = settle_num_classes(args.num_classes, len(classes), args.data_path)
     loading = {"workers": args.num_workers, "pin": args.pin_mem and args.device == "cuda"}
@@ -115,7 +115,7 @@ def train(args) -> None:
     scheduler.step(start_epoch)
     run = {"epochs": args.epochs, "seed": args.seed, "device": args.device, "amp": args.amp, "clip_grad": args.clip_grad}
     run |= {"distillation": distillation, "train_mode": args.train_mode}
-    how = {"device": args.device, "amp": args.amp, "shared": args.dist_eval}
+    how = {"device": args.device, "amp": "off", "shared": args.dist_eval}  # as --eval and viz/ have it
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
         training = train_one_epoch(wrapped, criterion, loader, optimizer, scaler, epoch=epoch, mixup=mixup, ema=ema, **run)

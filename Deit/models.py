@@ -41,9 +41,9 @@ def wrap(model: nn.Module, dense: bool, compiled: bool, device: str) -> nn.Modul
         say("zipf: this model's classifier cannot read its feature map, so the ranks come from the logits")
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None
-        # Each process keeps its own batch norm statistics until share_buffers; gradients live in the buckets that are averaged.
-        how = {"device_ids": devices, "broadcast_buffers": False, "gradient_as_bucket_view": True}
-        model = nn.parallel.DistributedDataParallel(model, **how)
+        # Gradients live in the buckets that are averaged; each process keeps its own batch norm statistics until share_buffers.
+        model = nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        model.broadcast_buffers = False  # as an argument it is deprecated since torch 2.13, and its successor is not in 2.11
     return torch.compile(model) if compiled else model
 
 

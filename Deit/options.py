@@ -93,6 +93,10 @@ def check(args: argparse.Namespace) -> None:
         args.notes += without_effect(args)
 
 
+# Options that do nothing without the switch that they belong to.
+OF_SWITCHES = {"model_ema": ("model_ema_decay", "model_ema_force_cpu"), "lr_noise": ("lr_noise_pct", "lr_noise_std")}
+
+
 def without_effect(args: argparse.Namespace) -> list[str]:
     """Lines on options of a training that change nothing with these others."""
     notes, options, default = [], [], get_parser().get_default
@@ -103,6 +107,10 @@ def without_effect(args: argparse.Namespace) -> list[str]:
     if options:
         why = "--src crops squares of one size" if args.src else f"images of up to {SMALL} px are padded and shifted, not cropped"
         notes.append(f"{', '.join('--' + name.replace('_', '-') for name in options)}: no effect, {why}")
+    for switch, names in OF_SWITCHES.items():
+        for name in names:
+            if getattr(args, name) != default(name) and not getattr(args, switch):
+                notes.append(f"--{name.replace('_', '-')}: no effect without --{switch.replace('_', '-')}")
     distilling = {"none": ("distillation_alpha", "distillation_tau"), "hard": ("distillation_tau",), "soft": ()}
     for name in distilling[args.distillation_type]:
         if getattr(args, name) != default(name):

@@ -17,8 +17,8 @@ from errors import InputError, Parser
 class Training:
     """What submitit sends to each process; it calls checkpoint() when SLURM is about to stop the job."""
 
-    def __init__(self, arguments: list[str], address: str | None, port: int):
-        self.arguments, self.address, self.port = arguments, address, port
+    def __init__(self, arguments: list[str], local_port: int | None):
+        self.arguments, self.local_port = arguments, local_port
 
     def __call__(self) -> None:
         import submitit
@@ -34,8 +34,9 @@ class Training:
             RANK=str(job.global_rank),
             LOCAL_RANK=str(job.local_rank),
             WORLD_SIZE=str(job.num_tasks),
-            MASTER_ADDR=self.address or job.hostnames[0],
-            MASTER_PORT=str(self.port),
+            MASTER_ADDR="127.0.0.1" if self.local_port else job.hostnames[0],
+            # On a cluster nobody knows which ports are free there: one for each job, below those that systems hand out.
+            MASTER_PORT=str(self.local_port or 10_000 + int(job.job_id.split("_")[0]) % 20_000),
         )
         main.main(args)
 
@@ -77,7 +78,8 @@ def submit() -> None:
     except ImportError:
         raise InputError("submitit is not installed; pip install submitit")
     try:
-        executor = submitit.AutoExecutor(folder=args.output_dir / "slurm", cluster=args.cluster)
+        # By default a job is requeued three times.
+        executor = submitit.AutoExecutor(folder=args.output_dir / "slurm", cluster=args.cluster, slurm_max_num_timeout=10_000)
     except RuntimeError as error:  # there is no srun
         raise InputError(f"SLURM: {error}; --cluster local runs on this machine")
     parameters = {"nodes": args.nodes, "tasks_per_node": args.ngpus, "gpus_per_node": args.ngpus, "name": "maxsup"}
@@ -88,10 +90,10 @@ def submit() -> None:
         parameters["slurm_srun_args"] = ["--kill-on-bad-exit=1", f"--cpus-per-task={args.cpus_per_task}"]
         parameters |= {f"slurm_{key}": getattr(args, key) for key in ("partition", "constraint") if getattr(args, key)}
     executor.update_parameters(**parameters)
-    with socket.socket() as probe:  # a port that is free now; the local rank 0 takes it in a moment
+    with socket.socket() as probe:  # a port that is free on this machine now; the local rank 0 takes it in a moment
         probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    job = executor.submit(Training(arguments, "127.0.0.1" if args.cluster == "local" else None, port))
+        port = probe.getsockname()[1] if args.cluster == "local" else None
+    job = executor.submit(Training(arguments, port))
     print(f"job {job.job_id}; its log: {job.paths.stdout}", flush=True)
     if args.wait:
         job.results()

@@ -84,9 +84,8 @@ def theirs(model: torch.nn.Module, args, device: str) -> torch.Tensor:
     model, criterion = model.to(device), torch.nn.CrossEntropyLoss().to(device)
     losses, top1, top5, kept = AverageMeter(), AverageMeter(), AverageMeter(), []
     for images, targets in loader:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits = model(images)
-            loss = criterion(logits, targets)
+        logits = model(images)
+        loss = criterion(logits, targets)
         acc1, acc5 = accuracy(logits.detach(), targets, topk=(1, 5))
         losses.update(loss.item(), len(images))
         top1.update(acc1.item(), len(images))

@@ -57,9 +57,13 @@ def beside(setting: dict, metrics: dict) -> str:
         for name in [name for name in runs if method in metrics[name]] or [""]:
             seeds = metrics[name][method] if name else {}
             cells = [method, *([name, str(len(seeds))] if runs else [])]
-            cells += [ours(figure, seeds) if who == "ours" else f"{reported[figure]:g}" for figure, who in columns]
+            cells += [ours(figure, seeds) if who == "ours" else known(reported[figure]) for figure, who in columns]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def known(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:g}"
 
 
 def ours(figure: str, seeds: dict[int, dict]) -> str:

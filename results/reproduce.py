@@ -62,8 +62,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")
     parser.add_argument("--nice", type=int, default=0, metavar="N", help="lower the priority of all runs by N, 0 to 19")
     args = parser.parse_args()
-    args.jobs = args.jobs if args.jobs is not None else ON_A_GPU if args.device == "cuda" else CORES
     check(args)
+    args.jobs = args.jobs or (ON_A_GPU if args.device == "cuda" else CORES)
     if args.list:
         return show(args.jobs)
     if args.power:
@@ -94,8 +94,12 @@ def check(args) -> None:
     """Exit with one line for names, methods and paths that are not there, and for options that would do nothing."""
     plans = planned()
     instead = [name for name in ("list", "power", "render") if getattr(args, name)]
-    if instead and args.experiments:
-        sys.exit(f"error: --{instead[0]} and {args.experiments[0]}: the first runs no experiment; give one of them")
+    others = [*(f"--{name}" for name in instead[1:]), *args.experiments]
+    if instead and others:
+        sys.exit(f"error: --{instead[0]} and {others[0]}: give one of them; the first runs no experiment")
+    idle = [name for name in ("data_path", "methods", "seeds", "minutes", "nice") if getattr(args, name) and instead]
+    if idle:
+        sys.exit(f"error: --{idle[0].replace('_', '-')}: goes with experiments to run, not with --{instead[0]}")
     for name in [*args.experiments, *([args.power] if args.power else [])]:
         if name not in EXPERIMENTS and (name not in plans or name == args.power):
             sys.exit(f"error: {name}: no such experiment; there are {', '.join([*EXPERIMENTS, *plans])}")
@@ -112,7 +116,7 @@ def check(args) -> None:
         if name in plans:
             if not (paths.get("imagenet", Path("-")) / "train").is_dir():
                 sys.exit(f"error: {name}: give --data-path imagenet=FOLDER, where FOLDER holds train/ and val/")
-            for option in ("methods", "seeds", "minutes"):
+            for option in ("methods", "seeds", "minutes", "jobs"):
                 if getattr(args, option) is not None:
                     sys.exit(f"error: --{option}: {name} is one command that runs as a whole; omit the option")
         if name in EXPERIMENTS:
@@ -240,3 +244,4 @@ if __name__ == "__main__":
         sys.exit(STOPPED)
     except BrokenPipeError:  # whoever read the list has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        sys.exit(141)  # as the shell says of a command that SIGPIPE ended

@@ -69,6 +69,7 @@ def test_the_list_is_whole_and_every_spelling_is_known():
     [
         ("--label-smoothing 0.2", {"loss": "ls", "alpha": 0.2}),
         ("--label-smoothing 0", {"loss": "ce", "alpha": None}),
+        ("--label-smoothing 0 --loss maxsup --alpha 0.3", {"loss": "maxsup", "alpha": 0.3}),
         ("--pretrained", {"init": "imagenet"}),
         ("--weights IMAGENET1K_V2", {"init": "IMAGENET1K_V2"}),
         ("--model wide_resnet50_2 --weights Wide_ResNet50_2_Weights.IMAGENET1K_V2", {"init": "IMAGENET1K_V2"}),

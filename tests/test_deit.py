@@ -241,7 +241,7 @@ def test_a_job_that_cannot_be_submitted_is_one_line(tmp_path):
 
 def test_a_requeued_job_continues(tmp_path, monkeypatch):
     """A fine-tuning too, which starts from its weights where --resume auto finds no checkpoint."""
-    job = argparse.Namespace(global_rank=3, local_rank=1, num_tasks=4, hostnames=["first", "second"])
+    job = argparse.Namespace(job_id="731234", global_rank=3, local_rank=1, num_tasks=4, hostnames=["first", "second"])
     monkeypatch.setattr(submitit, "JobEnvironment", lambda: job)
     monkeypatch.setattr(sys, "path", list(sys.path))  # to which the job adds its folder
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
@@ -251,12 +251,12 @@ def test_a_requeued_job_continues(tmp_path, monkeypatch):
     launcher = DEIT.load("run_with_submitit")
     words = ["--data-path", "here", "--output_dir", str(tmp_path)]
     for more in ([], ["--finetune", "W"]):
-        launcher.Training([*words, *more], None, 1234)()
+        launcher.Training([*words, *more], None)()
     assert [(args.resume, args.finetune) for args in started] == [("auto", None), ("auto", "W")]
     assert [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")] == [
-        "3", "1", "4", "first", "1234"
+        "3", "1", "4", "first", "21234"
     ]  # fmt: skip
-    again = launcher.Training(words, None, 1).checkpoint()
+    again = launcher.Training(words, None).checkpoint()
     assert isinstance(again, submitit.helpers.DelayedSubmission) and again.function.arguments == words
 
 
@@ -328,6 +328,9 @@ def test_bad_data_folders(few, tmp_path):
     shutil.copytree(few, tmp_path / "other")
     (tmp_path / "other/val/odd").rename(tmp_path / "other/val/strange")
     refused("only here: strange; only there: odd", *here, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other/val/strange")  # fewer classes than in training are those that there are images of
+    main(options(*PLAIN, "--epochs", 1, "--batch-size", 16, *here, tmp_path / "other"))
+    assert log(tmp_path / "run")[-1]["val_top1"] is not None
     shutil.copytree(few, tmp_path / "hollow")
     for image in (tmp_path / "hollow/train/odd").iterdir():
         image.unlink()
@@ -410,7 +413,7 @@ def test_resuming_another_run(trained, few, tmp_path, capsys):
     main(options(*words, "--epochs", 1))
     refused("other holds a run already", *words, "--resume", folder / "checkpoint.pth")
     refused("trained with --opt adamw, not sgd", *words, "--resume", "auto", "--opt", "sgd")
-    refused("groups the weights otherwise", *words, "--resume", "auto", "--weight-decay", 0)
+    refused("its parameter groups differ", *words, "--resume", "auto", "--weight-decay", 0)
     refused("has 2 epochs already, more than --epochs 1", *PLAIN, "--data-path", few, "--batch-size", 32, "--epochs", 1,
             "--output_dir", tmp_path / "third", "--resume", folder / "checkpoint.pth")  # fmt: skip
     capsys.readouterr()

@@ -129,6 +129,7 @@ def test_both_names_of_one_thing_mean_the_same():
         assert one == other
     assert "--smoothing 0 is --loss ce; for MaxSup, omit it" in settled("--smoothing", 0).notes[0]
     assert not settled("--smoothing", 0, "--loss", "ce").notes
+    assert "--model-ema-decay: no effect without --model-ema" in settled("--model-ema-decay", 0.99).notes
     three = settled("--ThreeAugment")
     assert (three.aa, three.reprob) == ("3a", 0) and "takes the place of --aa" in three.notes[0]
     assert settled().loss == "maxsup" and settled("--lr", 1, "--lr", 2).lr == 2

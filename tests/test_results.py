@@ -289,19 +289,25 @@ def test_reproduce_lists_and_refuses(tmp_path):
     assert all(name in listed for name in experiments.EXPERIMENTS)
     complains(run(program, "nonsense"), "nonsense", "fashion-coarse")
     complains(run(program, "--render", "--jobs", 0), "--jobs 0")
+    complains(run(program, "--list", "--render"), "--list and --render: give one of them")
+    complains(run(program, "--render", "digits-parity"), "--render and digits-parity: give one of them")
+    complains(run(program, "--list", "--methods", "CE"), "--methods: goes with experiments to run")
     complains(run(program, "bank"), "--data-path bank=PATH")
     complains(run(program, "cifar10-fine", "--data-path", "cifar=x"), "cifar=x", "cifar10")
     complains(run(program, "cifar10-fine", "--data-path", f"cifar10={tmp_path}/none"), "does not exist")
     complains(run(program, "cifar10-fine", "--methods", "LS"), "--methods LS", "LS 0.1")
     complains(run(program, "imagenet-resnet50", "--data-path", f"imagenet={tmp_path}"), "train/")
+    (tmp_path / "train").mkdir()
+    complains(run(program, "imagenet-resnet50", "--data-path", f"imagenet={tmp_path}", "--jobs", 2), "--jobs: ", "as a whole")
 
 
-def test_a_reader_who_has_seen_enough_is_no_error():
+@pytest.mark.parametrize("words", [["results/reproduce.py", "--power", "imdb"], ["viz/download.py", "--list"]])
+def test_a_reader_who_has_seen_enough_gets_no_message(words):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    words = [sys.executable, ROOT / "results/reproduce.py", "--power", "imdb"]
-    program = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered)
+    words = [sys.executable, *words]
+    program = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered)
     program.stdout.close()  # before anything is written, as `head` does after its last line
-    assert program.communicate()[1] == b"" and program.returncode == 0
+    assert program.communicate()[1] == b"" and program.returncode == 141
 
 
 TINY = """

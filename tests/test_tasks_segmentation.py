@@ -165,6 +165,13 @@ def test_two_processes_count_every_image_once(scenes, trained, tmp_path):
     torch.testing.assert_close(one["logits"], two["logits"])
 
 
+def test_two_processes_train_an_encoder_of_which_some_parameters_are_not_used(scenes, tmp_path):
+    words = [*QUICK, "--data-path", scenes, "--output_dir", tmp_path, "--epochs", 2, "--warmup-steps", 1]
+    result = torchrun(2, *words, "--model", "deeplabv3plus_efficientnet-b0", script=MAIN)
+    assert result.returncode == 0 and "Warning" not in result.stderr, result.stderr
+    assert [line["epoch"] for line in log(tmp_path)] == [1, 2]
+
+
 def test_two_processes_train_on_what_one_trains_on(monkeypatch):
     """They take turns in each global batch, with the same seeds of augmentation; their shares are disjoint."""
     order = data.SeededOrder(30, 8, 3)

@@ -178,6 +178,14 @@ def test_the_missing_values_are_counted(table, tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------- runs
 
 
+def test_codes_with_underscores_are_text(tmp_path):
+    """NumPy reads 18_25 as a number."""
+    rows = [f"{age},{index},{index % 2}" for index, age in enumerate(["18_25", "26_35", "36_99"] * 6)]
+    (tmp_path / "t.csv").write_text("\n".join(["age,n,y", *rows]) + "\n")
+    found = data.read_csv(tmp_path / "t.csv", "y")
+    assert found.columns["age"].dtype.kind == "U" and found.columns["n"].dtype.kind == "f"
+
+
 def test_losses_share_the_start_and_the_order(tmp_path):
     """alpha 0 is cross-entropy, to the bit but for the way it is computed; another seed differs."""
     for name, words in {"ce": ["--loss", "ce"], "ls": ["--loss", "ls", "--alpha", 0], "b": ["--loss", "ce", "--seed", 1]}.items():
@@ -219,6 +227,9 @@ def test_seeds_are_summarised(table, tmp_path, capsys):
         assert "another process is training there" in refused(*words, "--seeds", 1, "--seed", 30, "--overwrite")
         other.kill()
     assert (tmp_path / "r/summary.json").read_text() == text
+    with pytest.raises(errors.InputError):  # of the runs to be replaced none is left for --resume auto, of the others all are
+        train(*words, "--seeds", 2, "--seed", 7, "--overwrite", "--lr", 1e20)
+    assert [seed for seed in range(5, 9) if (tmp_path / f"r/seed{seed}/checkpoint.pth").exists()] == [5, 6]
     with pytest.raises(errors.InputError):  # a rate that ends in NaN: no summary is better than that of other runs
         train(*words, "--seeds", 1, "--seed", 20, "--overwrite", "--lr", 1e20)
     assert not (tmp_path / "r/summary.json").exists()

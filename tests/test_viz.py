@@ -23,7 +23,7 @@ InputError = viz.load("common.errors").InputError
 aurc = viz.load("metrics.risk_coverage").aurc
 classification = viz.load("metrics.classification").classification
 columns = viz.load("metrics.classification").columns
-feature_variation = viz.load("metrics.variation").feature_variation
+ClassSums, feature_variation = (getattr(viz.load("metrics.variation"), name) for name in ("ClassSums", "feature_variation"))
 near_zero = viz.load("metrics.near_zero").near_zero
 sampled = viz.load("metrics.samples")
 DENSITY_BINS, density, samples, summary = sampled.DENSITY_BINS, sampled.density, sampled.samples, sampled.summary
@@ -138,6 +138,10 @@ def test_feature_variation_against_all_pairs():
     total = sum(means.values()) / 9
     expected = {"d_within": within, "d_total": total, "r2": 1 - within / total}
     assert feature_variation(features, labels) == pytest.approx(expected, abs=1e-9)
+    passing = ClassSums(7)  # classes 1, 3, 4 and 6 have no sample
+    for rows, which in zip(features.split(7), labels.split(7), strict=True):
+        passing.add(rows, which)
+    assert passing.variation() == pytest.approx(expected, abs=1e-9)
     assert feature_variation(100 * features, labels) == pytest.approx(expected, abs=1e-6)  # rounded to float32 anew
     collapsed = torch.eye(3)[torch.tensor([0, 0, 1, 2, 2])]
     found = feature_variation(collapsed, torch.tensor([0, 0, 1, 2, 2]))
@@ -231,13 +235,21 @@ def test_bad_logits_files(sample, tmp_path):
             load(tmp_path / "bad.pt")
 
 
-def test_analysis_says_what_is_wrong(sample, tmp_path, refused):
+def test_analysis_says_what_is_wrong(sample, tmp_path, refused, monkeypatch):
     logits, labels = sample
     torch.save({"logits": logits, "labels": labels}, tmp_path / "a.pt")
     torch.save({"logits": torch.cat([logits, logits], 1), "labels": labels}, tmp_path / "b.pt")
     out = ["--output", tmp_path / "out"]
     complains(run(ANALYSIS, "--input", tmp_path / "a.pt", tmp_path / "b.pt", *out), "a has 7, b has 14")
     refused("analysis", "no such logits file", "--input", tmp_path / "none.pt", *out)
+    refused(
+        "measure", "--batch-size: needs images", "--input", tmp_path / "a.pt", "--batch-size", 7, "--output", tmp_path / "m.json"
+    )
+    words = ["--input", tmp_path / "a.pt", "--figure", "risk_coverage", "--overwrite", *out]
+    refused("report", "--overwrite: belongs to the page", *words)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused("analysis", "runs in one process", "--input", tmp_path / "a.pt", *out)
+    monkeypatch.setenv("WORLD_SIZE", "1")
     refused("analysis", "--names: 2 for 1", "--input", tmp_path / "a.pt", "--names", "x", "y", *out)
     refused("analysis", "--threshold nan", "--input", tmp_path / "a.pt", "--threshold", "nan", *out)
     refused("analysis", "--alpha -1", "--input", tmp_path / "a.pt", "--alpha", "-1", *out)

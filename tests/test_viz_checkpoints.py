@@ -89,8 +89,8 @@ def test_safetensors_and_the_moving_average(small, tmp_path):
 def test_small_images_are_shown_whole(small, tmp_path, size, crop_ratio):
     """Whichever size the model is made for: it is that of the images that counts."""
     saved(small[0], tmp_path / "c.pth")
-    assert load_checkpoint(tmp_path / "c.pth", input_size=size).facts["crop_ratio"] == crop_ratio
-    assert load_checkpoint(tmp_path / "c.pth", input_size=size, crop_ratio=0.9).facts["crop_ratio"] == 0.9
+    assert load_checkpoint(tmp_path / "c.pth", input_size=size, model="resnet18").facts["crop_ratio"] == crop_ratio
+    assert load_checkpoint(tmp_path / "c.pth", input_size=size, crop_ratio=0.9, model="resnet18").facts["crop_ratio"] == 0.9
 
 
 def test_architectures_are_recognised():

@@ -156,7 +156,7 @@ def test_any_path_works_in_any_locale(tmp_path, weights, images):
     code, out, err = ascii_run("logits", *words)
     assert code == 0, err
     assert "odd \\n'\" \\udce9" in out.splitlines()[-1]
-    words = ["--input", logits, "--output", folder / "report", "--names", "a\nb", "--skip", "gradcam", *device]
+    words = ["--input", logits, "--output", folder / "report", "--names", "a\nb", "--skip", "gradcam"]
     code, out, err = ascii_run("report", *words)
     assert code == 0, err
     page = (folder / "report/index.html").read_text("utf-8")
@@ -284,6 +284,10 @@ def test_logits_files_that_mean_nothing_are_one_line(tmp_path):
         torch.save(content, tmp_path / "a.pt")
         with pytest.raises(InputError, match=match):
             load(tmp_path / "a.pt")
+    pixels = torch.randn(2, 3, 40, 40)
+    torch.save({"logits": pixels.softmax(1), "labels": pixels.argmax(1)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="its logits are probabilities"):
+        load(tmp_path / "a.pt", 255)
     with open(tmp_path / "a.pt", "wb") as file:
         pickle.dump(SimpleNamespace(logits=1), file)
     with pytest.raises(InputError, match="refused, it holds more than tensors and plain types"):

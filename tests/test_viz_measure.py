@@ -23,7 +23,7 @@ extract = viz.load("logits").extract
 models = viz.load("checkpoints.models")
 splits = viz.load("metrics.resampling").splits
 InputError = viz.load("common.errors").InputError
-STRENGTHS = viz.load("metrics.linear_transfer").STRENGTHS
+STRENGTHS = viz.load("common.options").STRENGTHS
 GROUPS = {"even": list("02468"), "odd": list("13579")}
 
 

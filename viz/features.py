@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for tables and figure")
     parser.add_argument("--classes", nargs=3, help="three class names to project; if omitted: the first three")
     options.add_images(parser)
-    args = options.parse(parser)
+    args = options.parse(parser, shared=True)
     models = options.models_of(args)
     outputs.folder(args.output, "features")
 

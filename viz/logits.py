@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--features", action="store_true", help="also store the penultimate features")
     parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
     options.add_images(parser)
-    args = options.parse(parser)
+    args = options.parse(parser, shared=True)
     outputs.check_file(args.output, args.overwrite, args.checkpoint)
 
     from common import distributed, logits_file

@@ -14,6 +14,7 @@ splits.
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,11 @@ from common.errors import InputError
 from common.terminal import counted, number, table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from checkpoints.inference import Batch
     from images.image_set import Images
-    from metrics.outputs import Outputs
+    from metrics.outputs import Outputs, Training
 
 # What the terminal shows, and its decimals; the file has every metric.
 SHOWN = {"top1": 2, "train_top1": 2, "nll": 4, "ece": 4, "aurc": 5, "d_within_val": 4, "r2_val": 4, "transfer": 2}
@@ -92,11 +96,13 @@ def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float
 
 def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, float | None]:
     """The metrics of a checkpoint on the images that it was trained on and on the validation images."""
+    import torch
+
     from checkpoints import inference
     from checkpoints.read import build_model
     from images.find import find_images, find_training_images
     from images.image_set import check_different
-    from metrics.linear_transfer import transfer_accuracy
+    from metrics.linear_transfer import drawn, transfer
     from metrics.outputs import Outputs
     from metrics.resampling import check_split
 
@@ -105,22 +111,42 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
     images = {"train": train_images, "val": find_images(checkpoint, args.data_path, "val", args.data)}
     check_different(*images.values())
     check_split(len(images["val"]), options.FRACTION, str(images["val"].where))
-    model, found = build_model(checkpoint), {}
-    for split, part in images.items():
-        inference.say_notes(part)
-        title, wanted = f"{split} images of {name}", ("logits", "labels", "features")
-        content = inference.outputs(model, part, checkpoint.facts, title, wanted, **options.loading(args))
-        found[split] = Outputs(content, name)
-    found["train"].own_labels = own_labels
-    metrics = all_metrics(found["val"], found["train"])
+    inference.say_notes(*images.values())
+    asked = {split: asked_classes(part, args.transfer_labels) for split, part in images.items()} if args.transfer else {}
+    rows = drawn(asked["train"]) if args.transfer else torch.arange(0)
+    model, loading = build_model(checkpoint), options.loading(args)
+    outputs_of_train = inference.run(model, train_images, checkpoint.facts, f"train images of {name}", **loading)
+    train, features = of_training_images(outputs_of_train, own_labels, checkpoint.facts["num_classes"], rows)
+    wanted = ("logits", "labels", "features")
+    test = Outputs(inference.outputs(model, images["val"], checkpoint.facts, f"val images of {name}", wanted, **loading), name)
+    metrics = all_metrics(test, train)
     if args.transfer:
-        asked = {split: asked_classes(part, args.transfer_labels) for split, part in images.items()}
-        features = {split: part.features for split, part in found.items()}
-        metrics["transfer"] = transfer_accuracy(features["train"], asked["train"], features["val"], asked["val"])
+        classes = [asked["train"][row] for row in rows.tolist()]
+        metrics["transfer"] = transfer(features, classes, test.features, asked["val"], options.STRENGTHS)["test_top1"]
     return metrics
 
 
-def all_metrics(test: "Outputs", train: "Outputs | None") -> dict[str, float | None]:
+def of_training_images(
+    batches: Iterator["Batch"], own_labels: "Tensor", classes: int, rows: "Tensor"
+) -> tuple["Training", "Tensor"]:
+    """What the metrics take of the training images, and the features (n, D) of these rows (n,), in their order."""
+    import torch
+
+    from metrics.outputs import Training
+    from metrics.variation import ClassSums
+
+    sums, predicted, labels, kept = ClassSums(classes), [], [], []
+    ascending, place = rows.sort()
+    for batch in batches:
+        sums.add(batch.features, batch.labels)
+        predicted.append(batch.logits.argmax(1))
+        labels.append(batch.labels)
+        kept.append(batch.features[ascending[(ascending >= batch.rows.start) & (ascending < batch.rows.stop)] - batch.rows.start])
+    training = Training(torch.cat(predicted), torch.cat(labels), own_labels, sums.variation())
+    return training, torch.cat(kept)[place.argsort()]
+
+
+def all_metrics(test: "Outputs", train: "Training | None") -> dict[str, float | None]:
     """What measure(test, train) of each module of metrics/ returns; None for numbers that are not finite."""
     found = {"transfer": None}
     for path in sorted((Path(__file__).parent / "metrics").glob("*.py")):

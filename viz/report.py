@@ -40,7 +40,7 @@ def main() -> None:
     options.add_images(parser)
     args = options.parse(parser)
     if args.figure:
-        options.refuse(args, "belongs to the page, which --figure does not make", "only", "skip", "title", "note")
+        options.refuse(args, "belongs to the page, which --figure does not make", "only", "skip", "title", "note", "overwrite")
     files = methods(args)
     wanted = [key for key in SECTIONS if key not in args.skip and (args.only is None or key in args.only)]
     if not wanted and not args.figure:

@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     for note in found.notes:
         say(f"note: {args.checkpoint}: {note}")
     state, weights = found.state, found.weights
-    if isinstance(state.get("args"), dict) and isinstance(state.get("classes"), list):
+    if isinstance(state.get("args"), dict) and "superclasses" in state["args"] and isinstance(state.get("classes"), list):
         facts, classes = read_own(state, args.checkpoint)
         refuse(args, facts)
     elif args.model is None or args.data is None:

@@ -139,9 +139,9 @@ def wrap(model: nn.Module, dense: bool, compiled: bool, device: str, small: bool
         model = WithDenseLogits(model)
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None
-        # Each process keeps its own batch norm statistics until share_buffers; gradients live in the buckets that are averaged.
-        how = {"device_ids": devices, "broadcast_buffers": False, "gradient_as_bucket_view": True}
-        model = nn.parallel.DistributedDataParallel(model, **how)
+        # Gradients live in the buckets that are averaged; each process keeps its own batch norm statistics until share_buffers.
+        model = nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        model.broadcast_buffers = False  # as an argument it is deprecated since torch 2.13, and its successor is not in 2.11
     captured = small and device == "cuda" and not dense and distributed.world_size() == 1
     return torch.compile(model, mode="reduce-overhead" if captured else None) if compiled else model
 

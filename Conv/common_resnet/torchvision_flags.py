@@ -77,7 +77,9 @@ def translate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         if value not in (None, False, *accepted):
             raise InputError(f"{flag}{'' if value is True else f' {value}'} is refused: {reason}")
     smoothing = given["label_smoothing"]
-    if smoothing is not None:
+    if smoothing == 0 and args.loss is None:
+        notes.append("note: --label-smoothing 0 is --loss ce; for MaxSup, omit it or add --loss maxsup")
+    if smoothing is not None and (smoothing, args.loss) != (0, "maxsup"):
         loss, alpha = ("ls", smoothing) if smoothing else ("ce", None)
         _set(args, "loss", loss, f"--label-smoothing {smoothing:g}")
         if alpha:

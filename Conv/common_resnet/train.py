@@ -161,7 +161,7 @@ def train(args: argparse.Namespace) -> None:
         distributed.share_buffers(model)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             line |= validate(model, ema, val_data, train_data, args)
-        check_weights(model, epoch, line.get("val_nll", 0.0))
+        check_weights(model, epoch, line.get("val_nll", 0.0) + line.get("ema_nll", 0.0))
         if is_first():
             passed = time.time() - started
             line["seconds"] = round(log.seconds + passed, 3)
@@ -185,15 +185,18 @@ def build_model(args: argparse.Namespace, description: dict, classes: list[str],
 
 
 def validate(model: nn.Module, ema: AveragedModel | None, val_data: Images, train_data: Images, args: argparse.Namespace) -> dict:
-    """What a line of the log has of the validation images: metrics of the model as val_, and of its moving average as ema_."""
+    """What a line of the log has of the validation images: metrics of the model as val_, and of its moving average as ema_.
+
+    In float32, as evaluate.py and viz/ have it by default.
+    """
     count = len(train_data.classes)
-    metrics, right, images = evaluate(model, val_data, count, args.batch_size, args.amp)
+    metrics, right, images = evaluate(model, val_data, count, args.batch_size, "off")
     if args.imbalance_ratio != 1:
         metrics |= by_shots(right, images, train_data.class_sizes)
     line = {f"val_{key}": value for key, value in metrics.items()}
     if ema is not None:
         distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
-        metrics, *_ = evaluate(ema.module, val_data, count, args.batch_size, args.amp)
+        metrics, *_ = evaluate(ema.module, val_data, count, args.batch_size, "off")
         line |= {f"ema_{key}": value for key, value in metrics.items()}
     return line
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty
 from types import SimpleNamespace
 
-from errors import InputError
+from errors import InputError, say
 
 import numba
 import numpy as np
@@ -289,7 +289,8 @@ def train_images(
     def crops(images: np.ndarray, epoch: int) -> None:
         random_crops(images, training.seed, epoch, augmentation.min_area, augmentation.flip)
 
-    # FFCV has the order by pages for one process alone; several shuffle over the mapped file.
+    if not in_memory and distributed.world_size() > 1:
+        say("data.in_memory=0 has no effect: FFCV reads by pages in one process only, so these shuffle over the mapped file")
     paged = not in_memory and distributed.world_size() == 1
     shuffled = EpochOrder(count, training.batch_size, training.seed, distributed.rank(), distributed.world_size())
     order = PagedOrder() if paged else shuffled

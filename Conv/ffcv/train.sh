@@ -6,7 +6,7 @@
 #
 # By variables: ARCH    configs/ARCH.yaml: rn50 (the default), rn18, rn50_16, rn18_16
 #               LOSSES  which and in what order ("ce ls ols zipf logit-penalty maxsup")
-#               OUTPUT  folder that gets a folder a run (output)
+#               OUTPUT  folder with a folder per run (output)
 #               GPUS    processes (all GPUs, or 1 without)        PYTHON  the interpreter (python3)
 # The learning rate follows the global batch, GPUS x training.batch_size; the 90-epoch configs mean 4 x 512.
 set -euo pipefail
@@ -30,8 +30,14 @@ if ! [[ $gpus =~ ^[1-9][0-9]*$ ]]; then
 fi
 launch=("$python")
 if [ "$gpus" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone --nproc-per-node="$gpus"); fi
-case " $* " in *" --overwrite "*) going_on=() ;; *) going_on=(--resume auto) ;; esac
-for loss in ${LOSSES:-ce ls ols zipf logit-penalty maxsup}; do
+losses=${LOSSES:-ce ls ols zipf logit-penalty maxsup}
+going_on=(--resume auto)
+case " $* " in *" --overwrite "*)
+    going_on=()
+    for loss in $losses; do rm -f "$output/${arch}_$loss/checkpoint.pth"; done # going on after a kill must not find old runs
+    ;;
+esac
+for loss in $losses; do
     echo "== ${arch}_$loss"
     "${launch[@]}" "$folder/train_imagenet.py" --config "$folder/configs/$arch.yaml" --loss="$loss" \
         --logging.folder="$output/${arch}_$loss" ${going_on[@]+"${going_on[@]}"} "$@"

@@ -141,7 +141,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in metrics.items()}}
         line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None), "resolution": side}
         distributed.share_buffers(model)
-        metrics = evaluate(model, val_batches, config.validation, training.amp, device)
+        metrics = evaluate(model, val_batches, config.validation, "off", device)  # as --eval and viz/ have it
         line |= {f"val_{key}": value for key, value in metrics.items()}
         check_weights(model, epoch, line["val_nll"])
         if is_first():

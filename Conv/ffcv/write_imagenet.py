@@ -78,7 +78,11 @@ def main(args: argparse.Namespace) -> None:
         ffcv_file.read(temporary, "--output")  # a disk that filled up while FFCV wrote can leave a page cut short
         ffcv_file.description_path(args.output).unlink(missing_ok=True)
         os.replace(temporary, args.output)
-        write_description(folder, args)
+        try:
+            write_description(folder, args)
+        except BaseException:
+            args.output.unlink()
+            raise
     except OSError as error:
         raise InputError(f"--output {args.output}: cannot be written ({error.strerror or error})")
     finally:

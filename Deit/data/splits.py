@@ -38,14 +38,14 @@ def open_images(
     return ZipImages(root, split, transform) if archive else FolderImages(root / split, transform)
 
 
-def match_classes(dataset: Images, classes: list[str], owner: str) -> None:
+def match_classes(dataset: Images, classes: list[str], owner: str, all_there: bool = False) -> None:
     """Make the labels of `dataset` follow `classes`, a list of names in label order, remapping them by name.
 
-    Raises InputError if the names differ. `owner` says in the message whose classes they are.
+    Raises InputError if it has other classes, or with all_there lacks one. `owner` says in the message whose classes they are.
     """
     if dataset.classes == classes:
         return
-    if set(dataset.classes) != set(classes):
+    if not set(dataset.classes) <= set(classes) or (all_there and len(dataset.classes) < len(classes)):
         foreign = sorted(set(dataset.classes) - set(classes))[:3]
         missing = sorted(set(classes) - set(dataset.classes))[:3]
         parts = [f"only here: {', '.join(foreign)}"] * bool(foreign) + [f"only there: {', '.join(missing)}"] * bool(missing)

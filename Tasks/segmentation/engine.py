@@ -33,11 +33,11 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, data: Batches, optim
     batches = progress(data.training(epoch), f"epoch {epoch + 1}/{args.epochs}", steps, args.batch_size)
     for step, (images, labels) in zip(range(steps), batches, strict=False):
         torch.manual_seed(mix(args.seed, epoch, step, distributed.rank()))  # of dropout: a resumed run needs no history
+        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
         with torch.autocast(args.device, torch.bfloat16, enabled=args.amp == "bf16"):
             output = model(images)
         outputs = output if isinstance(output, tuple) else (output,)
         loss = pixel_loss(criterion, outputs, labels, args.aux_weight)
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step()

@@ -162,9 +162,11 @@ def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
 def wrap(model: nn.Module, args) -> nn.Module:
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if args.device == "cuda" else None
-        # Each process keeps its own batch norm statistics until share_buffers; gradients live in the buckets that are averaged.
-        how = {"device_ids": devices, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+        # Gradients live in the buckets that are averaged; of EfficientNet's encoders some parameters have none, in every step.
+        how = {"device_ids": devices, "gradient_as_bucket_view": True, "static_graph": True}
         model = nn.parallel.DistributedDataParallel(model, **how)
+        # Each process keeps its own batch norm statistics until share_buffers.
+        model.broadcast_buffers = False  # as an argument it is deprecated since torch 2.13, and its successor is not in 2.11
     return torch.compile(model) if args.compile else model
 
 

@@ -156,7 +156,7 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
             if isinstance(part, torch.optim.Optimizer):
                 groups, kept = part.state_dict()["param_groups"], state[name]["param_groups"]
                 if [len(group["params"]) for group in kept] != [len(group["params"]) for group in groups]:
-                    raise ValueError("it groups the weights otherwise; it was trained with other options")
+                    raise ValueError("its parameter groups differ; it was trained with other options")
                 for group, old in zip(groups, kept, strict=True):
                     group |= {key: old[key] for key in COUNTERS if _is_count(old.get(key))}
                 weights = dict(enumerate(weight for group in part.param_groups for weight in group["params"]))

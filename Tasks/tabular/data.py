@@ -150,6 +150,8 @@ def read_csv(path: Path, target: str, categorical: tuple[str, ...] = (), drop: t
 
 def to_numbers(column: np.ndarray, absent: np.ndarray) -> np.ndarray | None:
     """float64 (N,) with NaN where a value is missing; None if some value is not a finite number."""
+    if (np.char.find(column, "_") >= 0).any():  # NumPy reads 18_25 as 1825
+        return None
     try:
         numbers = np.where(absent, "nan", column).astype(np.float64)
     except ValueError:

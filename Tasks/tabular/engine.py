@@ -23,8 +23,8 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, x: Tensor, y: Tensor
     order = torch.randperm(len(x), generator=generator).to(x.device)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for rows in order.split(args.batch_size):
-        loss = criterion(model(x[rows]), y[rows])
         optimizer.zero_grad()
+        loss = criterion(model(x[rows]), y[rows])
         loss.backward()
         optimizer.step()
         total += loss.detach() * len(rows)

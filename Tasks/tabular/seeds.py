@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from errors import InputError
 
+import checkpoint
 import run_folder
 import states
 
@@ -23,15 +24,19 @@ def train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
 
 def _train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
     path, found = args.output_dir / "summary.json", []
+    folders = {seed: args.output_dir / f"seed{seed}" for seed in range(args.seed, args.seed + args.seeds)}
     if args.overwrite and args.resume:
         raise InputError(f"--resume continues the runs in {args.output_dir}, --overwrite replaces them: give one of them")
     if path.exists() and not (args.overwrite or args.resume):
         raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
     if args.overwrite:
         path.unlink(missing_ok=True)  # what it says is not true of the runs to come
-    for seed in range(args.seed, args.seed + args.seeds):
+        for folder in folders.values():  # all of them now: --resume auto after a kill must not take old runs for new ones
+            with run_folder.locked(folder):
+                (folder / checkpoint.NAME).unlink(missing_ok=True)
+    for seed, folder in folders.items():
         own = copy.copy(args)
-        own.seed, own.output_dir = seed, args.output_dir / f"seed{seed}"
+        own.seed, own.output_dir = seed, folder
         own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
         found.append(run(own) | {"seed": seed})
         path.unlink(missing_ok=True)  # not before the first seed goes on: its command may be another run's, and refused

@@ -36,10 +36,10 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, data: Split, optimiz
     batches = training_order(data.lengths, args.batch_size, args.seed, epoch)
     for rows in tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=None, unit=" steps"):
         tokens, lengths, targets = data.batch(rows, args.device)
+        optimizer.zero_grad()
         with torch.autocast(args.device, torch.bfloat16, enabled=args.amp == "bf16"):
             logits = model(tokens, lengths)
         loss = criterion(logits.float(), targets)
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.detach() * len(targets)

@@ -85,9 +85,16 @@ def read_file(path: str) -> bytes:
 
 def list_folder(folder: Path) -> tuple[list[tuple[str, str]], int]:
     """Paths inside a folder and on the disk of its images, and how many other files it holds."""
-    listed, left_out = [], 0
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    listed, left_out, seen = [], 0, {}
     with tqdm(desc=f"listing {folder.name}/", unit=" files", delay=2, leave=False, disable=None) as bar:
-        for path, _, files in os.walk(folder, followlinks=True):
+        for path, _, files in os.walk(folder, onerror=refuse, followlinks=True):
+            other = seen.setdefault(os.path.realpath(path), path)
+            if other != path and path.startswith(f"{other}{os.sep}"):
+                raise InputError(f"{path}: is a link to a folder that it lies in; remove it")
             inside = os.path.relpath(path, folder)
             for file in files:
                 name = file if inside == "." else f"{inside}/{file}"

@@ -52,6 +52,9 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except InputError as error:
         stop(error)
+    except BrokenPipeError:  # whoever read what is printed has seen enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        sys.exit(141)  # as the shell says of a command that SIGPIPE ended
     except OSError as error:  # that no part of the command expected
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more to write what is printed
         stop(f"{error.filename or 'the output'}: {reason(error)}")

@@ -38,14 +38,15 @@ def load(path: Path, ignore_index: int | None = None) -> dict:
         raise InputError(f"{path}: 'logits' is {tuple(logits.shape)}; at least 1 sample and 2 classes are needed")
     content |= {"logits": logits, "labels": labels}
     _check_optional(path, content, count, classes)
+    parts = (rows for image in logits for rows in image.flatten(1).T.split(CHUNK)) if dense else logits.split(CHUNK)
+    if all(map(_are_probabilities, parts)):
+        raise InputError(f"{path}: its logits are probabilities, for every row sums to 1; their logarithms serve as logits")
     if dense:
         pixels = sum(_check_labels(f"{path}, image {image}", part, classes, ignore_index) for image, part in enumerate(labels))
         if not pixels:
             raise InputError(f"{path}: every label is {ignore_index}, --ignore-index; there is nothing to look at")
         return content | {"path": path, "ignore_index": ignore_index, "pixels": pixels}
     _check_finite(path, "logits", logits)
-    if all(_are_probabilities(rows) for rows in logits.split(CHUNK)):
-        raise InputError(f"{path}: its logits are probabilities, for every row sums to 1; their logarithms serve as logits")
     _check_labels(str(path), labels, classes, None)
     return content | {"labels": labels.long()}
 

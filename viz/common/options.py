@@ -14,7 +14,8 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")  # what --data knows
 INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts before it scales
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
-OF_CHECKPOINTS = ("data_path", "data", *OVERRIDES, "model_ema", "amp")  # options that do nothing for logits files
+SPEED = ("batch_size", "num_workers", "amp")
+OF_CHECKPOINTS = ("data_path", "data", *OVERRIDES, "model_ema", *SPEED)  # options that do nothing for logits files
 THRESHOLD = 0.01  # the MaxSup repository's: a logit z is near zero if |z| is below this
 ALPHA = 0.1  # of label smoothing
 FRACTION, REPEATS, SEED = 0.2, 10, 0  # of the images held out for fitting, in so many random splits
@@ -117,12 +118,15 @@ def add_preprocessing(to: argparse.ArgumentParser) -> None:
     model.add_argument("--device", help="cpu or cuda; if omitted: cuda where PyTorch finds a GPU")
 
 
-def parse(to: argparse.ArgumentParser, **ranges: tuple[float, float]) -> argparse.Namespace:
+def parse(to: argparse.ArgumentParser, shared: bool = False, **ranges: tuple[float, float]) -> argparse.Namespace:
     """The command line, and in `given` the names of the options that are not at their default.
 
-    Raises InputError for a number out of RANGES or `ranges`, and for a --device that is not there.
+    shared: whether the command shares its work among the processes of torchrun. Raises InputError where there are several and it
+    does not, for a number out of RANGES or `ranges`, and for a --device that is not there.
     """
     args = to.parse_args()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not shared:
+        raise InputError("this command runs in one process; torchrun is for viz/logits.py and viz/features.py alone")
     args.given = {name for name, value in vars(args).items() if value != to.get_default(name)}
     for name, (low, high) in (RANGES | ranges).items():
         value = getattr(args, name, None)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metrics import calibration_error
-from metrics.outputs import Outputs
+from metrics.outputs import Outputs, Training
 from metrics.risk_coverage import aurc
 
 
@@ -35,7 +35,7 @@ def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return rates | {"brier": brier.mean().item(), **calibration_error.measure(outputs, None), "aurc": aurc(msp, right.bool())}
 
 
-def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
+def measure(test: Outputs, train: Training | None) -> dict[str, float | None]:
     """Mean MSP of right and of wrong predictions too; train_top1 by the labels of the training, and by the data set's own."""
 
     def summed(logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
     found["confidence_wrong"] = sure_wrong / (1 - right) if right < 1 else None
     found["train_top1"] = None
     if train is not None:
-        predicted, own = train.logits.argmax(1), train.own_labels
+        predicted, own = train.predicted, train.own_labels
         found["train_top1"] = 100 * (predicted == train.labels).double().mean().item()
         if not torch.equal(own, train.labels):
             found["train_top1_clean"] = 100 * (predicted == own).double().mean().item()

@@ -8,7 +8,7 @@ fifth, by a fixed seed.
 from collections import Counter
 
 from common.errors import InputError
-from common.options import STRENGTHS, TRANSFER_IMAGES
+from common.options import TRANSFER_IMAGES
 
 import numpy as np
 import torch
@@ -20,18 +20,20 @@ STEPS = 5000  # iterations at most of a fit
 TOLERANCE = 1e-4  # of the largest entry of the mean loss's gradient, where a fit ends
 
 
-def transfer_accuracy(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str]) -> float:
-    """Accuracy (%) on the test images, from features (N, D), of measure.py.
+def drawn(classes: list[str]) -> Tensor:
+    """Indices (n,) of the training images, each of a class, that measure.py's linear transfer takes: TRANSFER_IMAGES at random.
 
-    Of more than TRANSFER_IMAGES training images it takes that many at random, which is seconds instead of minutes; all of them
-    where a class would be left with fewer than two, for one part of each class is held out.
+    All of them take minutes instead of seconds. A class that chance leaves with fewer than two gets its first ones in that order
+    in addition, for one part of each class is held out.
     """
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    some = Counter(train_classes[row] for row in rows[:TRANSFER_IMAGES].tolist())
-    if all(some[name] > 1 for name in set(train_classes)):
-        rows = rows[:TRANSFER_IMAGES]
-    chosen = [train_classes[row] for row in rows.tolist()]
-    return transfer(train[rows], chosen, test, test_classes, STRENGTHS)["test_top1"]
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
+    rows, more = order[:TRANSFER_IMAGES].tolist(), order[TRANSFER_IMAGES:].tolist()
+    counts = Counter(classes[row] for row in rows)
+    for row in more:
+        if counts[classes[row]] < 2:
+            counts[classes[row]] += 1
+            rows.append(row)
+    return torch.tensor(rows)
 
 
 def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float]) -> dict:
@@ -69,6 +71,7 @@ def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes
 
 def standardised(train: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Both less the first's mean over its deviation, float64; columns that do not vary become 0."""
-    mean, deviation = train.double().mean(0), train.double().std(0, correction=0)
-    scale = torch.where(deviation > 1e-12, 1 / deviation, torch.zeros_like(deviation))
-    return ((train.double() - mean) * scale).numpy(), ((other.double() - mean) * scale).numpy()
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    return scaler.fit_transform(train.double().numpy()), scaler.transform(other.double().numpy())

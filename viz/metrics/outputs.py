@@ -18,17 +18,28 @@ from metrics.segmentation import EXACT, labelled_pixels, rank_file
 ELEMENTS = 1 << 19  # logits looked at at a time: 4 MB in float64
 
 
+class Training(NamedTuple):
+    """What is kept of the training images, whose logits and features would fill the memory.
+
+    predicted, labels (N,): the labels of the training; own_labels (N,): the data set's, which differ where these were changed for
+    the training; variation: of the features, see metrics.variation.
+    """
+
+    predicted: Tensor
+    labels: Tensor
+    own_labels: Tensor
+    variation: dict[str, float | None]
+
+
 class Outputs:
     """Logits (N, K) and labels (N,) of images, or (N, K, H, W) and (N, H, W), whose labelled pixels are the samples.
 
-    content: what logits_file.load gives, with features (N, D) or without. The units of splits are images in
-    both forms. own_labels (N,): the data set's, which differ from the labels where these were changed for the training.
+    content: what logits_file.load gives, with features (N, D) or without. The units of splits are images in both forms.
     """
 
     def __init__(self, content: dict, name: str):
         self.content, self.name = content, name
         self.logits, self.labels, self.features = content["logits"], content["labels"], content.get("features")
-        self.own_labels = self.labels
         self.units, self.classes, self.dense = len(self.labels), self.logits.shape[1], self.logits.ndim == 4
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,10 +3,34 @@
 import torch
 from torch import Tensor
 
-from metrics.outputs import Outputs
+from metrics.outputs import Outputs, Training
 
 CHUNK = 8192  # rows turned to float64 at a time
 ROUNDING = 1e-12  # distances of unit vectors in float64 are right to about 1e-15
+
+
+class ClassSums:
+    """Per class the sum (K, D) float64 of its unit features and their number (K,), as batches pass: memory O(K D)."""
+
+    def __init__(self, classes: int):
+        self.sums, self.counts = None, torch.zeros(classes, dtype=torch.float64)
+
+    def add(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Add a batch's features (B, D) with labels (B,). Returns its unit features, float64."""
+        unit = torch.nn.functional.normalize(features.double(), dim=1)
+        if self.sums is None:
+            self.sums = torch.zeros(len(self.counts), unit.shape[1], dtype=torch.float64)
+        self.sums.index_add_(0, labels, unit)
+        self.counts += torch.bincount(labels, minlength=len(self.counts))
+        return unit
+
+    def variation(self) -> dict[str, float | None]:
+        """feature_variation of what was added. Classes without samples do not count. R2 is None where all features are one."""
+        there = self.counts > 0
+        means = self.sums[there] / self.counts[there].unsqueeze(1)
+        within = 1 - means.square().sum(1).mean().item()
+        total = 1 - means.mean(0).square().sum().item()
+        return {"d_within": within, "d_total": total, "r2": 1 - within / total if total > ROUNDING else None}
 
 
 def feature_variation(features: Tensor, labels: Tensor) -> dict[str, float | None]:
@@ -16,28 +40,13 @@ def feature_variation(features: Tensor, labels: Tensor) -> dict[str, float | Non
     equally. With unit features both are functions of the class means alone, so the cost is O(N D).
     """
     classes, index = labels.unique(return_inverse=True)
-    sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64)
+    found = ClassSums(len(classes))
     for rows, which in zip(features.split(CHUNK), index.split(CHUNK), strict=True):
-        sums.index_add_(0, which, torch.nn.functional.normalize(rows.double(), dim=1))
-    return variation_of_sums(sums, torch.bincount(index))
+        found.add(rows, which)
+    return found.variation()
 
 
-def variation_of_sums(sums: Tensor, counts: Tensor) -> dict[str, float | None]:
-    """feature_variation from the sums (K, D) float64 of each class's unit features and the counts (K,), as images pass.
-
-    Classes without samples do not count. R2 is None where all features are one.
-    """
-    there = counts > 0
-    means = sums[there] / counts[there].unsqueeze(1)
-    within = 1 - means.square().sum(1).mean().item()
-    total = 1 - means.mean(0).square().sum().item()
-    return {"d_within": within, "d_total": total, "r2": 1 - within / total if total > ROUNDING else None}
-
-
-def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
-    found = {}
-    for split, outputs in (("train", train), ("val", test)):
-        known = outputs is not None and outputs.features is not None
-        variation = feature_variation(outputs.features, outputs.labels) if known else {}
-        found |= {f"{key}_{split}": variation.get(key) for key in ("d_within", "r2")}
-    return found
+def measure(test: Outputs, train: Training | None) -> dict[str, float | None]:
+    of_test = feature_variation(test.features, test.labels) if test.features is not None else {}
+    of_both = {"train": train.variation if train else {}, "val": of_test}
+    return {f"{key}_{split}": found.get(key) for split, found in of_both.items() for key in ("d_within", "r2")}

@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 
 from checkpoints import inference, torch_file
-from checkpoints.features import POINTS, class_sums
-from checkpoints.models import templates
+from checkpoints.features import POINTS, class_sums, plane
 from checkpoints.read import Checkpoint, args_of, build_model, training_said
-from drawing import projection
 from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
 from metrics.outputs import Outputs
 from metrics.resampling import check_split
 from metrics.samples import Samples, samples
-from metrics.variation import variation_of_sums
 
 
 @dataclass
@@ -100,22 +97,18 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
 def _add_training_images(run: Run, model: torch.nn.Module, args: argparse.Namespace, title: str) -> None:
     """The features' variation on the training images, in one pass over them, and the projection; a note where there are none."""
     checkpoint, images, content, loading = run.checkpoint, run.images, run.content, options.loading(args)
-    classes = run.classes[:3] if len(run.classes) >= 3 else []
-    kept = {"val": [_unit(content["features"][content["labels"] == label][:POINTS]) for label in range(len(classes))]}
+    classes = dict(enumerate(run.classes[:3])) if len(run.classes) >= 3 else {}
+    kept = {"val": [_unit(content["features"][content["labels"] == label][:POINTS]) for label in classes]}
     try:
         train, _ = find_training_images(checkpoint, args.data_path, args.data)
         check_different(train, images)
     except InputError as error:
         run.notes.append(f"no training images, so no features of them: {error}")
     else:
-        wanted = list(range(len(classes)))
-        sums, counts, kept["train"] = class_sums(model, train, checkpoint.facts, f"training {title}", wanted, loading)
-        run.train_variation = variation_of_sums(sums, counts)
+        sums, kept["train"] = class_sums(model, train, checkpoint.facts, f"training {title}", list(classes), loading)
+        run.train_variation = sums.variation()
     if classes:
-        weights, points = templates(model)[:3].cpu(), {}
-        for split, rows in kept.items():
-            points[split], corners = projection.project(weights, rows)
-        run.plane = {"points": points, "corners": corners, "classes": classes}
+        run.plane = plane(model, classes, kept)
 
 
 def _unit(features: Tensor) -> Tensor:
