@@ -12,6 +12,7 @@ from experiments import EXPERIMENTS
 from verdicts import LEVEL, VERDICTS, detectable, deviation, holm, interval, p_value
 
 FEWEST_SEEDS = 3
+UNTESTED = f"No claim is tested here: one needs all seeds of the methods that it compares, {FEWEST_SEEDS} or more."
 MAXSUP, SELECTIVE, OVERVIEW = "MaxSup paper", "selective-classification paper", "commonly stated"
 MUELLER = "Müller et al. 2019"
 OURS = "a hypothesis of ours"  # no document states it

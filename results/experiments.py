@@ -58,6 +58,10 @@ class Experiment:
     strength: str = "0.1"
     first_seeds: int | None = None  # how many it had before more were added
 
+    def __post_init__(self) -> None:
+        if "--epochs" not in self.options.split():
+            raise ValueError(f"{self.title}: options need --epochs, by which progress is counted")
+
     @property
     def epochs(self) -> int:
         words = self.options.split()

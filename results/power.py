@@ -3,6 +3,7 @@
 import sys
 
 import claims
+from claims import UNTESTED
 from render import metrics_of, read_runs, what
 from verdicts import LEVEL, deviation, seeds_needed
 
@@ -24,4 +25,4 @@ def power(name: str) -> str:
             cells = "".join(f"{'> 1000' if seeds is None else seeds:>11}" for seeds in (alone, corrected))
             needed = f"  {test.nothing}" if test.nothing else cells
             lines.append(f"{test.claim.id:5}{what(test):76}{len(test.values):10}{needed}")
-    return "\n".join(lines)
+    return "\n".join(lines if len(lines) > 3 else [*lines[:2], UNTESTED])

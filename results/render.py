@@ -12,6 +12,7 @@ import prose
 import tables
 from claims import Test
 from experiments import EXPERIMENTS, MANY_SEEDS
+from run import Run
 from verdicts import LEVEL, VERDICTS, deviation, seeds_needed, wilson
 
 TOP = Path(__file__).resolve().parents[1]
@@ -87,7 +88,8 @@ def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
         of: dict = {}
         for file in sorted((RESULTS / "runs" / name).glob("*.json")):
             run = json.loads(file.read_text())
-            if run["seed"] < experiment.seeds:
+            if run["seed"] < experiment.seeds and run["method"] in experiment.methods:
+                Run(name, run["method"], run["seed"]).check(run)
                 of.setdefault(run["method"], {})[run["seed"]] = run
         if of:
             found[name] = {method: dict(sorted(of[method].items())) for method in experiment.methods if method in of}
@@ -103,7 +105,8 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     stronger = [name for name in runs if EXPERIMENTS[name].strength == "0.2"]
     at_02 = f" ({', '.join(stronger)})" if stronger else ""
     metrics = metrics_of(runs)
-    near = [name for name, methods in metrics.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
+    both = {name: methods for name, methods in metrics.items() if {"LS", "MaxSup"} <= {arm.split()[0] for arm in methods}}
+    near = [name for name, methods in both.items() if min(values_of(methods, "train_top1"), default=0) > NEAR]
     added = ", ".join(name for name, experiment in EXPERIMENTS.items() if experiment.first_seeds)
     words = {"at_02": at_02, "level": LEVEL, "many": MANY_SEEDS, "added": added, "worthwhile": ", ".join(worthwhile(judged))}
     parts = [prose.INTRODUCTION.format(**words), progress(runs) + "\n"]
@@ -114,7 +117,7 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     for name, methods in runs.items():
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
         tests = of_experiment(name, judged)
-        parts += tables_of_tests(tests)
+        parts += tables_of_tests(tests) if any(tests.values()) else [f"{claims.UNTESTED}\n"]
         parts += [changed(name, of_experiment(name, first), tests)] if EXPERIMENTS[name].first_seeds else []
     return "\n".join([*parts, planned()])
 
@@ -296,7 +299,7 @@ def places_of(claim: claims.Claim) -> int:
 
 
 def heading(metric: str) -> tuple[str, int]:
-    return (COLUMNS | MORE)[metric]
+    return (COLUMNS | MORE).get(metric, (metric, 4))
 
 
 def table_of_runs(experiment: str, methods: dict) -> str:

@@ -184,6 +184,9 @@ def run_planned(name: str, plan: dict, data_path: Path) -> None:
 def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float) -> int:
     """Train and measure what is missing of the runs; each leaves its JSON file only when it is whole. How many are left."""
     missing = [run for run in runs if not run.json.exists()]
+    for run in runs:
+        if run not in missing:
+            run.check(json.loads(run.json.read_text()))
     if not missing:
         print(f"{name}: nothing to run, all {len(runs)} runs asked for are finished")
         return 0

@@ -117,6 +117,12 @@ class Run:
         words = f"{self.options} --data-path {path}" if path else self.options
         return f"python {self.experiment.trainer} {NEEDS.sub(lambda found: found[1].replace(' ', '-'), words)}"
 
+    def check(self, found: dict) -> None:
+        """Exit with one line where the content of its JSON file comes from another recipe than the experiment has now."""
+        if found["command"] != self.command:
+            old = "the recipe in experiments.py has changed since; give the new one another name, or move the old runs away"
+            sys.exit(f"error: {self.json.relative_to(TOP)}: {old}")
+
     def train(self, machine: Machine) -> Iterator[None]:
         """Train, or go on with it, or wait for whoever does."""
         with self._lock() as lock:

@@ -244,6 +244,36 @@ def test_per_sample_gradients_by_functorch():
     torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_forward_mode_and_hessians(soft):
+    """Of torch.func, against the formula's; nested in each order."""
+    logits, targets = make((4, 5))
+    y, z = F.one_hot(targets, 5).double().mul(0.8).add(0.04) if soft else targets, logits.detach()
+    ours, formula = partial(max_sup_loss, targets=y, alpha=0.3), lambda z: maxsup_loss.max_sup_from_formula(z, y, 0.3).mean()
+    direction = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for one, other in zip(torch.func.jvp(ours, (z,), (direction,)), torch.func.jvp(formula, (z,), (direction,)), strict=True):
+        torch.testing.assert_close(one, other)
+    expected = torch.autograd.functional.hessian(formula, z)
+    forward, reverse = torch.func.jacfwd, torch.func.jacrev
+    for outer, inner in ((forward, reverse), (reverse, forward), (forward, forward), (reverse, reverse)):
+        torch.testing.assert_close(outer(inner(ours))(z), expected)
+
+
+def test_a_strength_that_is_learnt_gets_its_gradient():
+    logits, targets = make((4, 5))
+    for value in (0.0, 0.3):
+        alpha = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        max_sup_loss(logits, targets, alpha).backward()
+        assert alpha.grad.item() == pytest.approx((logits.amax(1) - logits.mean(1)).mean().item())
+
+
+@pytest.mark.parametrize("alpha", [0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_indices_of_any_width(dtype, alpha):
+    logits, targets = make((4, 5))
+    assert torch.equal(max_sup_loss(logits, targets.to(dtype), alpha), max_sup_loss(logits, targets, alpha))
+
+
 def test_nothing_to_average_is_nan_as_in_cross_entropy():
     for shape in ((0, 5), (0, 1000)):
         assert max_sup_loss(torch.zeros(shape), torch.zeros(0, dtype=torch.int64)).isnan()
@@ -518,14 +548,14 @@ def test_every_loss_in_every_dtype(name, dtype, moved):
 
 
 def test_strengths_are_the_published_ones():
-    alphas = {name: getattr(make_loss(name, 10), "alpha", None) for name in LOSS_NAMES}
-    assert alphas == {"ce": None, "ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": 2e-3, "focal": 2, "maxsup": 0.1}
+    published = {"ce": None, "ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": 2e-3, "focal": 2, "maxsup": 0.1}
+    assert {name: getattr(make_loss(name, 10), "alpha", None) for name in published} == published
     assert make_loss("logit-penalty", 10).beta == 2e-3 and make_loss("focal", 10).gamma == 2 and make_loss("zipf", 10).power == 1
     assert make_loss("maxsup", 10).alpha_end == 0.2 and make_loss("maxsup", 10, 0.1).alpha_end is None
 
 
 def test_unknown_losses_and_schedules_are_refused():
-    with pytest.raises(ValueError, match="ce, ls, ols, zipf, logit-penalty, focal, maxsup"):
+    with pytest.raises(ValueError, match=", ".join(LOSS_NAMES)):
         make_loss("max-sup", 10)
     with pytest.raises(ValueError, match="schedule"):
         make_loss("ols", 10, alpha_end=0.2)

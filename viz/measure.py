@@ -151,7 +151,10 @@ def all_metrics(test: "Outputs", train: "Training | None") -> dict[str, float | 
     found = {"transfer": None}
     for path in sorted((Path(__file__).parent / "metrics").glob("*.py")):
         module = import_module(f"metrics.{path.stem}")
-        found |= module.measure(test, train) if hasattr(module, "measure") else {}
+        more = module.measure(test, train) if hasattr(module, "measure") else {}
+        if found.keys() & more.keys():
+            raise ValueError(f"{path.name}: {', '.join(found.keys() & more.keys())}: another file of metrics/ has that name")
+        found |= more
     return {key: value if value is not None and math.isfinite(value) else None for key, value in found.items()}
 
 

@@ -31,7 +31,9 @@ class MaxSupLoss(nn.Module):
 
     logits: (K,), (N, K) or (N, K, d1, ...), floating point. targets: class indices (), (N,) or (N, d1, ...), or
     probabilities of the logits' shape (mixup, cutmix, distillation). weight (K,), ignore_index and reduction mean what they
-    mean in nn.CrossEntropyLoss; a sample's class weight scales its whole loss. alpha=0 is cross-entropy itself.
+    mean in nn.CrossEntropyLoss; a sample's class weight scales its whole loss. alpha=0 is cross-entropy itself. Of equal largest
+    logits the first is penalised. A logit of -inf, of a class that is masked, makes the loss infinite, as label smoothing does in
+    PyTorch, for the mean of the logits is; with class indices the gradients stay finite.
     With alpha_end, set_epoch(epoch, epochs) moves alpha linearly from the first epoch to the last (the paper: 0.1 to 0.2).
     """
 
@@ -76,15 +78,16 @@ def max_sup_from_formula(z: Tensor, y: Tensor, alpha: float | Tensor) -> Tensor:
 def max_sup_loss(
     logits: Tensor,
     targets: Tensor,
-    alpha: float = 0.1,
+    alpha: float | Tensor = 0.1,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
     """The functional form of MaxSupLoss, with its shapes and meanings.
 
-    Returns a scalar, or per-sample losses (N,) or (N, d1, ...) with reduction="none". Half-precision logits are computed with in
-    float32; the result has the dtype that F.cross_entropy gives. Raises what F.cross_entropy raises.
+    Returns a scalar, or per-sample losses (N,) or (N, d1, ...) with reduction="none", in the logits' dtype, under autocast in
+    float32. Half-precision logits are computed with in float32. Class indices may be integers of any width, and alpha a tensor,
+    which then gets a gradient. Otherwise it raises what F.cross_entropy raises.
     """
     soft = logits.shape == targets.shape  # F.cross_entropy's own test for probabilities
     dim = 0 if logits.ndim == 1 else 1
@@ -96,11 +99,13 @@ def max_sup_loss(
         or (weight is not None and weight.shape != logits.shape[dim : dim + 1])
         or reduction not in ("none", "sum", "mean")
     )
-    if alpha == 0 or malformed:
-        loss = F.cross_entropy(logits, targets, weight, ignore_index=ignore_index, reduction=reduction)
-        if malformed:  # F.cross_entropy has refused everything of this kind so far, in words that users know
-            raise ValueError(f"unsupported arguments: logits {logits.shape}, targets {targets.shape} {targets.dtype}")
-        return loss
+    if malformed:
+        F.cross_entropy(logits, targets, weight, ignore_index=ignore_index, reduction=reduction)  # it refuses, in known words
+        raise ValueError(f"unsupported arguments: logits {logits.shape}, targets {targets.shape} {targets.dtype}")
+    learnt = isinstance(alpha, Tensor) and alpha.requires_grad
+    if not learnt and alpha == 0:
+        y = targets if soft else targets.long()
+        return F.cross_entropy(logits, y, weight, ignore_index=ignore_index, reduction=reduction)
 
     z = _at_least_float32(logits)
     y = targets.to(z.dtype) if soft else targets.masked_fill(targets == ignore_index, 0).long()
@@ -110,7 +115,13 @@ def max_sup_loss(
         strength = alpha * y.sum(dim)
     # A compiler fuses the formula better than it could a backward pass written by hand; and the formula is differentiable in the
     # targets too, for teachers that are trained along.
-    from_formula = torch.compiler.is_compiling() or targets.requires_grad or (soft and weight is not None)
+    from_formula = (
+        torch.compiler.is_compiling()
+        or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0  # within torch.func.jvp or torch.func.hessian
+        or targets.requires_grad
+        or learnt
+        or (soft and weight is not None)
+    )
     loss = max_sup_from_formula(z, y, strength) if from_formula else _FastMaxSup.apply(z, y, alpha)[0]
     loss = _reduce(loss, targets, ignore_index, reduction, weight)
     return loss.to(logits.dtype) if z is not logits and not torch.is_autocast_enabled(logits.device.type) else loss
@@ -335,6 +346,7 @@ def _refuse_dense(logits: Tensor, name: str) -> None:
 # ------------------------------------------------------------------------------------------- every loss, by its name
 
 LOSS_NAMES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
+STRENGTHS = {"ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": 2e-3, "focal": 2.0}  # the published ones, without a schedule
 
 
 def make_loss(
@@ -375,7 +387,7 @@ def make_loss(
     if name == "maxsup":
         start, end = (0.1, 0.2 if alpha_end is None else alpha_end) if alpha is None else (alpha, alpha_end)
         return MaxSupLoss(start, ignore_index=ignore_index, alpha_end=end)
-    strength = {"ls": 0.1, "ols": 0.5, "zipf": 0.1, "logit-penalty": 2e-3, "focal": 2.0}[name] if alpha is None else alpha
+    strength = STRENGTHS[name] if alpha is None else alpha
     if name == "ls":
         return LabelSmoothingLoss(strength, prior, ignore_index, alpha_end=alpha_end)
     if name == "ols":
