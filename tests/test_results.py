@@ -369,7 +369,7 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     page = (tmp_path / "results/README.md").read_text()
     assert "## tiny: digits, ten classes" in page and "AVX" in page.upper()
     power = run(tmp_path / "results/reproduce.py", "--power", "tiny")
-    assert power.returncode == 0 and "by itself" in power.stdout and claims.UNTESTED in power.stdout  # one seed, so no test
+    assert power.returncode == 0 and claims.UNTESTED in power.stdout  # one seed, so no test
     (runs / "heir-of-CE-seed0.json").unlink()  # as in a clone, which has JSON files but no checkpoints
     (work / "CE-seed0/checkpoint.pth").unlink()
     complains(run(*command), "CE is finished, but others read its checkpoint", "CE-seed0.json away")
