@@ -40,7 +40,7 @@ def settings(*words):
 
 
 def train(*words):
-    train_imagenet.main([*SMALL, *[str(word) for word in words]])
+    train_imagenet.main(*train_imagenet.options.read([*SMALL, *[str(word) for word in words]]))
 
 
 def pixels_of(folder):

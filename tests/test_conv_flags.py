@@ -210,7 +210,7 @@ def test_ffcv_starts_from_other_classes_mixes_and_resumes_bit_identically(ffcv_f
             --data.train_dataset={ffcv_files}/train_500_0_90.ffcv --data.val_dataset={ffcv_files}/val_500_0_90.ffcv
             --lr.lr=0.01 --lr.for_batch=0
         """.split()
-        trainer.main([*words, f"--logging.folder={tmp_path}/whole"])
+        trainer.main(*trainer.options.read([*words, f"--logging.folder={tmp_path}/whole"]))
         assert "starting from" in (said := capsys.readouterr().out) and "its own is for 7 classes, these are 2" in said
         save = trainer.checkpoint.save
 
@@ -221,10 +221,10 @@ def test_ffcv_starts_from_other_classes_mixes_and_resumes_bit_identically(ffcv_f
         trainer.checkpoint.save = interrupted
         try:
             with pytest.raises(KeyboardInterrupt):
-                trainer.main([*words, f"--output-dir={tmp_path}/broken"])
+                trainer.main(*trainer.options.read([*words, f"--output-dir={tmp_path}/broken"]))
         finally:
             trainer.checkpoint.save = save
-        trainer.main([*words, f"--output-dir={tmp_path}/broken", "--resume=auto"])
+        trainer.main(*trainer.options.read([*words, f"--output-dir={tmp_path}/broken", "--resume=auto"]))
     whole, broken = (load(tmp_path / name) for name in ("whole", "broken"))
     assert_same(whole["model"], broken["model"])
     assert [line["train_top1"] for line in log(tmp_path / "broken")] == [None, None]

@@ -167,7 +167,7 @@ def evaluated(path, ffcv_files, *words):
     with contextlib.redirect_stdout(open(os.devnull, "w")), pytest.MonkeyPatch.context() as patch:
         said = []
         patch.setattr(train_imagenet, "say", said.append)
-        train_imagenet.main([*SMALL, "--eval", "--resume", str(path), files(ffcv_files)[1], *words])
+        train_imagenet.main(*train_imagenet.options.read([*SMALL, "--eval", "--resume", str(path), files(ffcv_files)[1], *words]))
     found = re.search(r"on (\S+) images: top-1 (\S+) %  top-5 (\S+) %  NLL (\S+)  ECE (\S+)", said[-1])
     return [float(value) for value in found.groups()]
 

@@ -246,7 +246,7 @@ def test_rates_are_polynomial_with_a_linear_start():
 
 def test_recipes_are_the_published_ones():
     """Of the configuration files that options.py names."""
-    names = ("crop", "steps", "batch_size", "optimizer", "lr", "weight_decay", "power", "warmup_steps", "drop_path")
+    names = ("crop", "steps", "batch_size", "opt", "lr", "weight_decay", "power", "warmup_steps", "drop_path")
     found = {data: [getattr(options.RECIPES[data], name) for name in names] for data in ("cityscapes", "ade20k")}
     assert found["cityscapes"] == [[512, 512], 30_000, 16, "sgd", 0.01, 1e-4, 1.0, 0, 0.0]
     assert found["ade20k"] == [[512, 512], 160_000, 16, "adamw", 6e-5, 0.01, 1.0, 1500, 0.1]
@@ -469,7 +469,7 @@ def test_bad_files_are_named(tmp_path, kind, message):
         ("--lr nan", "--lr nan: must lie between"),
         ("--lr 1e9", "the loss is nan in epoch 1, step"),
         ("--epochs 3 --steps 7", "give one of them"),
-        ("--optimizer adamw --momentum 0.5", "--momentum 0.5: for --optimizer sgd, not adamw"),
+        ("--optimizer adamw --momentum 0.5", "--momentum 0.5: for --opt sgd, not adamw"),
         ("--logits-stride 4", "--logits-stride: for --logits"),
         ("--shorter-side 50", "--size and --shorter-side"),
         ("--warmup-steps 5", "--warmup-steps 5: a run of 3 steps needs a shorter warm-up"),

@@ -27,7 +27,7 @@ MAIN = ROOT / "Tasks/tabular/main.py"
 
 def train(*words):
     with tabular.active():
-        main.main([str(word) for word in words])
+        main.main(main.get_parser().parse_args([str(word) for word in words]))
 
 
 def load(path):

@@ -26,7 +26,7 @@ SMALL = ["--embedding-size", 16, "--hidden-size", 16, "--device", "cpu"]
 
 def train(*words):
     with text.active():
-        main.main([str(word) for word in [*SMALL, *words]])
+        main.main(main.get_parser().parse_args([str(word) for word in [*SMALL, *words]]))
 
 
 def refused(*words):

@@ -5,6 +5,7 @@ torchrun --nproc_per_node=8 train_imagenet.py --config configs/rn50.yaml --loss=
 python train_imagenet.py --eval --resume run/checkpoint.pth --data.val_dataset=...
 """
 
+import argparse
 import json
 import os
 import time
@@ -18,7 +19,7 @@ from errors import InputError, is_first, say
 import options
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
-    options.read()
+    ARGS = options.read()
 
 import numpy as np
 import torch
@@ -44,8 +45,8 @@ except ImportError as error:
     raise no_ffcv(error)
 
 
-def main(argv: list[str] | None = None) -> None:
-    config, command = options.read(argv)
+def main(config: SimpleNamespace, command: argparse.Namespace) -> None:
+    """Train or evaluate; config and command: what options.read gives."""
     device = settle(config.training, command.eval)
     distributed.start(device.type)
     for note in command.notes:
@@ -311,4 +312,4 @@ def say_epoch(line: dict, seconds_left: float, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*ARGS)

@@ -33,7 +33,7 @@ from models import create_model, start_from
 
 # What should not change between the start of a run and its resumption.
 SETTINGS = """
-    alpha alpha_end steps batch_size optimizer lr momentum weight_decay power warmup_steps seed amp size shorter_side crop
+    alpha alpha_end steps batch_size opt lr momentum weight_decay power warmup_steps seed amp size shorter_side crop
     scale flip jitter max_class_share mean std drop_path aux_weight sync_bn
 """.split()
 LARGEST_LOGITS = 2**34  # bytes: the file is gathered in memory
@@ -154,7 +154,7 @@ def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
     free = [p for name, p in named if p.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "dist_token"))]
     decayed = [p for name, p in named if not any(p is other for other in free)]
     groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    if args.optimizer == "adamw":
+    if args.opt == "adamw":
         return torch.optim.AdamW(groups, lr=args.lr)
     return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
 
@@ -239,7 +239,7 @@ def say_setup(model: nn.Module, splits: dict[str, Batches], start_epoch: int, ar
         f"loss           {args.loss}{alpha}\n"
         f"data           {args.data} in {args.data_path}: {counts} images, crops of {args.crop[0]} x {args.crop[1]}\n"
         f"processes      {distributed.world_size()} on {args.device}, mixed precision {args.amp}\n"
-        f"optimiser      {args.optimizer}, {args.steps:,} steps of {args.batch_size} crops, lr {args.lr:g}\n"
+        f"optimiser      {args.opt}, {args.steps:,} steps of {args.batch_size} crops, lr {args.lr:g}\n"
         f"epochs         {args.epochs}, {done}; checkpoint and log in {args.output_dir}/"
     )
 

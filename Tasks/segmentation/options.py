@@ -24,7 +24,7 @@ class Recipe:
     crop: list[int]
     steps: int
     batch_size: int
-    optimizer: str
+    opt: str
     lr: float
     weight_decay: float
     power: float
@@ -42,18 +42,18 @@ class Recipe:
 RECIPES = {
     # Ours: sized to minutes on a laptop's CPU, from random weights.
     "camvid": Recipe(
-        size=[180, 240], crop=[144, 192], steps=720, batch_size=8, optimizer="adamw", lr=2e-3, weight_decay=0.05,
+        size=[180, 240], crop=[144, 192], steps=720, batch_size=8, opt="adamw", lr=2e-3, weight_decay=0.05,
         power=0.9, warmup_steps=50, drop_path=0.0, logits_stride=2, eval_every=5, scale=(0.75, 1.5), jitter=0.3,
     ),
     # ENSTA-U2IS-AI/Label-smoothing-Selective-classification-Code, experiments/segmentation/configs/deeplab_ls.yaml: 8 crops on
     # each of two GPUs; its schedule of 161 epochs in 30,000 steps is that of 16 crops per step. Augmentation: its library's.
     "cityscapes": Recipe(
-        size=[1024, 2048], crop=[512, 512], steps=30_000, batch_size=16, optimizer="sgd", lr=0.01, weight_decay=1e-4,
+        size=[1024, 2048], crop=[512, 512], steps=30_000, batch_size=16, opt="sgd", lr=0.01, weight_decay=1e-4,
         power=1.0, warmup_steps=0, drop_path=0.0, logits_stride=8, eval_every=5,
     ),
     # open-mmlab/mmsegmentation, configs/vit/upernet_deit-s16_mln_512x512_160k_ade20k.py and the files that it builds on.
     "ade20k": Recipe(
-        shorter_side=512, crop=[512, 512], steps=160_000, batch_size=16, optimizer="adamw", lr=6e-5, weight_decay=0.01,
+        shorter_side=512, crop=[512, 512], steps=160_000, batch_size=16, opt="adamw", lr=6e-5, weight_decay=0.01,
         power=1.0, warmup_steps=1500, drop_path=0.1, logits_stride=16, max_class_share=0.75, eval_every=10,
     ),
 }  # fmt: skip
@@ -126,7 +126,7 @@ def get_parser() -> Parser:
     group.add_argument("--steps", type=int, help="steps to train")
     group.add_argument("--epochs", type=int, help="passes over the training images, instead of --steps")
     group.add_argument("--batch-size", type=int, help="crops per step, all processes together")
-    group.add_argument("--opt", "--optimizer", dest="optimizer", choices=("sgd", "adamw"), help="optimiser")
+    group.add_argument("--opt", "--optimizer", choices=("sgd", "adamw"), help="optimiser")
     group.add_argument("--lr", type=float, help="highest learning rate, not rescaled with the batch")
     group.add_argument("--momentum", type=float, help="momentum of sgd; if omitted: 0.9")
     group.add_argument("--weight-decay", type=float, help="weight decay, none on norms, biases and position embeddings")
@@ -186,8 +186,8 @@ def fill_in(args: argparse.Namespace) -> None:
         given = sized if name in ("size", "shorter_side") else getattr(args, name)
         if given is None:
             setattr(args, name, getattr(recipe, name))
-    if args.momentum is not None and args.optimizer != "sgd":
-        raise InputError(f"--momentum {args.momentum}: for --optimizer sgd, not {args.optimizer}")
+    if args.momentum is not None and args.opt != "sgd":
+        raise InputError(f"--momentum {args.momentum}: for --opt sgd, not {args.opt}")
     args.momentum = 0.9 if args.momentum is None else args.momentum
     args.window = args.window or list(args.crop)
     args.window_stride = args.window_stride or [max(16, side * 2 // 3) for side in args.window]
@@ -281,5 +281,5 @@ def _line(name: str) -> str:
     recipe = RECIPES[name]
     return (
         f"  {name:11} {recipe.steps:,} steps of {recipe.batch_size} crops of {recipe.crop[0]} x {recipe.crop[1]}, "
-        f"{recipe.optimizer}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, power {recipe.power:g}"
+        f"{recipe.opt}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, power {recipe.power:g}"
     )

@@ -5,6 +5,7 @@ python main.py --data bank --data-path bank-full.csv --loss ls --alpha 0.2 --see
 python main.py --data my.csv --target label --loss maxsup --logits maxsup.pt
 """
 
+import argparse
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from errors import InputError
 from options import fill_in, get_parser
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
-    get_parser().parse_args()
+    ARGS = get_parser().parse_args()
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,7 @@ SETTINGS = ("alpha", "alpha_end", "epochs", "batch_size", "lr")
 SUMMED_UP = ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc")  # over seeds
 
 
-def main(words: list[str] | None = None) -> None:
-    args = get_parser().parse_args(words)
+def main(args: argparse.Namespace) -> None:
     fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
     table = open_table(args)
@@ -68,13 +68,8 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
     criterion = build_criterion(args, y_train, len(classes)).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     facts = checkpoint.facts(args, columns, len(classes), *tensors[:2])
-    start_epoch = 0
-    if state:
-        check_resumed(state, resume, facts, classes, args)
-        states.load_weights(model, state["model"], resume)
-        states.load_parts({"loss": criterion, "optimizer": optimizer}, state, resume)
-        start_epoch = state["epoch"] + 1
-        print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}")
+    parts = {"optimizer": optimizer, "loss": criterion}
+    start_epoch = restore(state, resume, model, parts, facts, classes, args) if state else 0
     if not brief:
         say_setup(x_train, x_test, model, args)
     log = run_folder.Log(args.output_dir, resume, start_epoch, args.epochs)
@@ -86,8 +81,7 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
         metrics, logits = measure(model, x_train, y_train, x_test, y_test)
         line = {"epoch": epoch + 1, "train_loss": loss, **metrics, "alpha": getattr(criterion, "alpha", None)}
         log.write(line | {"seconds": round(log.seconds + time.perf_counter() - started, 3)})
-        parts = {"model": model, "optimizer": optimizer, "loss": criterion}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: part.state_dict() for name, part in {"model": model, **parts}.items()}
         # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.
         state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
         states.write(state, args.output_dir / checkpoint.NAME)
@@ -123,8 +117,8 @@ def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
     return criterion
 
 
-def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
-    """Raise InputError if a checkpoint is another run's; warn about settings that have changed."""
+def restore(state: dict, path: Path, model: nn.Module, parts: dict, facts: dict, classes: list[str], args) -> int:
+    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
     missing = [key for key in ("args", "epoch", "classes", "optimizer", "loss") if key not in state]
     if missing:
         raise InputError(f"{path}: not a checkpoint of this trainer; it has no {', '.join(missing)}")
@@ -139,6 +133,10 @@ def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args
     for name in SETTINGS:
         if was.get(name) != facts[name]:
             print(f"warning: {name} was {was.get(name)} in {path}, now it is {facts[name]}", flush=True)
+    states.load_weights(model, state["model"], path)
+    states.load_parts(parts, state, path)
+    print(f"resuming {path} after epoch {state['epoch'] + 1} of {args.epochs}", flush=True)
+    return state["epoch"] + 1
 
 
 def say_setup(x_train: Tensor, x_test: Tensor, model: nn.Module, args) -> None:
@@ -162,4 +160,4 @@ def say_metrics(title: str, metrics: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(ARGS)

@@ -4,6 +4,7 @@ python main.py --data imdb --data-path aclImdb --loss ls --alpha 0.2
 python main.py --data text --data-path FILE_OR_FOLDER --loss maxsup
 """
 
+import argparse
 import math
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from errors import InputError
 from options import cpu_has_bf16, fill_in, get_parser
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
-    get_parser().parse_args()
+    ARGS = get_parser().parse_args()
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,7 @@ SETTINGS = ("alpha", "alpha_end", "epochs", "batch_size", "lr", "amp", "device")
 SUMMED_UP = ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc")  # over seeds
 
 
-def main(words: list[str] | None = None) -> None:
-    args = get_parser().parse_args(words)
+def main(args: argparse.Namespace) -> None:
     fill_in(args)
     errors.batch = f"--batch-size {args.batch_size}"
     if args.amp == "bf16" and args.device == "cpu" and not cpu_has_bf16():
@@ -82,13 +82,8 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
     criterion = build_criterion(args, texts, len(classes)).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
     facts = checkpoint.facts(args, texts)
-    start_epoch = 0
-    if state:
-        check_resumed(state, resume, facts, classes, args)
-        states.load_weights(model, state["model"], resume)
-        states.load_parts({"loss": criterion, "optimizer": optimizer}, state, resume)
-        start_epoch = state["epoch"] + 1
-        print(f"resuming {resume} after epoch {start_epoch} of {args.epochs}", flush=True)
+    parts = {"optimizer": optimizer, "loss": criterion}
+    start_epoch = restore(state, resume, model, parts, facts, classes, args) if state else 0
     if not brief:
         say_setup(model, len(classes), args)
     log = run_folder.Log(args.output_dir, resume, start_epoch, args.epochs)
@@ -103,8 +98,7 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
             metrics, logits, targets = measure(model, texts, last, args)
             line |= metrics
         log.write(line | {"seconds": round(log.seconds + time.perf_counter() - started, 3)})
-        parts = {"model": model, "optimizer": optimizer, "loss": criterion}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: part.state_dict() for name, part in {"model": model, **parts}.items()}
         # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.
         state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
         if args.model == "lstm":
@@ -149,8 +143,8 @@ def build_criterion(args, texts: Texts, classes: int) -> nn.Module:
     return criterion
 
 
-def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args) -> None:
-    """Raise InputError if a checkpoint is another run's; warn about settings that have changed.
+def restore(state: dict, path: Path, model: nn.Module, parts: dict, facts: dict, classes: list[str], args) -> int:
+    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's.
 
     facts["embeddings"] becomes the file that the run began with.
     """
@@ -171,6 +165,10 @@ def check_resumed(state: dict, path: Path, facts: dict, classes: list[str], args
     for name in SETTINGS:
         if was.get(name) != facts[name]:
             print(f"warning: {name} was {was.get(name)} in {path}, now it is {facts[name]}", flush=True)
+    states.load_weights(model, state["model"], path)
+    states.load_parts(parts, state, path)
+    print(f"resuming {path} after epoch {state['epoch'] + 1} of {args.epochs}", flush=True)
+    return state["epoch"] + 1
 
 
 def say_setup(model: nn.Module, classes: int, args) -> None:
@@ -195,4 +193,4 @@ def say_metrics(title: str, line: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(ARGS)
