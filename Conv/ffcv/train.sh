@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The paper's row: the same network with each loss, one after the other. Run again, it goes on where it was interrupted and
-# passes over what is finished.
+# passes over what is finished. --overwrite replaces each old run when its turn comes: after an interruption, give it again, with
+# LOSSES naming the losses that are left.
 #
 #   bash train.sh --data.train_dataset=FILE --data.val_dataset=FILE [any option of train_imagenet.py, overriding the configs]
 #
@@ -30,14 +31,8 @@ if ! [[ $gpus =~ ^[1-9][0-9]*$ ]]; then
 fi
 launch=("$python")
 if [ "$gpus" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone --nproc-per-node="$gpus"); fi
-losses=${LOSSES:-ce ls ols zipf logit-penalty maxsup}
-going_on=(--resume auto)
-case " $* " in *" --overwrite "*)
-    going_on=()
-    for loss in $losses; do rm -f "$output/${arch}_$loss/checkpoint.pth"; done # going on after a kill must not find old runs
-    ;;
-esac
-for loss in $losses; do
+case " $* " in *" --overwrite "*) going_on=() ;; *) going_on=(--resume auto) ;; esac
+for loss in ${LOSSES:-ce ls ols zipf logit-penalty maxsup}; do
     echo "== ${arch}_$loss"
     "${launch[@]}" "$folder/train_imagenet.py" --config "$folder/configs/$arch.yaml" --loss="$loss" \
         --logging.folder="$output/${arch}_$loss" ${going_on[@]+"${going_on[@]}"} "$@"
