@@ -127,7 +127,7 @@ def get_parser() -> Parser:
     add("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     add("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
     add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
-    mixed = "mixed precision; if omitted: bf16 on GPUs that have it, else off"
+    mixed = "mixed precision in training; if omitted: bf16 on GPUs that have it, else off"
     add("--amp", nargs="?", const="bf16", choices=("bf16", "off"), help=mixed)
     add("--compile", switch=True, help="compile the model; of small images on a GPU, as CUDA graphs")
     add("--sync-bn", switch=True, help="batch norm over the images of all processes")

@@ -21,15 +21,17 @@ def start(device_type: str) -> None:
     missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(f"RANK is set, but not {', '.join(missing)}; torchrun sets them all, and one process alone needs none")
+    device = None
     if device_type == "cuda":
         local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= devices:
             raise InputError(
                 f"process {local + 1} of this machine finds {devices} GPU(s): start as many processes as it has GPUs"
             )
-        torch.cuda.set_device(local)
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
     # The others wait while one process per machine reads or downloads the data, which takes long from a slow disk.
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    dist.init_process_group("nccl" if device else "gloo", timeout=timedelta(hours=2), device_id=device)
 
 
 def stop() -> None:
