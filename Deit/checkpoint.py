@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, and what others need to know of a model. states.py writes and reads them.
+"""Checkpoints: what they contain, and what other programs need to know about a model. states.py writes and reads them.
 
 A checkpoint is a dict of tensors and plain types:
 
@@ -6,10 +6,10 @@ A checkpoint is a dict of tensors and plain types:
     model_ema           the state dict of the moving average of the weights, or None
     epoch               the last finished epoch, counted from 0
     rng                 {"seed": ...}: every generator is reseeded from the seed and the step, so the seed is its whole state
-    classes             class names in label order; not there where nothing names them
+    classes             class names in label order; absent if the data has no class names
     args                the options of the run, and the facts below
     training_rows       optional: int64, the rows of the training split that were used, if only some were
-    training_labels     optional: int64, the labels of those rows, where they are not the data set's own
+    training_labels     optional: int64, the labels of those rows, if they differ from those of the data set
 """
 
 from pathlib import Path
@@ -39,17 +39,17 @@ def facts(
     small_stem: bool | None = None,
     blurpool: bool | None = None,
 ) -> dict:
-    """What another program needs to build the model and to feed it, as entries of a checkpoint's `args`.
+    """What another program needs to build the model and prepare its input, as entries of a checkpoint's `args`.
 
-    model, library      the model's name, and whose it is: "timm", "torchvision", "cifar" for the ResNets of 32-pixel images,
+    model, library      the model's name and its library: "timm", "torchvision", "cifar" for the ResNets of 32-pixel images,
                         "smp" for segmentation-models-pytorch
     num_classes         outputs of the classifier
-    input_size          side of the square input, pixels; of segmentation, height and width of the training crops
+    input_size          side of the square input, pixels; for segmentation, height and width of the training crops
     mean, std           of the input's channels, for values in [0, 1]
-    interpolation       "bilinear", "bicubic", ... of the resizing of images that are evaluated
+    interpolation       "bilinear", "bicubic", ...: how images are resized in evaluation
     crop_ratio          the shorter side is resized to input_size / crop_ratio before the centre crop
-    data, data_path     name of the data set, None for an image folder; the folder that it lies in
-    superclasses        class names by superclass, where the superclasses were the labels
+    data, data_path     name of the data set, None for an image folder; the folder that contains it
+    superclasses        class names by superclass, if the superclasses were the labels
     width, stem_stride  of a CIFAR ResNet
     small_stem          a torchvision model whose first layers keep the resolution of small images
     blurpool            a torchvision model with BlurPool
@@ -71,7 +71,7 @@ def save(
 ) -> None:
     """Write the checkpoint of a finished epoch, counted from 0. Raises InputError if it cannot be written.
 
-    `parts` have a state dict each; `args` are options and facts; `more` are further entries.
+    Each of `parts` has a state dict; `args` are options and facts; `more` are further entries.
     """
     state = {"model": model.state_dict(), "model_ema": ema.state_dict() if ema else None, "scaler": {}}
     state |= {name: part.state_dict() for name, part in parts.items()}

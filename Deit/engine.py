@@ -19,7 +19,7 @@ from distillation import Distillation
 from models import WithDenseLogits
 
 CALIBRATION_BINS = 15
-CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
+CHECK_EVERY = 50  # steps between checks of the losses: each check waits for the GPU
 
 
 def train_one_epoch(
@@ -40,12 +40,12 @@ def train_one_epoch(
     distillation: Distillation | None = None,
     train_mode: bool = True,
 ) -> dict:
-    """Train for one epoch. model(images) gives logits (N, K); or (logits, dense logits), as WithDenseLogits does; or those of the
-    class token and of the distillation token, as DeiT's distilled models do where there is a `distillation`.
+    """Train for one epoch. model(images) returns logits (N, K); or (logits, dense logits), as WithDenseLogits does; or the logits
+    of class token and distillation token, as DeiT's distilled models do if there is a `distillation`.
 
-    train_mode False keeps the model in evaluation mode: no dropout, and batch norm's statistics stay as they are.
+    train_mode False keeps the model in evaluation mode: no dropout, and batch norm's statistics do not change.
     Returns loss (mean over all processes), top1 (%, None under mixup), images_per_second (all processes together).
-    Raises InputError naming epoch and step where the loss is not finite.
+    Raises InputError naming epoch and step if the loss is not finite.
     """
     model.train(train_mode)
     criterion.train()
@@ -59,10 +59,10 @@ def train_one_epoch(
     bar = progress(loader, f"epoch {epoch + 1}/{epochs}", images_per_step)
     for step, (images, targets) in enumerate(bar):
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        seed_everything(seed, epoch, step, distributed.rank())  # of mixup and dropout: a resumed run needs no history
+        seed_everything(seed, epoch, step, distributed.rank())  # mixup and dropout: a resumed run needs no history
         if mixup is not None:
             images, targets = mixup(images, targets)
-        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
+        optimizer.zero_grad()  # before the forward pass, so that activations can reuse the gradients' memory
         with autocast(device, amp):
             output = model(images)
             logits, *more = output if isinstance(output, tuple) else (output,)
@@ -109,7 +109,7 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
 
 
 def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
-    """Raise InputError where the last step of an epoch has ruined the model, which no training loss of that epoch shows."""
+    """Raise InputError if the model has diverged in the last step of an epoch, which no training loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
     if not finite or not math.isfinite(val_nll):
         raise InputError(
@@ -122,7 +122,7 @@ def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
 def evaluate(model: nn.Module, loader: DataLoader, device: str, amp: str, shared: bool) -> dict:
     """Top-1 and top-5 (%), NLL (the cross-entropy, in nats) and expected calibration error over every image of the loader.
 
-    With `shared` the loaders of all processes hold a part each, and the figures are those of all images.
+    With `shared`, each process's loader has a part of the images, and the results are those of all images.
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, right, right in the top 5, cross-entropy
@@ -133,7 +133,7 @@ def evaluate(model: nn.Module, loader: DataLoader, device: str, amp: str, shared
             logits = model(images)
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
-        right = (logits.argmax(1) == targets).double()  # topk may order ties in another way
+        right = (logits.argmax(1) == targets).double()  # topk may order ties differently
         cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.stack([torch.full_like(cross_entropy, len(targets)), right.sum(), top5.sum(), cross_entropy])
         confidence = logits.softmax(1).amax(1).double()
@@ -161,7 +161,7 @@ def bare_model(model: nn.Module) -> nn.Module:
 
 
 def progress(loader: DataLoader, title: str, images_per_step: int) -> tqdm:
-    """A bar over batches with the time left, in images/s; only in the main process."""
+    """A progress bar over batches, in images/s with the time left; only in the main process."""
     return tqdm(
         loader,
         desc=title,

@@ -1,7 +1,7 @@
-"""How options are spelled: other projects' names next to ours, and one-line errors that name the nearest option.
+"""Spellings of options: other projects' names for them, and one-line errors that name the nearest option.
 
-SPELLINGS are other names of one option. UNNEEDED are DeiT's options that change nothing here, with what the run says about each.
-REFUSED are those that end the run, with the reason. settle() turns DeiT's options that mean a loss or an augmentation into ours.
+SPELLINGS maps other names to options of main.py. UNNEEDED are DeiT's options that have no effect here, with what the run says
+about each. REFUSED are those that end the run, with the reason. settle() translates DeiT's options for a loss or an augmentation.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 import errors
 from errors import InputError
 
-# Dashes and underscores are one spelling and are not listed.
+# Dashes and underscores are interchangeable; variants that differ only in them are not listed.
 SPELLINGS = {
     "-b": "--batch-size",
     "-j": "--num_workers",
@@ -27,7 +27,7 @@ SPELLINGS = {
     "--crop-ratio": "--eval-crop-ratio",
     "--random-erase": "--reprob",
 }
-# DeiT's options without an effect: how many values each takes, and why.
+# DeiT's options without an effect: the number of values that each takes, and the reason.
 UNNEEDED = {
     "--dist_url": (1, "torchrun's variables say where the processes meet"),
     "--world_size": (1, "torchrun's --nproc-per-node and --nnodes say how many processes there are"),
@@ -40,7 +40,7 @@ REFUSED = {"--cosub": "co-training of two submodels (DeiT III) is defined only f
 
 
 class Parser(errors.Parser):
-    """A parser that knows the spellings above. The namespace has `notes`: a line for each option given that has no effect."""
+    """A parser that knows the spellings above. The namespace gets `notes`: a line for each given option that has no effect."""
 
     def parse_known_args(self, args=None, namespace=None):
         words = self._translate(sys.argv[1:] if args is None else args)
@@ -52,7 +52,7 @@ class Parser(errors.Parser):
         return [*super().spellings(), *SPELLINGS]
 
     def _translate(self, words: list[str]) -> list[str]:
-        """The words with each option in the spelling that it was declared with; of several the last counts, as in argparse."""
+        """Replace each option by its declared spelling. Of several spellings of one option, the last counts, as in argparse."""
         declared = {name.replace("_", "-"): name for name in self._option_string_actions}
         spellings = {
             name.replace("_", "-"): target for name, target in SPELLINGS.items() if target in self._option_string_actions
@@ -89,12 +89,12 @@ def add_unneeded(parser: argparse.ArgumentParser) -> None:
 
 
 def settle(args: argparse.Namespace) -> None:
-    """Turn --smoothing, --bce-loss and --ThreeAugment into what they mean, and remove them. Raises InputError for contradictions.
+    """Replace --smoothing, --bce-loss and --ThreeAugment by the options they stand for. Raises InputError for contradictions.
 
-    What a run should say about it is added to args.notes.
+    Adds the lines that a run should print about this to args.notes.
     """
     smoothing = args.smoothing
-    if smoothing == 0 and args.loss == "maxsup":  # none beside MaxSup, as the MaxSup repository's script has it
+    if smoothing == 0 and args.loss == "maxsup":  # MaxSup without smoothing: the MaxSup repository's script gives both
         smoothing = None
     if smoothing is not None:
         if not 0 <= smoothing < 1:

@@ -1,7 +1,7 @@
-"""Train and evaluate image classifiers of timm with MaxSup: DeiT's command line, the losses of maxsup_loss.py.
+"""Train and evaluate timm's image classifiers with MaxSup: DeiT's command line, the losses of maxsup_loss.py.
 
 The paper's run, DeiT-Small on ImageNet-1K:  bash train_with_MaxSup.sh --data-path /path/to/ImageNet
-README.md has the smallest one, on 1,400 digits.
+The smallest run, on 1,400 digits, is in README.md.
 """
 
 import copy
@@ -13,7 +13,7 @@ from errors import InputError, is_first, say
 
 from options import INPUTS, check, fill_in, get_parser
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = get_parser().parse_args()
     check(copy.deepcopy(ARGS))
 
@@ -57,7 +57,7 @@ def main(args) -> None:
 
 
 def train(args) -> None:
-    """Train or go on; after each epoch a line of the log and the checkpoint. Raises InputError for what cannot be trained."""
+    """Start or resume training; write a log line and the checkpoint after each epoch. Raises InputError for invalid input."""
     output = args.output_dir
     if foreign.is_url(args.resume or ""):
         args.resume = str(foreign.open_source(args.resume)[0])
@@ -115,7 +115,7 @@ def train(args) -> None:
     scheduler.step(start_epoch)
     run = {"epochs": args.epochs, "seed": args.seed, "device": args.device, "amp": args.amp, "clip_grad": args.clip_grad}
     run |= {"distillation": distillation, "train_mode": args.train_mode}
-    how = {"device": args.device, "amp": "off", "shared": args.dist_eval}  # as --eval and viz/ have it
+    how = {"device": args.device, "amp": "off", "shared": args.dist_eval}  # as in --eval and viz/
     started = time.time()
     for epoch in range(start_epoch, args.epochs):
         training = train_one_epoch(wrapped, criterion, loader, optimizer, scaler, epoch=epoch, mixup=mixup, ema=ema, **run)
@@ -140,14 +140,14 @@ def train(args) -> None:
             options = vars(args) | facts
             checkpoint.save(output / checkpoint.NAME, bare_model(model), averaged, parts, classes, epoch, args.seed, options)
             say_epoch(line, args.epochs, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1))
-    distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
+    distributed.barrier()  # no process exits before the last checkpoint is on the disk
     say(f"checkpoint and log: {output}/")
 
 
 def evaluate_checkpoint(args) -> None:
     """--eval --resume X: print top-1, top-5, NLL and ECE of the validation images.
 
-    The model is the one that the file names, and so are size, crop and normalisation unless the command line names others.
+    The model is the one named in the file. Its size, crop and normalisation are used too, unless the command line gives others.
     """
     if args.resume in (None, "auto"):
         raise InputError("--eval needs --resume PATH, the checkpoint to evaluate")
@@ -182,8 +182,8 @@ def evaluate_checkpoint(args) -> None:
 
 
 def open_splits(args, **transforms) -> list[Images]:
-    """The splits of --data-path with their transforms; with --cache their archives, read into memory once per machine."""
-    with distributed.local_main_first():  # it writes the archives' index, or downloads, which the others find
+    """The splits of --data-path with their transforms; with --cache from archives, read into memory once per machine."""
+    with distributed.local_main_first():  # it writes the archives' index, or downloads, for the others
         sets = [
             open_images(args.data_path, split, transform, args.cache, args.data_set, args.inat_category)
             for split, transform in transforms.items()
@@ -198,7 +198,7 @@ def open_splits(args, **transforms) -> list[Images]:
 
 
 def settle_num_classes(outputs: int | None, found: int, data_path: Path) -> int:
-    """How many outputs the model has: as many as asked for, or as the data has classes."""
+    """The model's number of outputs: as requested, or the number of classes in the data."""
     if outputs is not None and found > outputs:
         raise InputError(
             f"{data_path}: {found} classes, so labels up to {found - 1}, but the model has {outputs} outputs; see --num-classes"
@@ -218,9 +218,9 @@ def build_augmentation(args):
 
 
 def build_criterion(args, labels: torch.Tensor) -> nn.Module:
-    """The loss. Its strengths, the published ones where none are given, are written into args."""
+    """The loss. Its strengths, as given or as published, are written into args."""
     if args.loss == "bce":
-        return BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)  # as in DeiT, every class of a mixed image is there
+        return BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)  # as in DeiT, all classes of a mixed image have target 1
     prior = torch.bincount(labels, minlength=args.num_classes) / len(labels) if args.prior == "frequency" else None
     try:
         criterion = make_loss(args.loss, args.num_classes, args.alpha, args.alpha_end, prior)
@@ -231,7 +231,7 @@ def build_criterion(args, labels: torch.Tensor) -> nn.Module:
 
 
 def build_distillation(args, model: nn.Module, classes: list[str]) -> Distillation | None:
-    """The teacher and how it teaches; a model with a distillation token is told that it is trained with one."""
+    """The teacher and the distillation settings; a model with a distillation token is set to train it."""
     if args.distillation_type == "none":
         return None
     if args.distillation_type == "soft" and args.num_classes != len(classes):
@@ -243,14 +243,14 @@ def build_distillation(args, model: nn.Module, classes: list[str]) -> Distillati
         model.set_distilled_training(True)
     else:
         say(f"{args.model} has no distillation token: its one classifier learns from the teacher too")
-    # As DeiT's code, which takes the mean over the classes too; with its tau^2, Hinton's loss is K times larger.
+    # As in DeiT's code, the mean is over samples and classes; Hinton's loss, with the same factor tau^2, is K times larger.
     kind = {"kind": args.distillation_type, "alpha": args.distillation_alpha, "tau": args.distillation_tau}
     return Distillation(teacher, **kind, has_token=has_token, per_element=True)
 
 
 def build_optimizer(model: nn.Module, args):
-    """timm's optimiser and schedule, stepped once per epoch; DeiT's own loop is one epoch behind its schedule."""
-    options = {"eps": args.opt_eps}  # which timm drops where an optimiser has none
+    """timm's optimiser and schedule, stepped once per epoch; DeiT's own loop runs one epoch behind its schedule."""
+    options = {"eps": args.opt_eps}  # timm drops it for an optimiser without one
     if args.opt_betas:
         options["betas"] = tuple(args.opt_betas)
     if args.layer_decay is not None:
@@ -270,7 +270,7 @@ def build_optimizer(model: nn.Module, args):
 
 
 def build_mixup(args) -> Mixup | None:
-    """timm's mixup and cutmix; the loss smooths where it should, so the mixed targets are not smoothed."""
+    """timm's mixup and cutmix; the mixed targets are not smoothed, because smoothing is part of the loss."""
     if args.mixup <= 0 and args.cutmix <= 0 and not args.cutmix_minmax:
         return None
     return Mixup(

@@ -1,4 +1,4 @@
-"""Models: any of timm's by name, and the wrapper that shows Zipf's label smoothing the feature map's own predictions."""
+"""Models: any timm model by name, and a wrapper that returns per-location predictions for Zipf's label smoothing."""
 
 import difflib
 
@@ -18,11 +18,11 @@ def create_model(name: str, num_classes: int, input_size: int, drop: float, drop
         hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists the known ones"
         raise InputError(f"--model {name}: timm has no such model; {hint}")
     options = {"num_classes": num_classes, "drop_rate": drop, "drop_path_rate": drop_path, "img_size": input_size}
-    # Models with position embeddings need the size, others do not know it; some know no stochastic depth.
+    # Models with position embeddings need img_size, others do not accept it; some do not accept drop_path_rate.
     for unknown in ((), ("img_size",), ("drop_path_rate",), ("img_size", "drop_path_rate")):
         try:
             model = timm.create_model(name, **{key: value for key, value in options.items() if key not in unknown})
-            with torch.no_grad():  # one image, to see that the size suits
+            with torch.no_grad():  # one image, to check that the model accepts the size
                 model.eval()(torch.zeros(1, 3, input_size, input_size))
             return model.train()
         except TypeError as error:
@@ -34,23 +34,23 @@ def create_model(name: str, num_classes: int, input_size: int, drop: float, drop
 
 
 def wrap(model: nn.Module, dense: bool, compiled: bool, device: str) -> nn.Module:
-    """The model as it is trained: with dense logits where it has them, over all processes, compiled."""
+    """Wrap the model for training: with dense logits if it has them, for several processes, compiled."""
     if dense and has_dense_logits(model):
         model = WithDenseLogits(model)
     elif dense:
         say("zipf: this model's classifier cannot read its feature map, so the ranks come from the logits")
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None
-        # Gradients live in the buckets that are averaged; each process keeps its own batch norm statistics until share_buffers.
+        # Gradients are views of the averaged buckets. Each process has its own batch norm statistics until share_buffers.
         model = nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-        model.broadcast_buffers = False  # as an argument it is deprecated since torch 2.13, and its successor is not in 2.11
+        model.broadcast_buffers = False  # the argument is deprecated since torch 2.13, and its successor is missing in 2.11
     return torch.compile(model) if compiled else model
 
 
 class WithDenseLogits(nn.Module):
-    """A timm model that also gives the classifier's view of each location of its last feature map.
+    """A timm model that also applies its classifier to each location of its last feature map.
 
-    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense ones carry no gradient, they only vote.
+    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense logits are only votes and carry no gradient.
     """
 
     def __init__(self, model: nn.Module):
@@ -59,7 +59,7 @@ class WithDenseLogits(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.model.forward_features(images)
-        # The logits come first: autocast would keep the copy of the weights from below, which has no gradient.
+        # The logits come first: autocast would cache the cast weights from under no_grad below, which have no gradient.
         logits = self.model.forward_head(features)
         with torch.no_grad():
             dense = self.model.get_classifier()(locations(self.model, features)).transpose(1, 2)
@@ -67,9 +67,9 @@ class WithDenseLogits(nn.Module):
 
 
 def has_dense_logits(model: nn.Module) -> bool:
-    """Whether the classifier can read single locations: a linear layer right on the feature map's channels.
+    """Whether the classifier can be applied to single locations: it is a linear layer on the feature map's channels.
 
-    A norm between the pooling and the classifier would be passed over.
+    Models with a norm between pooling and classifier are excluded, because the norm would be skipped.
     """
     classifier = model.get_classifier()
     norms = (getattr(model, "fc_norm", None), getattr(getattr(model, "head", None), "norm", None))

@@ -1,4 +1,4 @@
-"""The command line of main.py: DeiT's flag names, and the loss's. flags.py has the other spellings of them."""
+"""The command line of main.py: DeiT's options and those of the loss. flags.py has their other spellings."""
 
 import argparse
 import os
@@ -8,16 +8,16 @@ from errors import InputError
 
 from flags import Parser, add_unneeded, settle
 
-# Nothing here is imported that takes a second: --help answers at once.
+# This module imports nothing slow, so that --help answers immediately.
 LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup", "bce")
 DATA_SETS = ("image_folder", "IMNET", "CIFAR", "CIFAR10", "INAT", "INAT19")
 CATEGORIES = ("name", "kingdom", "phylum", "class", "order", "supercategory", "family", "genus")
 
-# The cores that this process may use, which taskset and clusters limit.
+# The cores that this process may use; taskset and clusters limit them.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU_INFO = Path("/proc/cpuinfo")
-SMALL = 32  # pixels; up to here an image is not cropped to a part of its area, which would leave few pixels
-# What should not change between the start of a run and its resumption.
+SMALL = 32  # pixels; images up to this size are not cropped to a part of their area, which would leave too few pixels
+# Settings that should not change when a run is resumed.
 SETTINGS = """
     alpha alpha_end epochs global_batch lr unscale_lr weight_decay sched warmup_epochs warmup_lr min_lr clip_grad seed amp
     decay_epochs decay_rate momentum opt_eps opt_betas input_size mean std drop drop_path model_ema model_ema_decay
@@ -27,7 +27,7 @@ SETTINGS = """
     distillation_type distillation_alpha distillation_tau teacher_path teacher_model
 """.split()
 
-# Smallest and largest values that mean something; None, where an option has it, always does.
+# Smallest and largest valid values; None is always valid for an option that has it.
 RANGES = {
     **dict.fromkeys(("epochs", "batch_size", "num_classes", "eval_every"), (1, 10**6)),
     **dict.fromkeys(("recipe_batch", "seed", "warmup_epochs"), (0, 2**32 - 1)),
@@ -54,7 +54,7 @@ ALPHAS = {"focal": (0, 100), "ls": (-100, 1)}  # focal's gamma; negative label s
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Settle the options that depend on the machine or on one another. Raises InputError for values that mean nothing."""
+    """Set the options that depend on the machine or on one another. Raises InputError for invalid values."""
     import torch
 
     check(args)
@@ -82,10 +82,10 @@ def fill_in(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """What fill_in does first, which needs neither PyTorch nor the data: mistakes are answered at once."""
+    """The first part of fill_in. It needs neither PyTorch nor the data, so mistakes are reported immediately."""
     settle(args)
     for name, value in INPUTS.items():
-        if getattr(args, name) is None and not args.eval:  # there the checkpoint may know better
+        if getattr(args, name) is None and not args.eval:  # with --eval, the checkpoint may have its own
             setattr(args, name, value)
     check_values(args)
     check_pairs(args)
@@ -93,12 +93,12 @@ def check(args: argparse.Namespace) -> None:
         args.notes += without_effect(args)
 
 
-# Options that do nothing without the switch that they belong to.
+# Options that have no effect without the switch that they belong to.
 OF_SWITCHES = {"model_ema": ("model_ema_decay", "model_ema_force_cpu"), "lr_noise": ("lr_noise_pct", "lr_noise_std")}
 
 
 def without_effect(args: argparse.Namespace) -> list[str]:
-    """Lines on options of a training that change nothing with these others."""
+    """A line for each training option that has no effect in combination with the other options."""
     notes, options, default = [], [], get_parser().get_default
     if args.src or args.input_size <= SMALL:
         options += [name for name in ("scale", "train_interpolation") if getattr(args, name) != default(name)]
@@ -123,12 +123,12 @@ def without_effect(args: argparse.Namespace) -> list[str]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    """Whether this CPU has bfloat16 instructions, according to Linux; without them, bf16 is slower than float32."""
     return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def check_values(args: argparse.Namespace) -> None:
-    """Raise InputError for the first option whose value, or one of whose values, means nothing."""
+    """Raise InputError for the first option with an invalid value."""
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
         if name in ("alpha", "alpha_end"):
@@ -152,7 +152,7 @@ def check_values(args: argparse.Namespace) -> None:
 
 
 def check_pairs(args: argparse.Namespace) -> None:
-    """Raise InputError for options that contradict one another, or that only mean something with another."""
+    """Raise InputError for options that contradict one another, or that require another option."""
     if args.finetune and args.resume not in (None, "auto"):
         raise InputError(
             f"--finetune {args.finetune} and --resume {args.resume}: the first starts a run from weights, the second continues "

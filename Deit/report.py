@@ -8,7 +8,7 @@ import distributed
 
 
 def say_epoch(line: dict, epochs: int, seconds_left: float) -> None:
-    """Print an epoch's line of the log in short."""
+    """Print a summary of an epoch's log line."""
     text = f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.4f}"
     if line["train_top1"] is not None:
         text += f"  train top-1 {line['train_top1']:.2f} %"
@@ -19,7 +19,7 @@ def say_epoch(line: dict, epochs: int, seconds_left: float) -> None:
 
 
 def warn_of_batch(global_batch: int, recipe_batch: int) -> None:
-    """Say that the global batch is not the recipe's; recipe_batch 0 says nothing."""
+    """Warn if the global batch is not the recipe's; recipe_batch 0 disables the warning."""
     if recipe_batch and global_batch != recipe_batch:
         each, rest = divmod(recipe_batch, distributed.world_size())
         mend = f"--batch-size {each} gives the recipe's batch here" if not rest else "Another number of processes would divide it"
@@ -30,7 +30,7 @@ def warn_of_batch(global_batch: int, recipe_batch: int) -> None:
 
 
 class TensorBoard:
-    """The log's lines as TensorBoard events; of a resumed run, those of later epochs than it keeps are purged."""
+    """The log's lines as TensorBoard events; when a run is resumed, events of epochs after the kept ones are purged."""
 
     def __init__(self, output: Path, kept_epochs: int):
         try:

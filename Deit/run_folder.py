@@ -1,4 +1,4 @@
-"""The folder of a run: locked and claimed before anything is computed, with checkpoint.pth and log.jsonl in it."""
+"""The folder of a run, with checkpoint.pth and log.jsonl; it is locked and claimed before anything is computed."""
 
 import contextlib
 import json
@@ -21,9 +21,9 @@ LOCK = "run.lock"
 
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Make the folder, keep a second run out of it, and remove what a killed one has left half written.
+    """Create the folder, keep a second run out of it, and remove files that a killed run has left half-written.
 
-    Raises InputError where the folder cannot be written, and one that names the other run's process.
+    Raises InputError if the folder cannot be written, and, naming the other process, if another run is using it.
     """
     file = None
     if is_first():
@@ -44,7 +44,7 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def _lock(output: Path) -> TextIO | None:
-    """The open lock file. The system unlocks it when this process ends, however it ends; loading processes do not inherit it."""
+    """The open, locked lock file. The system unlocks it however this process ends; loading processes do not inherit the lock."""
     path = output / LOCK
     while True:
         file = open(path, "a+", encoding="utf-8")
@@ -63,7 +63,7 @@ def _lock(output: Path) -> TextIO | None:
             return None
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             break
-        file.close()  # that of a run which has just ended and removed it
+        file.close()  # the lock of a run that has just ended and removed the file
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
@@ -71,15 +71,15 @@ def _lock(output: Path) -> TextIO | None:
 
 
 def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:
-    """The checkpoint that --resume means, which is output / checkpoint.NAME for the folder's own run; None for a fresh run.
+    """The checkpoint that --resume refers to: output / checkpoint.NAME for the folder's own run, None for a fresh run.
 
-    Raises InputError where a run in the folder would be lost.
+    Raises InputError if a run in the folder would be lost.
     """
     own = output / checkpoint.NAME
     found = own.exists()
     if dist.is_initialized():
         everyone = [found] * dist.get_world_size()
-        dist.all_gather_object(everyone, found)  # every process has looked before one of them writes
+        dist.all_gather_object(everyone, found)  # so that every process has checked before any of them writes
         if len(set(everyone)) > 1:
             raise InputError(f"--output_dir {output}: some processes do not see the checkpoint in it; all machines must share it")
     continues = resume == "auto" or (resume is not None and Path(resume).resolve() == own.resolve())
@@ -97,11 +97,11 @@ def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:
 
 
 class Log:
-    """log.jsonl, one JSON object per line and epoch, cut back to the epochs that a resumed run keeps; `seconds` they took.
+    """log.jsonl, one JSON line per epoch, truncated to the epochs that a resumed run keeps; `seconds` is the time they took.
 
-    It also removes what the epochs to come make untrue: the old test.json, and the checkpoint of a run that is replaced, which
-    --resume auto must not find before the new one. Raises InputError where a checkpoint from elsewhere leaves no epoch to train,
-    so that nothing would take its place.
+    Also removes what the coming epochs make obsolete: the old test.json, and the checkpoint of a run that is replaced, which
+    --resume auto must not find before the new one is written. Raises InputError if a checkpoint from another folder leaves no
+    epoch to train, because then nothing would replace the removed one.
     """
 
     def __init__(self, output: Path, resume: Path | None, start_epoch: int, epochs: int):
@@ -133,7 +133,7 @@ class Log:
 
 
 def kept_lines(path: Path, epochs: int) -> list[bytes]:
-    """Whole lines of a log up to an epoch: a killed process may leave one for an epoch that it has not saved, or half of one."""
+    """The complete lines of a log up to an epoch: a killed process may leave a line of an unsaved epoch, or half a line."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):

@@ -3,7 +3,7 @@
     python run_with_submitit.py --nodes 2 --ngpus 8 --partition gpu --output_dir /shared/run1 \\
         --data-path /path/to/ImageNet --batch-size 64
 
-Options that are not listed in --help go to main.py. --cluster local runs the same on this machine, without SLURM.
+Options that are not listed in --help are passed to main.py. --cluster local does the same on this machine, without SLURM.
 """
 
 import os
@@ -15,7 +15,7 @@ from errors import InputError, Parser
 
 
 class Training:
-    """What submitit sends to each process; it calls checkpoint() when SLURM is about to stop the job."""
+    """The callable that submitit runs in each process; submitit calls checkpoint() when SLURM is about to stop the job."""
 
     def __init__(self, arguments: list[str], local_port: int | None):
         self.arguments, self.local_port = arguments, local_port
@@ -35,7 +35,7 @@ class Training:
             LOCAL_RANK=str(job.local_rank),
             WORLD_SIZE=str(job.num_tasks),
             MASTER_ADDR="127.0.0.1" if self.local_port else job.hostnames[0],
-            # On a cluster nobody knows which ports are free there: one for each job, below those that systems hand out.
+            # Free ports on a cluster node are not known here: use one per job, below the range of ephemeral ports.
             MASTER_PORT=str(self.local_port or 10_000 + int(job.job_id.split("_")[0]) % 20_000),
         )
         main.main(args)
@@ -43,7 +43,7 @@ class Training:
     def checkpoint(self):
         import submitit
 
-        return submitit.helpers.DelayedSubmission(self)  # with --resume auto, so it goes on where it was
+        return submitit.helpers.DelayedSubmission(self)  # with --resume auto, it continues where it stopped
 
 
 def get_parser() -> Parser:
@@ -72,25 +72,25 @@ def submit() -> None:
     if any(word in ("--eval", "--test-only", "--test_only") for word in arguments):
         raise InputError("--eval: a job trains; python main.py --eval evaluates its checkpoint")
     arguments += ["--output_dir", str(args.output_dir)]
-    options.check(options.get_parser().parse_args([*arguments, "--resume", "auto"]))  # a mistake ends here, not in the job
+    options.check(options.get_parser().parse_args([*arguments, "--resume", "auto"]))  # reports mistakes here, not in the job
     try:
         import submitit
     except ImportError:
         raise InputError("submitit is not installed; pip install submitit")
     try:
-        # By default a job is requeued three times.
+        # submitit's default requeues a job only three times.
         executor = submitit.AutoExecutor(folder=args.output_dir / "slurm", cluster=args.cluster, slurm_max_num_timeout=10_000)
-    except RuntimeError as error:  # there is no srun
+    except RuntimeError as error:  # srun was not found
         raise InputError(f"SLURM: {error}; --cluster local runs on this machine")
     parameters = {"nodes": args.nodes, "tasks_per_node": args.ngpus, "gpus_per_node": args.ngpus, "name": "maxsup"}
     parameters["timeout_min"] = int(args.hours * 60)
     if args.cluster == "slurm":
         parameters["cpus_per_task"] = args.cpus_per_task
-        # Without the first the others would wait for a process that failed; the second srun no longer takes from sbatch.
+        # Without the first option, processes would wait for one that failed. srun does not inherit the second from sbatch.
         parameters["slurm_srun_args"] = ["--kill-on-bad-exit=1", f"--cpus-per-task={args.cpus_per_task}"]
         parameters |= {f"slurm_{key}": getattr(args, key) for key in ("partition", "constraint") if getattr(args, key)}
     executor.update_parameters(**parameters)
-    with socket.socket() as probe:  # a port that is free on this machine now; the local rank 0 takes it in a moment
+    with socket.socket() as probe:  # a port that is free on this machine now; local rank 0 binds it shortly after
         probe.bind(("", 0))
         port = probe.getsockname()[1] if args.cluster == "local" else None
     job = executor.submit(Training(arguments, port))

@@ -1,4 +1,4 @@
-"""What a model starts from: a checkpoint to evaluate, to continue, to fine-tune, or to learn from as a student."""
+"""The uses of a checkpoint: to evaluate it, to resume it, to fine-tune it, or to distil from it as a teacher."""
 
 import difflib
 import sys
@@ -24,10 +24,10 @@ from options import SETTINGS
 
 
 def finetune(model: nn.Module, found: Foreign, input_size: int, classes: list[str], mean: list[float], std: list[float]) -> None:
-    """Load a checkpoint's weights into a model, perhaps of other classes and input size, as DeiT does, and say what differs.
+    """Load a checkpoint's weights into a model as DeiT does; classes and input size may differ, and a line says so.
 
-    Position embeddings are resized. A classifier of other classes keeps its fresh weights; one whose classes are in another order
-    is sorted by their names. Raises InputError where the rest does not fit.
+    Position embeddings are resized. If the checkpoint has other classes, the classifier keeps its fresh weights; if it has the
+    same classes in another order, its rows are reordered by name. Raises InputError if the rest does not fit.
     """
     say("\n".join([f"fine-tuning {found.source}", *found.notes]))
     weights = adapted(found, model, input_size)
@@ -51,13 +51,13 @@ def finetune(model: nn.Module, found: Foreign, input_size: int, classes: list[st
 
 
 def adapted(found: Foreign, model: nn.Module, input_size: int) -> dict[str, Tensor]:
-    """The weights as this model's own version of timm names and shapes them; position embeddings resized to its input."""
+    """The weights with the names and shapes of the installed timm; position embeddings are resized to the model's input."""
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if isinstance(model, vision_transformer.VisionTransformer):  # DeiT III's names of layer scale, and DeiT's interpolation
+    if isinstance(model, vision_transformer.VisionTransformer):  # DeiT III's names of layer scale, DeiT's interpolation
         rename = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True, antialias=False)
     try:
         weights = rename(found.weights, model) if rename else found.weights
-    except Exception as error:  # a filter for other weights can fail in any way
+    except Exception as error:  # a filter can fail in any way on weights of another model
         raise InputError(f"{found.source}: the weights are another model's ({str(error).splitlines()[0][:120]})")
     before, after = found.weights.get("pos_embed"), weights.get("pos_embed")
     if before is not None and after is not None and before.shape != after.shape:
@@ -73,7 +73,7 @@ def head_names(model: nn.Module) -> list[str]:
 
 
 def freeze(model: nn.Module, attention_too: bool) -> None:
-    """Leave only the classifier trainable; with attention_too also attention and position embeddings, as --attn-only of DeiT."""
+    """Freeze all but the classifier and, with attention_too, attention and position embeddings, as DeiT's --attn-only does."""
     heads = tuple(f"{name}." for name in head_names(model))
     for name, parameter in model.named_parameters():
         attention = attention_too and (".attn." in name or name == "pos_embed")
@@ -86,10 +86,10 @@ def freeze(model: nn.Module, attention_too: bool) -> None:
 
 
 def rebuild(found: Foreign, name: str, input_size: int | None = None) -> tuple[nn.Module, int]:
-    """The model of a checkpoint with its weights, timm's of this name or torchvision's, and its number of outputs.
+    """Build the timm or torchvision model of this name with a checkpoint's weights; returns it and its number of outputs.
 
-    It has as many outputs as the weights. input_size None: the model's own. Raises InputError for a name that neither library
-    has and for weights that do not fit.
+    The number of outputs is that of the weights. input_size None: the model's own. Raises InputError for a name that neither
+    library has and for weights that do not fit.
     """
     library = found.facts.get("library") if found.ours and name == found.facts["model"] else None
     if library == "cifar":
@@ -128,7 +128,7 @@ def _torchvision_model(name: str, outputs: int) -> nn.Module:
 
 
 def _outputs(weights: dict[str, Tensor], model: nn.Module) -> int:
-    """Rows of the classifier among the weights, which no more than their memory can claim; 1000 where they lack one."""
+    """Rows of the classifier's weight, 1000 if there is none. Unlike a stated number, rows cannot exceed what the file stores."""
     if hasattr(model, "get_classifier"):
         name = head_names(model)[:1]
     else:
@@ -142,7 +142,7 @@ def _outputs(weights: dict[str, Tensor], model: nn.Module) -> int:
 
 
 def build_teacher(args, classes: list[str]) -> Teacher:
-    """The teacher of --teacher-path, for images as the student gets them. Raises InputError for one that cannot teach it."""
+    """The teacher of --teacher-path, for the student's input. Raises InputError if it cannot teach this student."""
     found = foreign.read(args.teacher_path)
     name = args.teacher_model or found.facts.get("model")
     if name is None:
@@ -175,9 +175,9 @@ def build_teacher(args, classes: list[str]) -> Teacher:
 
 
 def restore(found: Foreign, model: nn.Module, averaged: nn.Module | None, parts: dict, args) -> int:
-    """Put a checkpoint's state back; returns the epoch to continue with. Raises InputError if it is another run's.
+    """Restore a checkpoint's state; returns the epoch to continue with. Raises InputError if it does not fit this run.
 
-    A file of DeiT or timm, which has an optimiser and an epoch, but no loss and no classes, is continued too.
+    Files of DeiT and timm, which have an optimiser and an epoch but no loss and no classes, can be resumed too.
     """
     state, path, was = found.state, found.source, found.state.get("args", {}) if found.ours else found.facts
     needed = ("epoch", "classes", *parts)
@@ -204,7 +204,7 @@ def restore(found: Foreign, model: nn.Module, averaged: nn.Module | None, parts:
 
 
 def _compare(was: dict, path: str, args) -> None:
-    """Raise InputError where an option makes the state useless; say which others differ."""
+    """Raise InputError if an option makes the saved state unusable; print which others differ."""
     for name in ("loss", "prior", "opt"):
         if was.get(name, "uniform" if name == "prior" else None) != getattr(args, name):
             raise InputError(
@@ -216,7 +216,7 @@ def _compare(was: dict, path: str, args) -> None:
 
 
 def read_to_continue(source: str) -> Foreign:
-    """A checkpoint to resume, of this project's form or of DeiT's. Raises InputError."""
+    """Read a checkpoint to resume, in this project's format or DeiT's. Raises InputError."""
     found = foreign.read(source)
     if found.ours or "classes" in found.state:
         states.check(found.state, Path(source))

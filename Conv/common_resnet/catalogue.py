@@ -1,4 +1,4 @@
-"""What the command line names: losses, models, and the data sets with what is customary for each; imported in no time."""
+"""The names on the command line: losses, models, and data sets with their usual recipes. Imports nothing slow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,13 @@ CIFAR = {f"resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
 DENSENETS = ("densenet_bc100",)
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
 NAMES = (*TORCHVISION, *CIFAR, *DENSENETS)
-LARGEST_IN_MEMORY = 96  # pixels a side
+LARGEST_IN_MEMORY = 96  # side, pixels
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 @dataclass(frozen=True)
 class Source:
-    """Facts of a data set (size in pixels; mean and std of the inputs in [0, 1]) and its customary recipe."""
+    """Facts of a data set (size in pixels; mean and std of the inputs in [0, 1]) and its usual recipe."""
 
     size: int
     mean: list[float] | None  # measured on the training images
@@ -51,7 +51,7 @@ SMALL = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
 def need_path(data: str, path: Path | None) -> None:
-    """Raise InputError where large images have no --data-path: they are neither built in nor downloaded."""
+    """Raise InputError for large images without --data-path: they are neither built in nor downloaded."""
     if data == "folder" and path is None:
         raise InputError(
             "--data folder needs --data-path, a folder with train/<class>/<image> and val/, or train.zip and val.zip"

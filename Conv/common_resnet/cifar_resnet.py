@@ -1,15 +1,15 @@
-"""The CIFAR ResNets of He et al. (2016, section 4.2): three stages of 6n + 2 layers in all, shortcuts without parameters."""
+"""The CIFAR ResNets of He et al. (2016, section 4.2): 6n + 2 layers in three stages, shortcuts without parameters."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class CifarResNet(nn.Module):
-    """images (N, 3, H, W) -> logits (N, num_classes); H and W of 8 and more, 32 in the paper.
+    """images (N, 3, H, W) -> logits (N, num_classes); H and W are at least 8, in the paper 32.
 
-    width is the number of channels in the first stage (16 in the paper), doubled in each further one; stem_stride is 1 in the
-    paper, 2 for a quarter of the time. The names of the parameters are the customary ones (conv1, bn1, layer1.0.conv1, ...,
-    linear), so that public checkpoints load.
+    width is the number of channels in the first stage (16 in the paper); each further stage doubles it. stem_stride is 1 in the
+    paper; 2 takes a quarter of the time. The parameters have their usual names (conv1, bn1, layer1.0.conv1, ..., linear), so that
+    public checkpoints load.
     """
 
     def __init__(self, depth: int, num_classes: int, width: int = 16, stem_stride: int = 1):
@@ -46,8 +46,8 @@ class Block(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.padding:
-            # Pooling one pixel picks it. Its gradient stays in channels_last; that of a slice does not, which takes a tenth of a
-            # step's time on a CPU.
+            # Pooling with a 1x1 window selects pixels as a slice does, but its gradient stays in channels_last, unlike a slice's,
+            # which saves a tenth of a step's time on a CPU.
             x = F.pad(F.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, self.padding, self.padding))
         return F.relu(x + y)
 

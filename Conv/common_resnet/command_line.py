@@ -1,4 +1,4 @@
-"""A parser whose options have several spellings: no two of them may contradict, and an unknown one names the nearest."""
+"""A parser for options with several spellings, which may not contradict; for an unknown option, it names the nearest one."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from errors import InputError
 
 
 class Parser(errors.Parser):
-    """A parser for the options of add_option. Raises InputError for every mistake on a command line.
+    """A parser for options added by add_option. Raises InputError for every mistake on a command line.
 
-    `said` in what it returns holds the options that were typed, so that one that repeats a default is known, too.
+    `said` in the returned namespace contains the options that were typed, including those that repeat a default.
     """
 
     def __init__(self, **options: Any):
@@ -26,7 +26,7 @@ class Parser(errors.Parser):
 
 
 class Option(argparse.Action):
-    """Stores a value, or the constant of a switch. Raises InputError where another spelling of the option gave another value."""
+    """Stores a value, or a switch's constant. Raises InputError if another spelling of the option gave a different value."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         value = values if self.nargs != 0 else self.const
@@ -42,7 +42,7 @@ def show(value: Any) -> str:
 
 
 def add_option(parser: Parser, group, name: str, *others: str, **options: Any) -> None:
-    """Add an option under its name, --with-dashes, and unlisted under its other spellings, --with_underscores among them."""
+    """Add an option under its name, --with-dashes, and, unlisted in --help, under its others, including --with_underscores."""
     if options.pop("switch", False):
         options |= {"nargs": 0, "const": True, "default": False}
     options.setdefault("dest", name.removeprefix("--").replace("-", "_"))

@@ -1,4 +1,4 @@
-"""Robustness as CIFAR-10-C measures it: 15 corruptions at 5 severities, from the published arrays or made here."""
+"""Robustness as measured by CIFAR-10-C: 15 corruptions at 5 severities, from the published arrays or generated here."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +18,13 @@ NAMES = (
 ).split()
 SEVERITIES = range(1, 6)
 INSTALL = "pip install --no-deps imagecorruptions-imaug==1.1.5 && pip install scikit-image"
-OWN_SEED = ("impulse_noise", "glass_blur")  # these do not draw from NumPy's global generator
+OWN_SEED = ("impulse_noise", "glass_blur")  # these do not use NumPy's global generator
 
 
 def published(folder: Path, size: int) -> Iterator[tuple[str, int, Tensor, Tensor]]:
-    """(name, severity, images (N, size, size, 3) uint8, labels (N,)) from CIFAR-10-C's <name>.npy and labels.npy, mapped.
+    """(name, severity, images (N, size, size, 3) uint8, labels (N,)) from CIFAR-10-C's <name>.npy and labels.npy.
 
-    Each array holds the test set five times, by severity. Raises InputError where one is missing or of another form.
+    Each array has the test set five times, ordered by severity. Raises InputError if one is missing or has another shape or type.
     """
     labels = _mapped(folder / "labels.npy")
     if labels.ndim != 1 or len(labels) % len(SEVERITIES) or labels.dtype.kind not in "iu":
@@ -41,10 +41,10 @@ def published(folder: Path, size: int) -> Iterator[tuple[str, int, Tensor, Tenso
 
 
 def generated(images: Tensor, labels: Tensor) -> Iterator[tuple[str, int, Tensor, Tensor]]:
-    """The same from clean images (N, H, W, 3) uint8, made by the package imagecorruptions-imaug, seeded.
+    """The same, generated from clean images (N, H, W, 3) uint8 by the package imagecorruptions-imaug with fixed seeds.
 
-    Its strengths are ImageNet-C's, not the milder ones of CIFAR-10-C: figures from the two do not compare. Raises InputError
-    where the package is missing or the images are under 32 pixels, its limit.
+    Its strengths are ImageNet-C's, not the milder ones of CIFAR-10-C, so results from the two are not comparable. Raises
+    InputError if the package is missing or the images are smaller than 32 pixels, its limit.
     """
     try:
         from imagecorruptions import corrupt

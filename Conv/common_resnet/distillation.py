@@ -1,9 +1,9 @@
-"""Knowledge distillation: a student learns from a teacher's predictions too, softly (Hinton et al. 2015) or hard (DeiT).
+"""Knowledge distillation: a student also learns from a teacher's predictions, soft (Hinton et al. 2015) or hard (DeiT).
 
     loss = (1 - alpha) * any loss(student, targets) + alpha * distillation term(student, teacher)
 
-In DeiT's distilled models (Touvron et al. 2021, arXiv 2012.12877) a token of its own, with a classifier of its own, learns from
-the teacher; other models distil into their one classifier.
+In DeiT's distilled models (Touvron et al. 2021, arXiv 2012.12877), a separate distillation token with its own classifier learns
+from the teacher. Other models have one classifier, which learns from both the targets and the teacher.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 
 def distillation_term(student: Tensor, teacher: Tensor, kind: str, tau: float, per_element: bool = False) -> Tensor:
-    """What the student's logits (N, K) lose against the teacher's (N, K), a scalar; the teacher gets no gradient.
+    """The loss of the student's logits (N, K) against the teacher's (N, K), a scalar; the teacher receives no gradient.
 
     hard: cross-entropy against the class that the teacher predicts. soft: tau^2 * KL(teacher || student) of the distributions at
-    temperature tau, its mean over the samples as in Hinton et al.; with per_element its mean over samples and classes, K times
-    smaller, as in DeiT's code.
+    temperature tau, averaged over samples as in Hinton et al.; with per_element, averaged over samples and classes as in DeiT's
+    code, which makes it K times smaller.
     """
     teacher = teacher.detach().float()
     if kind == "hard":
@@ -31,7 +31,7 @@ def distillation_term(student: Tensor, teacher: Tensor, kind: str, tau: float, p
 
 
 class Teacher(nn.Module):
-    """A frozen model whose logits come in the student's class order and which sees images as it was trained to.
+    """A frozen model: its logits are in the student's class order, and its input is normalised as in its own training.
 
     forward(images (N, 3, H, W), normalised for the student) -> logits (N, K of the student), without gradient.
     """
@@ -43,9 +43,9 @@ class Teacher(nn.Module):
         student_stats: tuple[list[float], list[float]] | None = None,
         teacher_stats: tuple[list[float], list[float]] | None = None,
     ):
-        """columns: which of the model's outputs each class of the student is, from match_columns; None: as they are.
+        """columns: the model's output for each class of the student, from match_columns; None: the same in the same order.
 
-        student_stats, teacher_stats: mean and standard deviation of the inputs of each; None: they are the same.
+        student_stats, teacher_stats: mean and standard deviation of each one's inputs; None: they are the same.
         """
         super().__init__()
         self.model = model.eval().requires_grad_(False)
@@ -61,7 +61,7 @@ class Teacher(nn.Module):
         self.register_buffer("shift", shift)
 
     def train(self, mode: bool = True) -> "Teacher":
-        return super().train(False)  # a teacher never is
+        return super().train(False)  # a teacher stays in evaluation mode
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -72,10 +72,10 @@ class Teacher(nn.Module):
 
 
 def match_columns(teacher_classes: list[str] | None, outputs: int, classes: list[str], owner: str) -> list[int] | None:
-    """Which of a teacher's outputs each of the student's classes is, by name; None: they are the same in the same order.
+    """The index of the teacher's output for each class of the student, matched by name; None: the same in the same order.
 
-    A teacher may know more classes than the student. Without names the numbers must agree, and the order is taken to. Raises
-    InputError naming classes that the teacher lacks.
+    A teacher may know more classes than the student. Without names, the numbers of classes must agree, and the order is assumed
+    to be the same. Raises InputError naming the classes that the teacher lacks.
     """
     if teacher_classes is None:
         if outputs != len(classes):
@@ -100,7 +100,7 @@ def match_columns(teacher_classes: list[str] | None, outputs: int, classes: list
 class Distillation:
     """How a run distils: `kind` soft or hard, `alpha` the teacher's share of the loss, `tau` the temperature of soft targets.
 
-    has_token: the model gives (logits, distillation token's logits) in training. per_element: see distillation_term.
+    has_token: in training the model returns (logits, logits of the distillation token). per_element: see distillation_term.
     """
 
     teacher: nn.Module
@@ -111,7 +111,7 @@ class Distillation:
     per_element: bool = False
 
     def __call__(self, criterion: nn.Module, images: Tensor, targets: Tensor, logits: Tensor, *more: Tensor) -> Tensor:
-        """The loss of a batch. `more`: the distillation token's logits where the model has it, then what the criterion takes."""
+        """A batch's loss. `more`: the distillation token's logits if there is one, then the criterion's further arguments."""
         student, more = (more[0], more[1:]) if self.has_token and more else (logits, more)
         term = distillation_term(student, self.teacher(images), self.kind, self.tau, self.per_element)
         return (1 - self.alpha) * criterion(logits, targets, *more) + self.alpha * term

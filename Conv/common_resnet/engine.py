@@ -23,7 +23,7 @@ from precision import autocast
 from teacher import StoredTeacher
 
 CALIBRATION_BINS = 15
-CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
+CHECK_EVERY = 50  # steps between checks of the losses: each check waits for the GPU
 
 
 def train_one_epoch(
@@ -43,11 +43,11 @@ def train_one_epoch(
     distillation: Distillation | None = None,
     clip_grad_norm: float | None = None,
 ) -> dict:
-    """Train for one epoch. model(images) gives logits (N, K), or (logits, dense logits), as WithDenseLogits does.
+    """Train for one epoch. model(images) returns logits (N, K), or (logits, dense logits), as WithDenseLogits does.
 
-    batch_size is that of all processes together; epoch counts from 0. Returns loss (mean over all processes), top1 (%, by the
-    labels trained on; None where images are mixed), images_per_second (all processes together). Raises InputError naming epoch
-    and step where the loss is not finite.
+    batch_size is the global batch size; epoch counts from 0. Returns loss (mean over all processes), top1 (%, by the labels
+    trained on; None if images are mixed), images_per_second (all processes together). Raises InputError naming epoch and step if
+    the loss is not finite.
     """
     model.train()
     use_frozen_statistics(model)
@@ -62,12 +62,12 @@ def train_one_epoch(
     bar = progress(data.training_batches(batch_size, seed, epoch), f"epoch {epoch + 1}/{epochs}", steps, batch_size)
     start = time.perf_counter()
     for step, (images, targets) in enumerate(bar):
-        torch.manual_seed(mix(seed, epoch, step, distributed.rank()))  # of dropout: a resumed run needs no history
+        torch.manual_seed(mix(seed, epoch, step, distributed.rank()))  # for dropout: a resumed run needs no history
         if mixing:
             images, targets = mixing(images, targets, epoch, step)
         if stored:
             stored.at(order[step])
-        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
+        optimizer.zero_grad()  # before the forward pass, so that activations can reuse the gradients' memory
         with autocast(data.device, amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
@@ -111,7 +111,7 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
 
 
 def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
-    """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
+    """Raise InputError if the model has diverged in the last step of an epoch, which no loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
     if not finite or not math.isfinite(val_nll):
         raise InputError(
@@ -122,9 +122,9 @@ def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp: str = "off") -> tuple[dict, Tensor, Tensor]:
-    """Metrics over every image of all processes, once; and right predictions and images of each class, both (classes,).
+    """Metrics over all images, each counted once; and the numbers of correct predictions and of images per class (classes,).
 
-    batch_size is that of all processes together. The metrics: images, top1 and top5 (%), nll (the cross-entropy, nats), ece (15
+    batch_size is the global batch size. The metrics: images, top1 and top5 (%), nll (the cross-entropy, nats), ece (15
     equal-width bins).
     """
     model.eval()
@@ -138,7 +138,7 @@ def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp:
             logits = model(images)
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
-        right = (logits.argmax(1) == targets).double()  # topk may order ties in another way
+        right = (logits.argmax(1) == targets).double()  # topk may order ties differently
         sums += torch.stack([top5.sum(), F.cross_entropy(logits, targets, reduction="sum")])
         counts[0].index_add_(0, targets, right)
         counts[1].index_add_(0, targets, torch.ones_like(right))
@@ -160,7 +160,7 @@ def evaluate(model: nn.Module, data: Images, classes: int, batch_size: int, amp:
 
 
 def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> Iterator:
-    """A bar over batches with the time left, in images/s; only in the main process."""
+    """A progress bar over batches, in images/s with the time left; only in the main process."""
     return tqdm(
         batches,
         title,

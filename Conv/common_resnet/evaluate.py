@@ -1,7 +1,7 @@
 """Evaluate a checkpoint: accuracy, calibration, and robustness to corruptions.
 
 python evaluate.py --checkpoint output/digits-resnet20-maxsup/checkpoint.pth
-python evaluate.py --checkpoint resnet20.th --model resnet20 --data cifar10 --data-path P   # from elsewhere: say what it is
+python evaluate.py --checkpoint resnet20.th --model resnet20 --data cifar10 --data-path P   # other trainers' files
 python evaluate.py --checkpoint C --corruptions CIFAR-10-C/
 """
 
@@ -15,7 +15,7 @@ from errors import InputError, is_first, say
 
 from evaluate_options import check_options, get_parser, within
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = get_parser().parse_args()
 
 import torch
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def read_own(state: dict, path: Path) -> tuple[dict, list[str]]:
-    """The facts of a checkpoint of train.py, and the class names in label order."""
+    """The facts of a checkpoint of train.py, and its class names in label order."""
     was = states.check(state, path)["args"]
     missing = [key for key in FACTS if key not in was]
     if missing or not (was["data"] is None or (isinstance(was["data"], str) and was["data"] in SOURCES)):
@@ -108,7 +108,7 @@ def read_own(state: dict, path: Path) -> tuple[dict, list[str]]:
 
 
 def refuse(args: argparse.Namespace, facts: dict) -> None:
-    """Raise InputError for an option that contradicts what a checkpoint of train.py says of itself."""
+    """Raise InputError for an option that contradicts the facts in a checkpoint of train.py."""
     for name in ("model", "width", "stem_stride", "input_size", "crop_ratio", "mean", "std"):
         value = getattr(args, name)
         if value not in (None, facts.get(name)):
@@ -117,7 +117,7 @@ def refuse(args: argparse.Namespace, facts: dict) -> None:
 
 
 def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
-    """The model that the facts describe, with its weights. Raises InputError where the two do not fit."""
+    """The model that the facts describe, with these weights. Raises InputError if the two do not fit."""
     try:
         model = create_model(facts, facts["num_classes"])
     except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
@@ -127,7 +127,7 @@ def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:
 
 
 def match_classes(images: Images, facts: dict, classes: list[str] | None, source: object, path: Path) -> None:
-    """Give the images the labels of the checkpoint's classes, by name where these are known (None: not known)."""
+    """Relabel the images by the checkpoint's classes, matched by name where the names are known (None: unknown)."""
     if grouping := facts["superclasses"]:
         try:
             images.relabel(coarse_labels(grouping, images.classes), list(grouping))
@@ -139,12 +139,12 @@ def match_classes(images: Images, facts: dict, classes: list[str] | None, source
         raise InputError(f"{source}: has classes that {path} was not trained on: {unknown}")
     if classes is not None and images.classes != classes:
         images.relabel([classes.index(name) for name in images.classes], classes)
-    if len(images.classes) != facts["num_classes"]:  # known by their number alone
+    if len(images.classes) != facts["num_classes"]:  # for unknown class names, only their number can be compared
         raise InputError(f"{source}: {len(images.classes)} classes, the model has {facts['num_classes']}")
 
 
 def check_facts(was: dict, path: Path) -> None:
-    """Raise InputError for the first fact of a checkpoint that means nothing; the file comes from anywhere."""
+    """Raise InputError for the first invalid fact of a checkpoint, which may be any file."""
     ranges = {
         name: RANGES[name] for name in ("input_size", "crop_ratio", "mean", "std", "width", "stem_stride", "imbalance_ratio")
     }
@@ -169,14 +169,14 @@ def check_facts(was: dict, path: Path) -> None:
 
 
 def corrupted(model: torch.nn.Module, clean: SmallImages, facts: dict, source: str, batch_size: int) -> dict:
-    """Metrics over all corruptions and severities, their mean, and where the images came from; printed as they come.
+    """Metrics for each corruption and severity, their mean, and the source of the images; printed as they are computed.
 
-    source: the folder of the published arrays; empty: the images are made from the clean ones.
+    source: the folder of the published arrays; if empty, the images are generated from the clean ones.
     """
     folder, classes = Path(source), facts["num_classes"]
     if source:
         batches, source = corruptions.published(folder, facts["input_size"]), str(folder)
-        order = torch.tensor([clean.classes.index(name) for name in sorted(clean.classes)])  # they count the sorted names
+        order = torch.tensor([clean.classes.index(name) for name in sorted(clean.classes)])  # they index the sorted names
     else:
         order = torch.arange(classes)
         batches = corruptions.generated(clean.images.cpu(), clean.labels.cpu())

@@ -42,7 +42,7 @@ def get_parser() -> Parser:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raise InputError, before any work, for options that mean nothing, and for paths that are not there or cannot be written."""
+    """Raise InputError, before any work, for invalid values, for missing folders, and for an --output that cannot be a file."""
     for name in ("batch_size", "num_workers", "width", "stem_stride", "input_size", "crop_ratio", "mean", "std"):
         (low, high), value = RANGES[name], getattr(args, name)
         if value is not None and not within(value, low, high):

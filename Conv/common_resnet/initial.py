@@ -14,11 +14,11 @@ IMAGENET_WEIGHTS = {"imagenet": "IMAGENET1K_V1"} | {name: name for name in ("IMA
 
 
 def start_from(init: str, model: nn.Module, description: dict, classes: list[str] | None, inputs: dict) -> None:
-    """Load weights into the model; a classifier for other classes is left as it is, and that is said.
+    """Load weights into the model. A classifier for other classes is not loaded, and a line says so.
 
-    init: "imagenet" or a name of torchvision's weights, a path, or a URL. classes: the data's names in label order, None where
-    nothing tells them. inputs: mean and std of this run; a checkpoint with others gets a warning. Where the checkpoint has the
-    same classes in another order, the rows of its classifier are put in theirs. Raises InputError for weights of another model.
+    init: "imagenet" or a name of torchvision's weights, a path, or a URL. classes: the data's class names in label order, None if
+    unknown. inputs: mean and std of this run; prints a warning if the checkpoint has others. If the checkpoint has the same
+    classes in another order, the rows of its classifier are reordered. Raises InputError for weights of another model.
     """
     if init in IMAGENET_WEIGHTS:
         weights, their_classes = imagenet_weights(IMAGENET_WEIGHTS[init], description), None
@@ -52,14 +52,14 @@ def start_from(init: str, model: nn.Module, description: dict, classes: list[str
 
 
 def head_name(model: nn.Module) -> str:
-    """What the keys of the classifier begin with: the last linear layer or, in models without one, the last convolution."""
+    """The prefix of the classifier's keys: it is the last linear layer or, in models without one, the last convolution."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     return (linear or list(layers))[-1] + "."
 
 
 def imagenet_weights(name: str, description: dict) -> dict[str, Tensor]:
-    """torchvision's weights of a model. Raises InputError where it has none, or they cannot be downloaded."""
+    """torchvision's weights for a model. Raises InputError if there are none, or if they cannot be downloaded."""
     if description.get("small_stem", True) or description.get("blurpool"):
         reason = "weights for large images only, without BlurPool"
         raise InputError(f"--init imagenet: torchvision has {reason}, none for this {description['model']}")

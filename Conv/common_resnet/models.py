@@ -1,4 +1,4 @@
-"""Models by name: torchvision's for large images, their small-image form, the CIFAR ResNets; and two wrappers for training."""
+"""Models by name: torchvision's, their variants for small images, the CIFAR ResNets; and two wrappers for training."""
 
 import difflib
 
@@ -13,11 +13,11 @@ from catalogue import CIFAR, DENSENETS, NAMES
 from cifar_densenet import cifar_densenet
 from cifar_resnet import CifarResNet
 
-SMALL_STEM_UP_TO = 64  # images up to this many pixels would be two pixels wide after the ImageNet stem and five stages
+SMALL_STEM_UP_TO = 64  # pixels; after the ImageNet stem and all stages, images up to this size would be two pixels wide or less
 
 
 def model_facts(name: str, input_size: int, width: int = 16, stem_stride: int = 1) -> dict:
-    """What a checkpoint must say for its model to be built again. Raises InputError for a name or size that cannot be."""
+    """The facts that a checkpoint must have so that its model can be rebuilt. Raises InputError for a bad name or width."""
     if name in CIFAR:
         return {"model": name, "library": "cifar", "width": width, "stem_stride": stem_stride}
     if name not in NAMES:
@@ -31,7 +31,7 @@ def model_facts(name: str, input_size: int, width: int = 16, stem_stride: int = 
 
 
 def outputs(weights: dict[str, Tensor], source: str) -> int:
-    """The number of classes of a bare state dict. Raises InputError where no weight of a classifier is among its keys."""
+    """The number of classes of a bare state dict. Raises InputError if it contains no classifier weight."""
     heads = [value for key, value in weights.items() if key.startswith(("fc.", "linear.", "classifier.")) and value.ndim == 2]
     if not heads:
         raise InputError(f"{source}: among its keys is no weight of a classifier")
@@ -39,7 +39,7 @@ def outputs(weights: dict[str, Tensor], source: str) -> int:
 
 
 def create_model(facts: dict, num_classes: int) -> nn.Module:
-    """The model that facts describe (see model_facts), with fresh weights."""
+    """The model described by facts (see model_facts), with fresh weights."""
     if facts["model"] in DENSENETS:
         return cifar_densenet(100, num_classes)
     if facts["library"] == "cifar":
@@ -51,7 +51,7 @@ def create_model(facts: dict, num_classes: int) -> nn.Module:
 
 
 def _use_small_stem(model: nn.Module) -> None:
-    """Keep the resolution of small images at the entrance: what the CIFAR literature calls ResNet-18 and MobileNetV2."""
+    """Make the first layers keep the resolution of small images, as in the CIFAR literature's ResNet-18 and MobileNetV2."""
     if hasattr(model, "conv1"):
         model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -61,15 +61,15 @@ def _use_small_stem(model: nn.Module) -> None:
 
 
 def classifier(model: nn.Module) -> nn.Linear:
-    """The last layer, which reads the penultimate features."""
+    """The last layer, whose input is the penultimate features."""
     head = getattr(model, "linear", None) or getattr(model, "fc", None) or model.classifier
     return head[-1] if isinstance(head, nn.Sequential) else head
 
 
 class WithDenseLogits(nn.Module):
-    """A model that also gives its classifier's view of each location of the last feature map, for Zipf's label smoothing.
+    """A model that also applies its classifier to each location of the last feature map, for Zipf's label smoothing.
 
-    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense ones carry no gradient, they only vote.
+    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense logits are only votes and carry no gradient.
     """
 
     def __init__(self, model: nn.Module):
@@ -79,7 +79,7 @@ class WithDenseLogits(nn.Module):
         next(stage for stage in stages if stage is not None).register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        # torchvision's DenseNet rectifies its last features outside the stage that gives them.
+        # torchvision's DenseNet applies the last ReLU outside the module that is hooked here.
         self.feature_map = output.detach().relu() if isinstance(self.model, torchvision.models.DenseNet) else output.detach()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ class WithDenseLogits(nn.Module):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """A sum whose gradient is the sum of all processes' gradients, since each of them uses it."""
+    """A sum over processes. Every process uses the sum, so its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -102,13 +102,13 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, for CPUs: nn.SyncBatchNorm refuses them (in torch 2.15 still)."""
+    """Batch norm over the batches of all processes, for CPUs, which nn.SyncBatchNorm does not support (as of torch 2.15)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         count = x.numel() // x.shape[1] * distributed.world_size()
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of bfloat16 numbers would be poor statistics
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums in bfloat16 would be inaccurate
         mean = _SumOverProcesses.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
         variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
@@ -121,27 +121,27 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def sync_batch_norm(model: nn.Module, device: str) -> nn.Module:
-    """Replace batch norm by one that all processes share."""
+    """Replace batch norm by one whose statistics are over all processes."""
     if device == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in list(model.modules()):
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncedBatchNorm2d  # the same parameters and buffers, another forward pass
+            module.__class__ = SyncedBatchNorm2d  # same parameters and buffers, another forward pass
     return model
 
 
 def wrap(model: nn.Module, dense: bool, compiled: bool, device: str, small: bool = False) -> nn.Module:
-    """The model as it is trained: with dense logits, in several processes, compiled. bare_model takes it out again.
+    """Wrap the model for training: with dense logits, for several processes, compiled. bare_model unwraps it.
 
-    On small images a GPU would wait for the launches of its kernels: there a compiled model runs as CUDA graphs.
+    With `small` images, a GPU would wait for kernel launches, so a compiled model runs as CUDA graphs.
     """
     if dense:
         model = WithDenseLogits(model)
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if device == "cuda" else None
-        # Gradients live in the buckets that are averaged; each process keeps its own batch norm statistics until share_buffers.
+        # Gradients are views of the averaged buckets. Each process has its own batch norm statistics until share_buffers.
         model = nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-        model.broadcast_buffers = False  # as an argument it is deprecated since torch 2.13, and its successor is not in 2.11
+        model.broadcast_buffers = False  # the argument is deprecated since torch 2.13, and its successor is missing in 2.11
     captured = small and device == "cuda" and not dense and distributed.world_size() == 1
     return torch.compile(model, mode="reduce-overhead" if captured else None) if compiled else model
 

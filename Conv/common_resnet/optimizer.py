@@ -1,4 +1,4 @@
-"""SGD, and the course of its learning rate."""
+"""SGD and its learning-rate schedule."""
 
 import math
 
@@ -9,9 +9,9 @@ from torch import nn
 def build_optimizer(
     model: nn.Module, lr: float, momentum: float, weight_decay: float, nesterov: bool = True, layer_decay: float = 1.0
 ) -> torch.optim.SGD:
-    """SGD over the parameters that are trained; norms and biases, those of one dimension, do not decay.
+    """SGD over the trainable parameters; norms and biases, the parameters of one dimension, have no weight decay.
 
-    layer_decay: factor of the rate from each stage of the model to the one before it; the classifier has the rate `lr`.
+    layer_decay: ratio of each stage's learning rate to that of the next stage; the classifier's rate is `lr`.
     """
     trained = [(stage(name), p) for name, p in model.named_parameters() if p.requires_grad]
     order = list(dict.fromkeys(where for where, _ in trained)) if layer_decay != 1 else [None]
@@ -26,7 +26,7 @@ def build_optimizer(
 
 
 def stage(name: str) -> str:
-    """The stage of a parameter: layer1 ... and fc of ResNets, features.1 ... and classifier of others; stem before them."""
+    """The stage of a parameter: stem, layer1, ... and fc in ResNets; features.0, ... and classifier in other models."""
     parts = name.split(".")
     if parts[0] in ("conv1", "bn1"):
         return "stem"
@@ -34,13 +34,13 @@ def stage(name: str) -> str:
 
 
 def freeze_backbone(model: nn.Module, head: nn.Module) -> None:
-    """Train nothing but the classifier `head`."""
+    """Make only the classifier `head` trainable."""
     model.requires_grad_(False)
     head.requires_grad_(True)
 
 
 def use_frozen_statistics(model: nn.Module) -> None:
-    """Put the layers of a model in training whose parameters are all frozen into evaluation mode: their statistics stay."""
+    """Put layers whose parameters are all frozen into evaluation mode, so that their statistics do not change."""
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         if own and not any(p.requires_grad for p in own):
@@ -48,10 +48,10 @@ def use_frozen_statistics(model: nn.Module) -> None:
 
 
 def rate(step: int, steps: int, epochs: int, warmup_epochs: int, sched: str, decay_epochs: list[int], decay_rate: float) -> float:
-    """The learning rate as a share of the highest one, before step `step` of a run whose epochs have `steps` steps.
+    """The learning rate at step `step`, relative to the peak; an epoch has `steps` steps.
 
-    It rises linearly over warmup_epochs. sched "step" then multiplies it by decay_rate at each of decay_epochs; "cosine" lets it
-    fall to 0 at the end.
+    It rises linearly over warmup_epochs. After that, sched "step" multiplies it by decay_rate at each of decay_epochs; "cosine"
+    lowers it to 0 at the end.
     """
     epoch = step / steps
     if epoch < warmup_epochs:

@@ -11,12 +11,12 @@ import torchvision_flags
 from catalogue import LARGEST_IN_MEMORY, LOSSES, NAMES, SMALL, SOURCES, Source, need_path
 from command_line import Parser, add_option
 
-# The cores that this process may use, which taskset and clusters limit.
+# The cores that this process may use; taskset and clusters limit them.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU_INFO = Path("/proc/cpuinfo")
-# What a data set's own recipe fills in where the command line is silent.
+# Options whose defaults come from the data set's recipe.
 OF_DATA = "epochs batch_size lr weight_decay sched decay_epochs warmup_epochs mean std flip padding".split()
-# Smallest and largest values that mean something.
+# Smallest and largest valid values.
 RANGES = {
     **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**6)),
     **dict.fromkeys(("seed", "warmup_epochs"), (0, 2**32 - 1)),
@@ -138,9 +138,9 @@ def get_parser() -> Parser:
 
 
 def fill_in(args: argparse.Namespace) -> list[str]:
-    """Settle what the data set or the machine decides; returns notes worth printing.
+    """Set the options that depend on the data set or the machine; returns notes to print.
 
-    Raises InputError for the first value that means nothing.
+    Raises InputError for the first invalid value.
     """
     import torch
 
@@ -176,7 +176,7 @@ def fill_in(args: argparse.Namespace) -> list[str]:
 
 
 def choose_device(device: str | None) -> str:
-    """The device asked for, or the GPU where there is one. Raises InputError for a GPU that is not there."""
+    """The requested device, by default the GPU if there is one. Raises InputError for cuda without a GPU."""
     import torch
 
     found = torch.cuda.is_available()
@@ -186,15 +186,15 @@ def choose_device(device: str | None) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    """Whether this CPU has bfloat16 instructions, according to Linux; without them, bf16 is slower than float32."""
     return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def check_ranges(args: argparse.Namespace) -> None:
-    """Raise InputError for the first value that is given and means nothing."""
+    """Raise InputError for the first given value that is out of range."""
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
-        high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
+        high = 100 if name == "alpha" and args.loss == "focal" else high  # focal's gamma
         low = -100 if name in ("alpha", "alpha_end") and args.loss == "ls" else low  # negative label smoothing
         for one in value if isinstance(value, list) else [value]:
             if one is not None and not low <= one <= high:
@@ -202,13 +202,13 @@ def check_ranges(args: argparse.Namespace) -> None:
 
 
 def settle_schedule(args: argparse.Namespace, source: Source) -> None:
-    """Fill in where the rate drops, and by how much. Raises InputError where the schedule's options contradict one another."""
+    """Set where the learning rate drops, and by how much. Raises InputError if the schedule's options contradict one another."""
     marks = args.decay_epochs
     if args.sched != "step" and marks:
         raise InputError(f"--decay-epochs: for --sched step, not {args.sched}")
     if args.sched != "step" and args.decay_rate is not None:
         raise InputError(f"--decay-rate {args.decay_rate}: for --sched step, not {args.sched}")
-    if marks is None:  # in proportion, where --epochs is another number
+    if marks is None:  # in proportion, if --epochs is not the recipe's
         args.decay_epochs = [max(1, round(mark * args.epochs / source.epochs)) for mark in source.decay_epochs]
     if args.sched == "step" and (not args.decay_epochs or (marks and min(marks) >= args.epochs)):
         raise InputError(f"--sched step: --decay-epochs has to name epochs before {args.epochs} where the rate drops")
@@ -218,7 +218,7 @@ def settle_schedule(args: argparse.Namespace, source: Source) -> None:
 
 
 def check_images(args: argparse.Namespace, source: Source) -> None:
-    """Raise InputError for options of images of another kind than these: small ones, held in memory, or large ones."""
+    """Raise InputError for options of the other kind of images: small images, held in memory, or large images."""
     if args.in_memory and args.crop_ratio not in (None, 1):
         raise InputError(f"--crop-ratio {args.crop_ratio}: for large images; {args.data}, in memory, is not cropped")
     if args.data in SMALL and not args.in_memory and args.input_size <= LARGEST_IN_MEMORY:
@@ -253,7 +253,7 @@ def check_pairs(args: argparse.Namespace) -> None:
 
 
 def check_distillation(args: argparse.Namespace) -> None:
-    """Fill in the options of distillation. Raises InputError where they say nothing together, and without exactly one teacher."""
+    """Set the options of distillation. Raises InputError if they are inconsistent, or do not name exactly one teacher."""
     kind = args.distillation_type
     if args.distillation_alpha is not None and kind == "none":
         raise InputError(f"--distillation-alpha {args.distillation_alpha}: needs --distillation-type soft or hard")
@@ -275,8 +275,8 @@ def check_distillation(args: argparse.Namespace) -> None:
 def find_source(args: argparse.Namespace) -> Source:
     """The data set's facts and recipe; sets args.in_memory and makes args.data_path absolute.
 
-    A folder of your own is looked through for the size of its images (see common_size). Small images at another --input-size than
-    theirs count as large.
+    For --data folder, the images are searched for a common size (see common_size). Small images count as large if --input-size is
+    not their own size.
     """
     source = SOURCES[args.data]
     args.in_memory = args.data in SMALL and args.input_size in (None, source.size)
@@ -292,7 +292,7 @@ def find_source(args: argparse.Namespace) -> Source:
 
 
 class _Formatter(Formatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help, and line breaks in the epilog."""
+    """Shows defaults in the help and keeps the epilog's line breaks."""
 
 
 def _recipe(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Mixed precision, on processors that lack its instructions as well."""
+"""Mixed precision, also on CPUs without bfloat16 instructions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from options import cpu_has_bf16
 
 @contextmanager
 def autocast(device: str, amp: str) -> Iterator[None]:
-    """Mixed precision: amp is "bf16" or "off"; the backward pass stays outside.
+    """Mixed precision: amp is "bf16" or "off". Run the backward pass outside this context.
 
-    On a CPU without bfloat16 instructions convolutions are RoundedConvolutions: PyTorch's own take ten times longer there, and
-    their gradients sum in bfloat16.
+    On a CPU without bfloat16 instructions, RoundedConvolutions is used: PyTorch's own bfloat16 convolutions take ten times longer
+    there, and their gradients are summed in bfloat16.
     """
     with torch.autocast(device, torch.bfloat16, enabled=amp == "bf16"):
         if amp == "bf16" and device == "cpu" and _lacks_bf16():
@@ -29,9 +29,9 @@ def autocast(device: str, amp: str) -> Iterator[None]:
 
 
 class RoundedConvolutions(TorchFunctionMode):
-    """Convolutions under autocast as bfloat16 hardware defines them: operands of bfloat16, sums of float32, rounded once.
+    """Convolutions under autocast with the arithmetic of bfloat16 hardware: bfloat16 operands, float32 sums, rounded once.
 
-    The gradients are rounded to bfloat16 in the same places. The order of the sums differs, as between two processors.
+    Gradients are rounded to bfloat16 in the same places. Only the order of summation differs, as it does between processors.
     """
 
     def __torch_function__(self, function: Callable, types: list, args: tuple = (), kwargs: dict | None = None) -> object:

@@ -1,4 +1,4 @@
-"""How a run goes on from its checkpoint."""
+"""Resuming a run from its checkpoint."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import states
 
-# What should not change between the start of a run and its resumption.
+# Settings that should not change when a run is resumed.
 SETTINGS = """
     data alpha alpha_end epochs batch_size lr momentum weight_decay sched decay_epochs decay_rate warmup_epochs seed amp
     input_size mean std padding flip cutout imbalance_ratio superclasses holdout ema_decay sync_bn label_noise
@@ -28,9 +28,9 @@ def restore(
     steps: int,
     options: dict,
 ) -> int:
-    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's.
+    """Restore a checkpoint's state; returns the epoch to continue with. Raises InputError if it does not fit this run.
 
-    steps: those of an epoch. parts: optimizer, lr_scheduler (a LambdaLR) and loss. options: those of this run, by name.
+    steps: the number per epoch. parts: optimizer, lr_scheduler (a LambdaLR) and loss. options: this run's options by name.
     """
     was = state.get("args", {})
     missing = [key for key in ("epoch", "classes", *parts) if key not in state]
@@ -44,7 +44,7 @@ def restore(
     if state["classes"] != classes:
         raise InputError(f"{path}: trained on other classes, {', '.join(map(str, state['classes'][:3]))} ...")
     for name in SETTINGS:
-        now = str(options[name].resolve()) if isinstance(options[name], Path) else options[name]  # as checkpoints hold it
+        now = str(options[name].resolve()) if isinstance(options[name], Path) else options[name]  # as checkpoints store it
         if name in was and was[name] != now:
             say(f"warning: {name} was {was[name]} in {path}, now it is {options[name]}")
     states.load_weights(model, state["model"], path)
@@ -60,7 +60,7 @@ def restore(
         updates = state.get("ema_updates", 1)
         ema.n_averaged.fill_(updates if type(updates) is int and 0 < updates < 2**53 else 1)
     optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]
-    scheduler.last_epoch = epoch * steps  # in steps, as this run counts them: the batch size may be another one
+    scheduler.last_epoch = epoch * steps  # in steps of this run, whose batch size may differ
     scheduler._step_count = scheduler.last_epoch + 1
     scheduler._last_lr = [
         lr * share(scheduler.last_epoch) for lr, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)

@@ -16,7 +16,7 @@ from models import create_model, model_facts, outputs
 
 
 class StoredTeacher(nn.Module):
-    """Logits (N, K) of unaugmented training images. at(rows) says which images the next batch has; then call it as a model."""
+    """Logits (N, K) of unaugmented training images. at(rows) sets the rows of the next batch; then call it like a model."""
 
     def __init__(self, logits: Tensor):
         super().__init__()
@@ -31,7 +31,7 @@ class StoredTeacher(nn.Module):
 
 
 def build_distillation(args: argparse.Namespace, train_data: Images) -> Distillation | None:
-    """What the options ask for, None for --distillation-type none. Raises InputError for a teacher that does not fit."""
+    """The requested distillation, None for --distillation-type none. Raises InputError for a teacher that does not fit."""
     if args.distillation_type == "none":
         return None
     if args.teacher_logits:
@@ -45,9 +45,9 @@ def build_distillation(args: argparse.Namespace, train_data: Images) -> Distilla
 def build_teacher(
     source: str, name: str | None, input_size: int, stats: tuple[list[float], list[float]], classes: list[str]
 ) -> Teacher:
-    """The model of a checkpoint, for images normalised by `stats`. name: the model, of a file that does not say.
+    """The model of a checkpoint, for images normalised by `stats`. name: the model, for a file that does not name it.
 
-    Raises InputError for a file that does not load, and for a teacher of other classes or another input size.
+    Raises InputError for a file that does not load, and for a teacher with other classes or another input size.
     """
     found = foreign.read(source)
     for note in found.notes:
@@ -88,9 +88,9 @@ def _create(facts: dict, count: int, source: str) -> nn.Module:
 
 
 def stored_teacher(path: Path, train_data: Images, label_noise: float) -> StoredTeacher:
-    """The teacher of a logits file whose rows are those of the training split, or of the part of it that is trained on.
+    """The teacher of a logits file, whose rows must be those of the training split or of the part of it that is trained on.
 
-    Raises InputError where the file is none, or where its rows, classes or labels are not those of the training images.
+    Raises InputError if the file is not a logits file, or if its rows, classes or labels are not those of the training images.
     """
     state = states.read_any(path)
     logits, labels, names = state.get("logits"), state.get("labels"), state.get("classes")

@@ -1,7 +1,7 @@
-"""The flags of torchvision's references/classification/train.py that have another name or form here, and what becomes of each.
+"""Those flags of torchvision's references/classification/train.py that have no direct equivalent here, and their treatment.
 
-Flags that mean the same are further spellings of our options, in options.py. Here are those that have to be translated, those
-that have no effect, and those that are refused.
+Flags with an equivalent are further spellings of the options in options.py. This file has the flags that are translated, have no
+effect, or are refused.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from errors import InputError
 
 from command_line import Parser, add_option, show
 
-# Accepted, with this line.
+# Accepted; the run prints the reason.
 WITHOUT_EFFECT = {
     "--print-freq": "a progress bar shows the loss",
     "--world-size": "torchrun sets the number of processes",
@@ -22,7 +22,7 @@ WITHOUT_EFFECT = {
     "--cache-dataset": "small images live in memory, and large ones are listed anew",
     "--use-v2": "both versions of torchvision's transforms give the same images",
 }
-# Refused, with this reason, for every value but those that say what this trainer does anyway.
+# Refused with this reason, except for the values listed, which describe what this trainer does anyway.
 REFUSED = {
     "--norm-weight-decay": (("0", "0.0"), "norms do not decay here"),
     "--bias-weight-decay": (("0", "0.0"), "biases do not decay here"),
@@ -59,10 +59,10 @@ def add_flags(parser: Parser) -> None:
 
 
 def translate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Turn the flags of loss and initial weights into options, before these are filled in; remove all flags from args.
+    """Translate the flags of loss, initial weights and schedule to options before defaults are set; remove all flags from args.
 
-    Returns those that translate_course is to turn, and notes on those that have no effect. Raises InputError for a flag that is
-    refused, and for two that contradict.
+    Returns the values of all flags, for translate_course, and notes on flags without effect. Raises InputError for a refused flag
+    and for contradictions.
     """
     names = [_name(flag) for flag in (*WITHOUT_EFFECT, *REFUSED)]
     names += "label_smoothing lr_scheduler lr_step_size model_ema model_ema_decay model_ema_steps".split()
@@ -96,7 +96,7 @@ def translate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def _initial_weights(weights: str, model: str) -> str:
-    """What --init has for torchvision's --weights: a name such as ResNet50_Weights.IMAGENET1K_V2, a path or a URL."""
+    """The --init value for torchvision's --weights: a name such as ResNet50_Weights.IMAGENET1K_V2, a path or a URL."""
     named = re.fullmatch(r"(\w+)_Weights\.(\w+)", weights)
     if named and named[1].replace("_", "").lower() != model.replace("_", "").lower():
         raise InputError(f"--weights {weights} and --model {model} contradict: these are another model's weights")
@@ -105,7 +105,7 @@ def _initial_weights(weights: str, model: str) -> str:
 
 
 def translate_course(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Turn the flags of schedule, average and resizing into options, once epochs, batch and input size are known."""
+    """Translate the flags of schedule, averaging and resizing to options, once epochs, batch and input size are known."""
     every, first = given["lr_step_size"], args.warmup_epochs
     if every is not None and every < 1:
         raise InputError(f"--lr-step-size {every}: must be at least 1")
@@ -119,7 +119,7 @@ def translate_course(args: argparse.Namespace, given: dict[str, Any]) -> None:
         _set(args, "decay_epochs", list(range(first + every, args.epochs, every)) or [args.epochs], "--lr-step-size")
     decay, steps = given["model_ema_decay"], given["model_ema_steps"]
     if given["model_ema"]:
-        # torchvision averages every 32 steps and shortens the memory of short runs; ours averages every step.
+        # torchvision averages every 32 steps and adapts the decay to the length of the run; this trainer averages every step.
         steps, decay = 32 if steps is None else steps, 0.99998 if decay is None else decay
         if steps < 1 or not 0 < decay < 1:
             ranges = "the first must be at least 1, the second between 0 and 1"
@@ -144,7 +144,7 @@ def _name(flag: str) -> str:
 
 
 def _set(args: argparse.Namespace, name: str, value: Any, flag: str) -> None:
-    """Give an option the value that a flag means. Raises InputError naming both where the option has another one."""
+    """Set an option to the value that a flag stands for. Raises InputError naming both if the option has another value."""
     there = getattr(args, name)
     if there is not None and there != value:
         raise InputError(f"{flag} and --{name.replace('_', '-')} {show(there)} contradict: it means {show(value)}")

@@ -15,7 +15,7 @@ from errors import InputError, is_first, say
 
 from options import cpu_has_bf16, fill_in, get_parser
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = get_parser().parse_args()
 
 import torch
@@ -43,7 +43,7 @@ from optimizer import build_optimizer, freeze_backbone, rate
 from resume import restore
 from teacher import build_distillation
 
-# The options of evaluate.py that --test-only hands on where they are given.
+# The options that --test-only passes on to evaluate.py if they are given.
 TESTED = ("data", "data_path", "model", "width", "stem_stride", "input_size", "crop_ratio", "mean", "std")
 
 
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train or go on; after each epoch a line of the log and the checkpoint. Raises InputError for what cannot be trained."""
+    """Start or resume training; write a log line and the checkpoint after each epoch. Raises InputError for invalid input."""
     description = model_facts(args.model, args.input_size, args.width, args.stem_stride)
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
@@ -90,7 +90,7 @@ def train(args: argparse.Namespace) -> None:
     train_data, val_data, args.superclasses = open_data(
         inputs, args.holdout, args.superclasses, args.imbalance_ratio, args.label_noise, args.seed
     )
-    args.mean, args.std = train_data.mean, train_data.std  # measured, where they were not known
+    args.mean, args.std = train_data.mean, train_data.std  # measured if they were not known
     if args.in_memory:
         train_data.augment(args.padding, args.flip, args.cutout)
     else:
@@ -156,7 +156,7 @@ def train(args: argparse.Namespace) -> None:
             clip_grad_norm=args.clip_grad_norm,
         )
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
-        last_step = (epoch + 1) * steps - 1  # the scheduler is one further
+        last_step = (epoch + 1) * steps - 1  # the scheduler is one step ahead
         line |= {"lr": max(scheduler.base_lrs) * share(last_step), "alpha": getattr(criterion, "alpha", None)}
         distributed.share_buffers(model)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
@@ -168,12 +168,12 @@ def train(args: argparse.Namespace) -> None:
             log.write(line)
             save(args.output_dir / checkpoint.NAME, model, ema, parts, train_data, epoch, vars(args) | facts)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (args.epochs - epoch - 1), args.epochs)
-    distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
+    distributed.barrier()  # no process exits before the last checkpoint is on the disk
     say(f"checkpoint and log: {args.output_dir}/")
 
 
 def build_model(args: argparse.Namespace, description: dict, classes: list[str], init: str | None) -> nn.Module:
-    """The model on its device, with the seed's weights or those of `init`. Raises InputError for weights that do not fit."""
+    """The model on its device, initialised from the seed or from `init`. Raises InputError for weights that do not fit."""
     torch.manual_seed(mix(args.seed))
     model = create_model(description, len(classes))
     if init:
@@ -185,9 +185,9 @@ def build_model(args: argparse.Namespace, description: dict, classes: list[str],
 
 
 def validate(model: nn.Module, ema: AveragedModel | None, val_data: Images, train_data: Images, args: argparse.Namespace) -> dict:
-    """What a line of the log has of the validation images: metrics of the model as val_, and of its moving average as ema_.
+    """The validation entries of a log line: metrics of the model, as val_, and of its moving average, as ema_.
 
-    In float32, as evaluate.py and viz/ have it by default.
+    Computed in float32, as evaluate.py and viz/ do by default.
     """
     count = len(train_data.classes)
     metrics, right, images = evaluate(model, val_data, count, args.batch_size, "off")
@@ -195,14 +195,14 @@ def validate(model: nn.Module, ema: AveragedModel | None, val_data: Images, trai
         metrics |= by_shots(right, images, train_data.class_sizes)
     line = {f"val_{key}": value for key, value in metrics.items()}
     if ema is not None:
-        distributed.share_buffers(ema.module)  # its own counter stays on the CPU, where NCCL does not go
+        distributed.share_buffers(ema.module)  # not ema: its own counter is on the CPU, which NCCL does not support
         metrics, *_ = evaluate(ema.module, val_data, count, args.batch_size, "off")
         line |= {f"ema_{key}": value for key, value in metrics.items()}
     return line
 
 
 def auto_augment(args: argparse.Namespace) -> Callable | None:
-    """The transform of --auto-augment, or None; it rotates and shears bilinearly, as torchvision's reference script does."""
+    """The transform of --auto-augment, or None; with bilinear interpolation, as in torchvision's reference script."""
     kind, bilinear = args.auto_augment, transforms.InterpolationMode.BILINEAR
     if kind == "ra":
         magnitude = 9 if args.ra_magnitude is None else args.ra_magnitude
@@ -215,7 +215,7 @@ def auto_augment(args: argparse.Namespace) -> Callable | None:
 
 
 def test(args: argparse.Namespace, given: dict) -> None:
-    """--test-only: what evaluate.py prints of the checkpoint of --resume. given: those of TESTED that were asked for, by name."""
+    """--test-only: run evaluate.py on the checkpoint of --resume. given: the values of those of TESTED that were given."""
     words = ["--checkpoint", args.resume] + ["--ema"] * bool(args.ema_decay)
     words += ["--batch-size", args.batch_size, "--num-workers", args.num_workers, "--device", args.device]
     for name, value in given.items():
@@ -226,7 +226,7 @@ def test(args: argparse.Namespace, given: dict) -> None:
 def build_criterion(
     loss: str, alpha: float | None, alpha_end: float | None, prior: str, training_images: torch.Tensor
 ) -> nn.Module:
-    """The loss that the options name. training_images (K,): how many training images have each label."""
+    """The loss that the options name. training_images (K,): the number of training images with each label."""
     frequencies = training_images / training_images.sum() if prior == "frequency" else None
     try:
         return make_loss(loss, len(training_images), alpha, alpha_end, frequencies)
@@ -237,7 +237,7 @@ def build_criterion(
 def save(
     path: Path, model: nn.Module, ema: AveragedModel | None, parts: dict, train_data: Images, epoch: int, args: dict
 ) -> None:
-    """Write the checkpoint of an epoch, with the rows of a training set that is a subset and the labels of one that is noisy."""
+    """Write the checkpoint of an epoch, including the rows of a training subset and the labels of a noisy training set."""
     more = {"ema_updates": int(ema.n_averaged) if ema else 0}
     if train_data.rows is not None:
         more["training_rows"] = train_data.rows

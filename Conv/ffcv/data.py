@@ -1,7 +1,7 @@
-"""FFCV's loader, made reproducible: order, crops and flips are functions of (seed, epoch, image), whatever the threads do.
+"""FFCV's loader, made reproducible: order, crops and flips are functions of (seed, epoch, image), independent of threads.
 
-FFCV draws crops in its threads, each from a state of its own. Here they are drawn for all images at once, before an epoch, and
-reach the compiled decoder as further columns of FFCV's own table of images.
+FFCV draws crops in its threads, each with its own random state. Here, they are drawn for all images at once before an epoch and
+passed to the compiled decoder as additional columns of FFCV's table of images.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from torch import Tensor
 import distributed
 import ffcv_file
 
-CHECK_EVERY = 50  # batches between looks for images that did not decode
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values in 0..1
+CHECK_EVERY = 50  # batches between checks for images that did not decode
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for values in 0..1
 IMAGE_TYPE = np.dtype(
     [*ffcv_file.IMAGE_TYPE.descr]
     + [(name, "<u2") for name in ("top", "left", "crop_height", "crop_width")]
@@ -47,7 +47,7 @@ class Images:
     """Batches from a .ffcv file: epoch(number, side) yields images float32 (B, 3, side, side), normalised, and labels int64 (B,).
 
     crops(records, epoch) sets the columns top, left, crop_height, crop_width and flip of all images before an epoch.
-    order: None takes `indices` as they stand, the last batch partial; otherwise see EpochOrder and PagedOrder.
+    order: None uses `indices` in their order and keeps an incomplete last batch; else an EpochOrder or a PagedOrder.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Images:
         with_crops["f1"] = records["f1"]
         for name in ffcv_file.IMAGE_TYPE.names:
             with_crops["f0"][name] = records["f0"][name]
-        # Normalising needs FFCV's array before it is a tensor on a CPU; on a GPU a quarter of the bytes travel, as uint8.
+        # On a CPU, FFCV normalises the array before it becomes a tensor. For a GPU, uint8 is transferred: a quarter of the bytes.
         if on_device:
             image = [self.decoder, ToTensor(), ToDevice(device), ToTorchImage()]
         else:
@@ -90,7 +90,7 @@ class Images:
             pipelines={"image": image, "label": label},
             drop_last=order is not None,
         )
-        torch.set_num_threads(threads)  # FFCV takes as many for PyTorch as for itself
+        torch.set_num_threads(threads)  # FFCV's Loader sets PyTorch's number too
         self.loader.reader.metadata = with_crops
 
     def __len__(self) -> int:
@@ -98,9 +98,9 @@ class Images:
         return len(self.loader)
 
     def epoch(self, number: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch `number`, counted from 0; on a CPU a batch is overwritten soon after the next is asked for.
+        """The batches of epoch `number`, counted from 0; on a CPU, a batch is overwritten soon after the next one is requested.
 
-        Raises InputError naming images that do not decode, and what the loading thread raised.
+        Raises InputError naming images that do not decode, and re-raises errors of the loading thread.
         """
         images = self.loader.reader.metadata["f0"]
         self.crops(images, number)
@@ -108,7 +108,7 @@ class Images:
         self.loader.next_epoch = number
         threads, default_hook, failures = torch.get_num_threads(), threading.excepthook, []
 
-        def end_with_failure(args) -> None:  # FFCV would wait for its dead thread without end
+        def end_with_failure(args) -> None:  # FFCV would wait for its dead thread forever
             if not isinstance(args.thread, EpochIterator):
                 return default_hook(args)
             failures.append(args.exc_value)
@@ -119,7 +119,7 @@ class Images:
         try:
             for step, (batch, labels) in enumerate(iterator):
                 if step == 0:
-                    torch.set_num_threads(threads)  # the loading thread has set its own number by now
+                    torch.set_num_threads(threads)  # the loading thread has set its own number
                 if step % CHECK_EVERY == 0:
                     self.check_decoded(images)
                 if not self.on_device:
@@ -128,8 +128,8 @@ class Images:
                 normalised = batch.float().sub_(self.mean).div_(self.std)
                 copied = torch.cuda.current_stream(batch.device).record_event() if batch.is_cuda else None
                 yield normalised, labels.flatten()
-                # FFCV decodes into this batch's pinned memory as soon as the next batch is taken, and its own events hold up
-                # the GPU alone. So this waits for the copy; the GPU has the step that follows it to do meanwhile.
+                # FFCV decodes into this batch's pinned memory as soon as the next batch is requested; its own events make only
+                # the GPU wait. So wait for the copy here; meanwhile the GPU has the training step to compute.
                 if copied:
                     copied.synchronize()
             if failures:
@@ -137,8 +137,8 @@ class Images:
             self.check_decoded(images)
         finally:
             iterator.terminate_event.set()
-            iterator.iter_ixes = iter(())  # otherwise it would decode the rest of the epoch first
-            while iterator.is_alive():  # it may wait for room to say that it has ended
+            iterator.iter_ixes = iter(())  # else it would decode the rest of the epoch first
+            while iterator.is_alive():  # it may be waiting for room in the queue
                 with contextlib.suppress(Empty):
                     iterator.output_queue.get(timeout=0.1)
             threading.excepthook = default_hook
@@ -152,10 +152,10 @@ class Images:
 
 
 class CropDecoder(SimpleRGBImageDecoder):
-    """Decodes an image, cuts out its crop, scales that to side x side pixels, mirrors it where asked: uint8 (side, side, 3).
+    """Decodes an image, cuts out its crop, resizes it to side x side pixels, and flips it if requested: uint8 (side, side, 3).
 
-    The crop is in the image's row of the table (see IMAGE_TYPE); an image that does not decode is marked there. Scaling is
-    OpenCV's INTER_AREA, as in FFCV's own decoders.
+    The crop is in the image's row of the table (see IMAGE_TYPE); an image that does not decode is marked there. Resizing uses
+    OpenCV's INTER_AREA, as FFCV's own decoders do.
     """
 
     side = 1
@@ -179,7 +179,7 @@ class CropDecoder(SimpleRGBImageDecoder):
                 source = data
                 if image["mode"] == 0:
                     source = np.empty(3 * height * width, np.uint8)
-                    # Arguments as in ffcv.libffcv.imdecode: nothing cut off, the full scale, not mirrored; 0 is success.
+                    # Arguments as in ffcv.libffcv.imdecode: no crop, full scale, no flip; 0 means success.
                     if decode_jpeg(
                         data.ctypes.data, data.size, height, width, source.ctypes.data, height, width, 0, 0, 1, 1, False, False
                     ):
@@ -200,18 +200,18 @@ class CropDecoder(SimpleRGBImageDecoder):
 
 
 class EpochOrder(TraversalOrder):
-    """This process's share of a shuffle of all images, a function of (seed, epoch): each batch of all processes together is the
-    same on one process and on many. The last partial batch of an epoch is dropped.
+    """This process's share of a shuffle of all images, a function of (seed, epoch). Each global batch is the same for one process
+    and for many. An incomplete last batch is dropped.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.images, self.batch_size, self.seed, self.rank, self.world_size = images, batch_size, seed, rank, world_size
 
-    def __call__(self, loader: Loader) -> "EpochOrder":  # FFCV calls an order that it is given as if it were a class
+    def __call__(self, loader: Loader) -> "EpochOrder":  # FFCV calls a given order as if it were a class
         return self
 
     def sample_order(self, epoch: int) -> np.ndarray:
-        """Image numbers (steps * batch_size,) of this process in an epoch."""
+        """This process's image numbers (steps * batch_size,) in an epoch."""
         shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.images)
         steps = self.images // (self.batch_size * self.world_size)
         shares = shuffled[: steps * self.batch_size * self.world_size].reshape(steps, self.world_size, self.batch_size)
@@ -219,12 +219,12 @@ class EpochOrder(TraversalOrder):
 
 
 class PagedOrder(QuasiRandom):
-    """FFCV's quasi-random order, which reads a file page by page, made a function of (seed, epoch): FFCV's shuffles what the
-    epoch before has shuffled, so that a resumed run would see another order.
+    """FFCV's quasi-random order, which reads a file page by page, as a function of (seed, epoch): FFCV's own order shuffles the
+    previous epoch's, so that a resumed run would use a different order.
     """
 
     def __init__(self):
-        pass  # what it needs of the loader comes by __call__
+        pass  # the loader is passed to __call__
 
     def __call__(self, loader: Loader) -> "PagedOrder":
         super().__init__(loader)
@@ -237,10 +237,10 @@ class PagedOrder(QuasiRandom):
 
 
 def random_crops(images: np.ndarray, seed: int, epoch: int, min_area: float, flip: float) -> None:
-    """Set each image's crop: a share of its area from min_area to 1, aspect ratio from 3/4 to 4/3, as torchvision draws them."""
+    """Set each image's crop: area share from min_area to 1, aspect ratio from 3/4 to 4/3, drawn as in torchvision."""
     random = np.random.default_rng((seed, epoch, 1))
     height, width = images["height"].astype(np.float64), images["width"].astype(np.float64)
-    # The largest centred crop of a possible ratio, for images so narrow that ten tries miss.
+    # The fallback, for images whose ten tries all fail: the largest centred crop with an allowed aspect ratio.
     crop_width, crop_height = np.rint(np.minimum(width, height * (4 / 3))), np.rint(np.minimum(height, width * (4 / 3)))
     top, left = (height - crop_height) // 2, (width - crop_width) // 2
     to_do = np.arange(len(images))
@@ -260,7 +260,7 @@ def random_crops(images: np.ndarray, seed: int, epoch: int, min_area: float, fli
 
 
 def centre_crops(images: np.ndarray, ratio: float) -> None:
-    """Set each image's crop to the central square of `ratio` times its shorter side, rounded down as FFCV does it."""
+    """Set each image's crop to the central square with side `ratio` times its shorter side, rounded down as in FFCV."""
     height, width = images["height"].astype(np.int64), images["width"].astype(np.int64)
     side = np.maximum((np.minimum(height, width) * ratio).astype(np.int64), 1)
     images["top"], images["left"] = (height - side) // 2, (width - side) // 2
@@ -278,7 +278,7 @@ def train_images(
 ) -> Images:
     """Random crops in random order; training, augmentation: those sections of the configuration.
 
-    Raises InputError where the images do not fill one batch of all processes.
+    Raises InputError if the images do not fill one global batch.
     """
     global_batch, count = training.batch_size * distributed.world_size(), len(file.records)
     if count < global_batch:
@@ -300,7 +300,7 @@ def train_images(
 
 
 def val_images(file: ffcv_file.File, validation: SimpleNamespace, threads: int | None, device: torch.device) -> Images | None:
-    """Central crops of this process's share of the images, each image in one process's share; None where the share is empty."""
+    """Central crops of this process's share of the images, None if it is empty; each image is in one process's share."""
     indices = np.arange(distributed.rank(), len(file.records), distributed.world_size())
     if not len(indices):
         return None
@@ -313,13 +313,13 @@ def val_images(file: ffcv_file.File, validation: SimpleNamespace, threads: int |
 
 
 def threads_of(asked: int | None) -> int:
-    """Loading threads of a process: as asked for, at most the cores; unasked, the cores shared among the node's processes."""
+    """Loading threads of a process: as requested, at most the cores; by default, an equal share of this machine's cores."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(asked or max(1, numba.config.NUMBA_NUM_THREADS // local), numba.config.NUMBA_NUM_THREADS)
 
 
 def memory() -> int:
-    """Bytes of memory that this machine, or its container, has."""
+    """The memory of this machine or its container, in bytes."""
     limit = Path("/sys/fs/cgroup/memory.max")
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:

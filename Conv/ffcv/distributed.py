@@ -1,4 +1,4 @@
-"""The processes of a run: torchrun's variables, one collective or two, and nothing where there is only one process."""
+"""The processes of a run: torchrun's variables and a few collectives, which do nothing if there is only one process."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ def start(device_type: str) -> None:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # The others wait while one process per machine reads or downloads the data, which takes long from a slow disk.
+    # The other processes wait while one per machine reads or downloads the data, which takes long from a slow disk.
     dist.init_process_group("nccl" if device else "gloo", timeout=timedelta(hours=2), device_id=device)
 
 
@@ -54,9 +54,9 @@ def is_local_main() -> bool:
 
 @contextmanager
 def local_main_first() -> Iterator[None]:
-    """The first process of each machine goes through the block before the others enter it, also where it fails there.
+    """The first process of each machine completes the block before the others enter it, even if it fails there.
 
-    An error in the first also occurs in the others, so that none is left waiting for a process that has gone.
+    The others then meet the same error, so that none is left waiting for a process that has ended.
     """
     if not is_local_main():
         barrier()
@@ -73,9 +73,10 @@ def barrier() -> None:
 
 
 def start_worker(worker: int) -> None:
-    """First in a loading process: Ctrl-C is left to the main process, whose end, killed perhaps, is its end too.
+    """Run first in a loading process: it ignores Ctrl-C, which the main process handles, and ends when the main process ends.
 
-    Between the two stands the forkserver, which stays while it has workers: neither of them would notice.
+    Without this, a worker would not notice that the main process was killed: its direct parent is the forkserver, which lives on
+    as long as it has workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -87,14 +88,14 @@ def _end_with_parent() -> None:
 
 
 def share_buffers(model: torch.nn.Module) -> None:
-    """Give every process the main one's buffers, such as batch norm's statistics, which each gathers from its own images."""
+    """Copy process 0's buffers to all processes; each gathers batch norm's statistics from its own images only."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor over all processes, in place; returns it."""
+    """Sum a tensor over all processes, in place; returns it."""
     if dist.is_initialized():
         dist.all_reduce(x)
     return x

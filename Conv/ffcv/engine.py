@@ -1,4 +1,4 @@
-"""The loops: one epoch of training, one evaluation; and the course of the learning rate and of the images' size."""
+"""The loops: one epoch of training, one evaluation; and the schedules of learning rate and image size."""
 
 import math
 import time
@@ -17,7 +17,7 @@ import distributed
 from mixing import Mixing
 
 CALIBRATION_BINS = 15
-CHECK_EVERY = 50  # steps between looks at the losses: each look makes a GPU wait
+CHECK_EVERY = 50  # steps between checks of the losses: each check waits for the GPU
 
 
 def train_one_epoch(
@@ -33,19 +33,19 @@ def train_one_epoch(
     side: int,
     mixing: Mixing | None = None,
 ) -> dict:
-    """Train for one epoch on images of side x side px. model(images) gives logits (N, K), or (logits, dense logits).
+    """Train for one epoch on images of side x side px. model(images) returns logits (N, K), or (logits, dense logits).
 
-    batches: what data.train_images gives. rate: the highest learning rate; lr, training: those sections of the configuration.
+    batches: from data.train_images. rate: the highest learning rate; lr, training: those sections of the configuration.
 
-    Returns loss (mean over all processes), top1 (%, None where images are mixed), images_per_second (all processes together,
-    from the second step on: the first waits for what is compiled). Raises InputError naming epoch and step where the loss is not
+    Returns loss (mean over all processes), top1 (%, None if images are mixed), images_per_second (all processes together, from
+    the second step on, because the first includes compilation). Raises InputError naming epoch and step if the loss is not
     finite.
     """
     model.train()
     criterion.train()
     if hasattr(criterion, "set_epoch"):
         criterion.set_epoch(epoch, training.epochs)
-    # Dropout, where a model has it, draws from here: a resumed run needs no history.
+    # For models with dropout: a resumed run needs no history.
     torch.manual_seed(int(np.random.SeedSequence((training.seed, epoch, distributed.rank())).generate_state(1)[0]))
 
     steps, losses, right = len(batches), [], torch.zeros((), device=batches.device)
@@ -57,7 +57,7 @@ def train_one_epoch(
             group["lr"] = rate * rate_factor(epoch, step / steps, lr, training.epochs)
         if mixing:
             images, targets = mixing(images, targets, epoch, step)
-        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
+        optimizer.zero_grad()  # before the forward pass, so that activations can reuse the gradients' memory
         with autocast(batches.device, training.amp):
             output = model(images)
             logits, *dense = output if isinstance(output, tuple) else (output,)
@@ -73,7 +73,7 @@ def train_one_epoch(
             check_finite(torch.stack(losses[first:]), epoch, first)
             bar.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
         if step == 0 and steps > 1:
-            losses[0].item()  # waits for a GPU
+            losses[0].item()  # waits for the GPU
             start, counted = time.perf_counter(), steps - 1
 
     if hasattr(criterion, "renew"):
@@ -88,7 +88,7 @@ def train_one_epoch(
 def evaluate(model: nn.Module, batches, validation: SimpleNamespace, amp: str, device: torch.device) -> dict:
     """Top-1 and top-5 (%), NLL (cross-entropy, nats) and ECE over all processes; each image counts once.
 
-    batches: this process's share as data.val_images gives it, None where it has none. validation: the configuration's section.
+    batches: this process's share, from data.val_images; None if it is empty. validation: the configuration's section.
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, right, right in the top 5, cross-entropy
@@ -102,7 +102,7 @@ def evaluate(model: nn.Module, batches, validation: SimpleNamespace, amp: str, d
                 logits = (logits + model(images.flip(3))) / 2
         logits = logits.float()
         top5 = logits.topk(min(5, logits.shape[1])).indices == targets.unsqueeze(1)
-        right = (logits.argmax(1) == targets).double()  # topk may order ties in another way
+        right = (logits.argmax(1) == targets).double()  # topk may order ties differently
         cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.stack([torch.full_like(cross_entropy, len(targets)), right.sum(), top5.sum(), cross_entropy])
         confidence = logits.softmax(1).amax(1).double()
@@ -117,9 +117,9 @@ def evaluate(model: nn.Module, batches, validation: SimpleNamespace, amp: str, d
 
 
 def rate_factor(epoch: int, within: float, lr: SimpleNamespace, epochs: int) -> float:
-    """The learning rate's share of its highest value, after a share `within` of epoch `epoch`; lr: the configuration's section.
+    """The learning rate relative to its highest value, after a share `within` of epoch `epoch`; lr: the configuration's section.
 
-    step: times step_ratio every step_length epochs. cyclic: from 1e-4 linearly to 1 at peak_epoch, then linearly to 0 at the end.
+    step: times step_ratio every step_length epochs. cyclic: linearly from 1e-4 to 1 at peak_epoch, then linearly to 0 at the end.
     """
     if lr.schedule == "step":
         return lr.step_ratio ** (epoch // lr.step_length)
@@ -148,7 +148,7 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
 
 
 def check_weights(model: nn.Module, epoch: int, val_nll: float) -> None:
-    """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
+    """Raise InputError if the model has diverged in the last step of an epoch, which no loss of that epoch shows."""
     finite = torch.stack([p.isfinite().all() for p in model.state_dict().values()]).all()
     if not finite or not math.isfinite(val_nll):
         raise InputError(
@@ -163,7 +163,7 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
 
 
 def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> tqdm:
-    """A bar over batches with the time left, in images/s; only in the main process."""
+    """A progress bar over batches, in images/s with the time left; only in the main process."""
     return tqdm(
         batches,
         total=steps,

@@ -1,4 +1,4 @@
-"""A .ffcv file of images and labels, checked before compiled code follows its pointers; a JSON file beside it describes it."""
+"""A .ffcv file of images and labels, verified before compiled code follows its pointers, and the JSON file that describes it."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from errors import InputError
 import numpy as np
 from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType
 
-FIELDS = {"image": 2, "label": 1}  # FFCV's numbers for RGBImageField and IntField, in the order that its ImageNet writer has
+FIELDS = {"image": 2, "label": 1}  # FFCV's numbers of RGBImageField and IntField, in the order of its ImageNet writer
 JPEG, RAW = 0, 1
 MOST_CLASSES = 10**6
 IMAGE_TYPE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
@@ -17,9 +17,9 @@ RECORD_TYPE = np.dtype([("f0", IMAGE_TYPE), ("f1", "<i8")], align=True)
 
 
 class File(NamedTuple):
-    """records (N,): f0 is an image's mode, width, height and offset, f1 its label. named: whether the classes' names are known.
+    """records (N,): f0 is an image's mode, width, height and offset, f1 its label. named: whether the class names are known.
 
-    source: the folder that the images came from, None where it is not known.
+    source: the folder that the images came from, None if unknown.
     """
 
     path: Path
@@ -30,10 +30,10 @@ class File(NamedTuple):
 
 
 def read(path: Path, option: str) -> File:
-    """Open a .ffcv file, and the description beside it.
+    """Open a .ffcv file and its description.
 
-    Raises InputError, naming the option that the path came by, for a file that is missing, truncated or not of this form:
-    FFCV itself would hang on such files, or read outside them.
+    Raises InputError, naming the option that gave the path, for a file that is missing, truncated or not in this format:
+    FFCV itself would hang on such files, or read beyond their end.
     """
     if not path.exists():
         raise InputError(f"{option} {path}: no such file; write_imagenet.sh writes .ffcv files")
@@ -64,19 +64,19 @@ def read(path: Path, option: str) -> File:
         raise InputError(f"{option} {path}: damaged, its images do not lie where it says; write it again")
     if records["f1"].min() < 0:
         raise InputError(f"{option} {path}: has labels below 0, such as {records['f1'].min()}")
-    if records["f1"].max() >= MOST_CLASSES:  # there is a name for each class up to it
+    if records["f1"].max() >= MOST_CLASSES:  # a name is kept for each class up to it
         raise InputError(f"{option} {path}: has the label {records['f1'].max()}; up to {MOST_CLASSES - 1:,} they mean something")
     return File(path, records, *describe(path, records["f1"], option))
 
 
 def take(file: BinaryIO, kind: np.dtype, count: int) -> np.ndarray:
-    """The next `count` items of a file, or as many as are left."""
+    """Read the next `count` items of a file, or as many as are left."""
     content = file.read(count * kind.itemsize)
     return np.frombuffer(content[: len(content) // kind.itemsize * kind.itemsize], kind)
 
 
 def consistent(images: np.ndarray, table: np.ndarray, end: int) -> bool:
-    """Whether each image is a piece that the table knows, inside the file, and raw ones have the bytes that their size asks."""
+    """Whether each image is a region that the table lists, inside the file, and raw images have the bytes that they need."""
     if not len(table) or (images["mode"] > RAW).any() or not (images["width"].all() and images["height"].all()):
         return False
     row = np.searchsorted(table["ptr"], images["data_ptr"]).clip(max=len(table) - 1)
@@ -91,10 +91,10 @@ def description_path(path: Path) -> Path:
 
 
 def describe(path: Path, labels: np.ndarray, option: str) -> tuple[list[str], bool, str | None]:
-    """What write_imagenet.py has written beside the file: its classes in label order, True, and where it came from.
+    """The description written by write_imagenet.py: the classes in label order, True, and the source folder.
 
-    For files from elsewhere, which have no such description: the labels as text, False, None. Raises InputError for a
-    description that is unreadable or of another file.
+    For files without a description, written by other programs: the labels as text, False, None. Raises InputError for a
+    description that is unreadable or belongs to another file.
     """
     description = description_path(path)
     if not description.exists():

@@ -1,7 +1,7 @@
-"""Checkpoints from elsewhere, by path or URL, read without running anything that is in them.
+"""Checkpoints of any trainer, read from a path or URL without running any code in them.
 
-It reads this project's checkpoints, those of DeiT and timm (with an argparse.Namespace), of Lightning, of torchvision's
-references, bare state dicts and safetensors. The prefixes of torch.compile and DistributedDataParallel are taken off.
+Supported are this project's checkpoints, those of DeiT and timm (with an argparse.Namespace), of Lightning, of torchvision's
+references, bare state dicts and safetensors. The prefixes of torch.compile and DistributedDataParallel are removed.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from torch import Tensor
 import distributed
 import states
 
-# Where weights lie in files of DeiT, timm, Lightning and others; and their moving averages.
+# Keys of the weights, and of their moving averages, in files of DeiT, timm, Lightning and others.
 WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
-WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, Lightning, and people
+WRAPPERS = ("module.", "model.", "net.")  # DistributedDataParallel, Lightning, and custom wrappers
 OURS = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std"}
-SECONDS = 30  # without an answer, after which a download is given up
+SECONDS = 30  # without an answer before a download fails
 
 
 @dataclass
 class Foreign:
-    """What a checkpoint holds.
+    """What a checkpoint contains.
 
-    `weights` under bare keys. `state` is the whole content. `facts` are those of checkpoint.facts that its options name: all of
-    them in a file of this project (`ours`), model and input_size perhaps in another. `classes` are names in label order, if it
-    has them. `notes` are lines worth showing.
+    `weights` are the weights, keys without prefixes. `state` is the whole content. `facts` are those of checkpoint.facts that its
+    options name: all of them in a file of this project (`ours`), perhaps model and input_size in another. `classes` are the class
+    names in label order, if the file has them. `notes` are lines to show the user.
     """
 
     source: str
@@ -51,10 +51,10 @@ class Foreign:
 
 
 def read(source: str | Path, ema: bool = False) -> Foreign:
-    """Read a file, or download it first where `source` is a URL; `ema`: the moving average of the weights.
+    """Read a checkpoint, downloading it first if `source` is a URL; with `ema`, the moving average of the weights.
 
-    Every process of a run calls it: one per machine downloads. Raises InputError for a file that is missing, damaged, would run
-    code or holds no weights, and for a download that fails or does not have the checksum in its name.
+    Every process of a run must call this; one per machine downloads. Raises InputError for a file that is missing, is damaged,
+    would run code or has no weights, and for a download that fails or does not match the checksum in its name.
     """
     source = str(source)
     _, state = open_source(source)
@@ -67,9 +67,9 @@ def read(source: str | Path, ema: bool = False) -> Foreign:
 
 
 def class_names(classes: list[str] | None, outputs: int, data_classes: list[str]) -> list[str] | None:
-    """A model's class names in the order of its outputs, None where nothing tells them.
+    """A model's class names in the order of its outputs, None if they are unknown.
 
-    `classes` are those that its file has. ImageNet's 1,000 outputs have their names from the data: its wnids, in sorted order.
+    `classes` are the names in its file. If there are none, 1,000 outputs on ImageNet data are named by the data's sorted wnids.
     """
     imagenet = outputs == 1000 == len(data_classes) and all(re.fullmatch(r"n\d{8}", name) for name in data_classes)
     return sorted(data_classes) if classes is None and imagenet else classes
@@ -83,7 +83,7 @@ def is_url(source: str) -> bool:
 
 
 def open_source(source: str) -> tuple[Path, dict]:
-    """The path of a file, downloaded first where `source` is a URL, and its content. A damaged download is removed."""
+    """The path of a file, downloaded first if `source` is a URL, and its content. A damaged download is removed."""
     path = download(source) if is_url(source) else Path(source)
     try:
         return path, states.read_any(path)
@@ -97,10 +97,10 @@ def open_source(source: str) -> tuple[Path, dict]:
 
 
 def download(url: str) -> Path:
-    """The file of a URL in torch.hub's cache, downloaded with a bar if it is not there.
+    """The path of a URL's file in torch.hub's cache, downloaded with a progress bar if it is not there.
 
-    A name such as deit_small_patch16_224-cd65a155.pth holds the beginning of the file's SHA-256, which is checked. Files without
-    one get the URL's hash into their name, for many are called checkpoint.pth.
+    A name such as deit_small_patch16_224-cd65a155.pth contains the beginning of the file's SHA-256, which is checked. To other
+    names a hash of the URL is added, because many files are called checkpoint.pth.
     """
     name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name or "checkpoint"
     found = re.search(r"-([0-9a-f]{8,64})\.", name)
@@ -117,7 +117,7 @@ def download(url: str) -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), found and found.group(1), progress=is_first())
-        except RuntimeError as error:  # the checksum; the name's is the one that is expected
+        except RuntimeError as error:  # the checksum differs from the one in the name
             raise InputError(f"{url}: {error}; it is damaged, or another file than its name says, and was not kept")
         except urllib.error.HTTPError as error:
             raise InputError(f"{url}: the server answers {error.code} {error.reason}; check the address")
@@ -133,7 +133,7 @@ def download(url: str) -> Path:
 
 
 def find_weights(state: dict, source: str, ema: bool = False) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights inside a checkpoint's content under bare keys, and notes on what was left out. Raises InputError."""
+    """The weights in a checkpoint's content, keys without prefixes, and notes on what was omitted. Raises InputError."""
     if ema:
         found = next((state[key] for key in AVERAGES if isinstance(state.get(key), dict)), None)
         if found is None:
@@ -149,7 +149,7 @@ def find_weights(state: dict, source: str, ema: bool = False) -> tuple[dict[str,
 
 
 def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Take off what wrappers put before the keys, in any nesting; tensors next to a wrapped model (a loss's, say) are omitted."""
+    """Remove the prefixes of wrappers, however nested; tensors outside the wrapped model (a loss's, say) are omitted."""
     weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
     notes = []
     while prefix := _wrapper(weights):
@@ -161,18 +161,18 @@ def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
 
 
 def _wrapper(keys: Collection[str]) -> str | None:
-    """One of WRAPPERS that most keys begin with, or what all begin with: the name of an attribute that holds the model."""
+    """One of WRAPPERS that most keys begin with, or else the first part common to all keys: the attribute with the model."""
     known = next((prefix for prefix in WRAPPERS if 2 * sum(key.startswith(prefix) for key in keys) > len(keys)), None)
     first = {key.split(".")[0] for key in keys}
-    # Not encoder, where some of timm's ViTs have all their weights; and fc.weight and fc.bias are a layer, not a wrapped model.
+    # Not "encoder", which begins all keys of some of timm's ViTs; and fc.weight and fc.bias are a layer, not a wrapped model.
     alone = len(first) == 1 and first != {"encoder"} and any(key.count(".") > 1 for key in keys)
     return known or (f"{first.pop()}." if alone else None)
 
 
 def find_facts(state: dict, source: str) -> tuple[dict, bool]:
-    """The facts in a checkpoint's `args` (see checkpoint.facts), checked, and whether they are all there, as in our own files.
+    """The facts in a checkpoint's `args` (see checkpoint.facts), checked, and whether all are there, as in this project's files.
 
-    In files from elsewhere whatever does not read is not taken; in our own it raises InputError.
+    An invalid fact is omitted if the file is another trainer's, and raises InputError if it is this project's.
     """
     args = state.get("args")
     args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}

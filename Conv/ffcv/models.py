@@ -1,4 +1,4 @@
-"""torchvision's classifiers, BlurPool in front of their strides, and the feature map's own predictions for Zipf's loss."""
+"""torchvision's classifiers, BlurPool for their strided convolutions, and per-location predictions for Zipf's loss."""
 
 import difflib
 
@@ -15,9 +15,9 @@ import distributed
 def create_model(arch: str, num_classes: int, blurpool: bool = False, small_stem: bool = False) -> nn.Module:
     """A torchvision model with fresh weights.
 
-    Raises InputError for an unknown name, naming near ones, and for a small stem in what is not a ResNet.
+    Raises InputError for an unknown name, naming near ones, and for a small stem in a model that is not a ResNet.
     """
-    auxiliary = {"googlenet", "inception_v3"}  # their classifiers for training alone need losses of their own
+    auxiliary = {"googlenet", "inception_v3"}  # their auxiliary classifiers need additional losses in training
     names = [name for name in torchvision.models.list_models(module=torchvision.models) if name not in auxiliary]
     if arch not in names:
         near = ", ".join(difflib.get_close_matches(arch, names, n=3, cutoff=0.4)) or "resnet18, resnet50"
@@ -35,9 +35,9 @@ def create_model(arch: str, num_classes: int, blurpool: bool = False, small_stem
 
 
 class BlurPool(nn.Module):
-    """A convolution that strides, behind the blur [1 2 1] x [1 2 1] / 16 of each channel (Zhang, ICML 2019).
+    """A strided convolution, preceded by the blur [1 2 1] x [1 2 1] / 16 of each channel (Zhang, ICML 2019).
 
-    In the form of ffcv-imagenet, whose checkpoints have the same names: conv, and the buffer blur_filter (C, 1, 3, 3).
+    Names are those of ffcv-imagenet's checkpoints: conv, and the buffer blur_filter (C, 1, 3, 3).
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -51,7 +51,7 @@ class BlurPool(nn.Module):
 
 
 def add_blurpool(model: nn.Module) -> None:
-    """Put BlurPool around every convolution that strides and has 16 input channels or more, as ffcv-imagenet does."""
+    """Wrap every strided convolution with at least 16 input channels in BlurPool, as ffcv-imagenet does."""
     for name, child in model.named_children():
         if isinstance(child, nn.Conv2d) and max(child.stride) > 1 and child.in_channels >= 16:
             setattr(model, name, BlurPool(child))
@@ -60,9 +60,9 @@ def add_blurpool(model: nn.Module) -> None:
 
 
 class WithDenseLogits(nn.Module):
-    """A torchvision ResNet that also gives the classifier's view of each location of its last feature map.
+    """A torchvision ResNet that also applies its classifier to each location of its last feature map.
 
-    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense ones carry no gradient, they only vote.
+    forward(images) -> logits (N, K), dense_logits (N, K, locations); the dense logits are only votes and carry no gradient.
     """
 
     def __init__(self, model: torchvision.models.ResNet):
@@ -73,7 +73,7 @@ class WithDenseLogits(nn.Module):
         model = self.model
         features = model.maxpool(model.relu(model.bn1(model.conv1(images))))
         features = model.layer4(model.layer3(model.layer2(model.layer1(features))))
-        # The logits come first: autocast would keep the copy of fc from below, which has no gradient.
+        # The logits come first: autocast would cache the cast weights from under no_grad below, which have no gradient.
         logits = model.fc(model.avgpool(features).flatten(1))
         with torch.no_grad():
             dense = model.fc(features.flatten(2).transpose(1, 2)).transpose(1, 2)
@@ -81,16 +81,16 @@ class WithDenseLogits(nn.Module):
 
 
 def wrap(model: nn.Module, dense: bool, compiled: bool, device: torch.device) -> nn.Module:
-    """The model as it is trained: with dense logits where it is a ResNet, in several processes, compiled."""
+    """Wrap the model for training: with dense logits if it is a ResNet, for several processes, compiled."""
     if dense and isinstance(model, torchvision.models.ResNet):
         model = WithDenseLogits(model)
     elif dense:
         say("zipf: the ranks come from the logits; only of ResNets the feature map can vote")
     if distributed.world_size() > 1:
         devices = [device] if device.type == "cuda" else None
-        # Gradients live in the buckets that are averaged; each process keeps its own batch norm statistics until share_buffers.
+        # Gradients are views of the averaged buckets. Each process has its own batch norm statistics until share_buffers.
         model = nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-        model.broadcast_buffers = False  # as an argument it is deprecated since torch 2.13, and its successor is not in 2.11
+        model.broadcast_buffers = False  # the argument is deprecated since torch 2.13, and its successor is missing in 2.11
     return torch.compile(model) if compiled else model
 
 

@@ -1,4 +1,4 @@
-"""The configuration: every option with its default, read from a YAML file, overridden as --section.key=value."""
+"""The configuration: every option with its default; a YAML or TOML file and --section.key=value override it."""
 
 import argparse
 import difflib
@@ -22,7 +22,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Option:
-    """kind: int, float, str, or bool, which is written 0 or 1; a default of None lets the option be none."""
+    """kind: int, float, str, or bool, which is written 0 or 1. If the default is None, the value may be none."""
 
     kind: type
     default: Any
@@ -89,11 +89,11 @@ OPTIONS = {
 
 
 def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Namespace]:
-    """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite; its notes, lines
-    that a run should say; and `given`, the keys that the command line sets, as they are called in OPTIONS.
+    """The configuration (config.section.key) and the command's own options: config, resume, eval, overwrite; `notes`, lines that
+    a run should print; and `given`, the keys that the command line sets, as named in OPTIONS.
 
-    Defaults, then the YAML or TOML file, then the command line. Raises InputError for a file that cannot be read, an unknown key
-    (naming the nearest one) and values that mean nothing.
+    The command line overrides the YAML or TOML file, which overrides the defaults. Raises InputError for a file that cannot be
+    read, an unknown key (naming the nearest one) and invalid values.
     """
     parser = get_parser()
     command, unknown = parser.parse_known_args(argv)
@@ -108,10 +108,10 @@ def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Names
     for where, given in sources:
         command.eval |= str(given.pop("training.eval_only", 0)).lower() in ("1", "true")
         found = {key: parse(key, value, where) for key, value in original_keys.translate(given, where, command.notes).items()}
-        if found.get("loss.name", flat["loss.name"]) != flat["loss.name"]:  # strength and prior were another loss's
+        if found.get("loss.name", flat["loss.name"]) != flat["loss.name"]:  # the strength and prior of another loss
             flat |= {"loss.alpha": None, "loss.alpha_end": None, "loss.prior": "uniform"}
         flat |= found
-        command.given = set(found)  # in the end the command line's, which comes last
+        command.given = set(found)  # finally the command line's, which comes last
     if flat["logging.folder"] is None:
         flat["logging.folder"] = f"output/{command.config.stem if command.config else flat['model.arch']}_{flat['loss.name']}"
     check_together(flat)
@@ -142,7 +142,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A YAML or TOML file of sections as {"section.key": value}. Raises InputError for what is not one."""
+    """A YAML or TOML file of sections, as {"section.key": value}. Raises InputError for anything else."""
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
@@ -172,7 +172,7 @@ def no_such_key(key: str) -> str:
 
 
 def parse(key: str, value: Any, where: str) -> Any:
-    """A value in its option's type. Raises InputError where it has none or lies outside its range."""
+    """A value converted to its option's type. Raises InputError if that fails or the value is out of range."""
     option = OPTIONS[key]
     if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
         if option.default is not None:
@@ -196,11 +196,11 @@ def parse(key: str, value: Any, where: str) -> Any:
 
 
 def check_together(flat: dict[str, Any]) -> None:
-    """Raise InputError for values that mean something alone but not with one another."""
+    """Raise InputError for values that are valid individually but not in combination."""
     name = flat["loss.name"]
     if name not in LOSSES:
         raise InputError(f"loss.name={name}: choose from {', '.join(LOSSES)}")
-    low, high = -100 if name == "ls" else 0, 100 if name == "focal" else 1  # negative label smoothing; focal's is its gamma
+    low, high = -100 if name == "ls" else 0, 100 if name == "focal" else 1  # negative label smoothing; focal's gamma
     for key in ("loss.alpha", "loss.alpha_end"):
         if not low <= (flat[key] or 0) <= high:
             raise InputError(f"{key}={flat[key]:g}: must lie between {low} and {high} for {name}")
@@ -236,5 +236,5 @@ def plain(config: SimpleNamespace) -> dict[str, dict[str, Any]]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    """Whether this CPU has bfloat16 instructions, according to Linux; without them, bf16 is slower than float32."""
     return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())

@@ -1,4 +1,4 @@
-"""Keys and options of ffcv-imagenet, of the original MaxSup repository and of our other trainers, and what they are here."""
+"""Keys and options of ffcv-imagenet, the original MaxSup repository and this project's other trainers, and their translation."""
 
 import argparse
 from typing import Any
@@ -31,9 +31,9 @@ RENAMED = {
     "deterministic": "training.deterministic",
     "sync-bn": "training.sync_bn",
 }
-SWITCHES = ("compile", "deterministic", "sync-bn")  # given without a value they mean 1
+SWITCHES = ("compile", "deterministic", "sync-bn")  # given without a value, they mean 1
 LOSSES = {"ms": "maxsup", "label_smoothing": "ls", "cross_entropy": "ce", "logit_penalty": "logit-penalty", "lp": "logit-penalty"}
-# Accepted, with this line.
+# Accepted; the run prints the reason.
 WITHOUT_EFFECT = {
     "training.distributed": "torchrun starts the processes",
     "dist.world_size": "torchrun sets the number of processes",
@@ -44,7 +44,7 @@ WITHOUT_EFFECT = {
     "logging.log_level": "log.jsonl has a line per epoch",
     "experiment.experiment_name": "logging.folder names a run",
 }
-# Refused, with this reason, for every other value than these.
+# Refused with this reason, except for these values.
 ONLY = {"training.optimizer": (("sgd",), "the optimiser is SGD")}
 REFUSED = {
     "batch-size": "training.batch_size counts the images of one process, --batch-size of Conv/common_resnet those of all",
@@ -55,7 +55,7 @@ KEYS = (*RENAMED, *WITHOUT_EFFECT, *ONLY, *REFUSED, *TRANSLATED)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the keys as options that --help does not list; those of one word also with underscores."""
+    """Add the keys as options that --help does not list; those with dashes also with underscores."""
     for key in KEYS:
         for spelling in dict.fromkeys((key, key.replace("-", "_"))):
             switch = {"nargs": "?", "const": "1"} if key in SWITCHES else {}
@@ -63,9 +63,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def translate(given: dict[str, Any], where: str, notes: list[str]) -> dict[str, Any]:
-    """{key: value} of one source under this trainer's keys; other entries stay as they are. Keys without effect go to `notes`.
+    """{key: value} of one source with keys translated to this trainer's; others are kept. Adds keys without effect to `notes`.
 
-    Raises InputError for a key that is refused, and for two that contradict, naming both.
+    Raises InputError for a refused key, and, naming both, for two keys that contradict.
     """
     found: dict[str, Any] = {}
     spelled: dict[str, str] = {}

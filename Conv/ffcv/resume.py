@@ -1,4 +1,4 @@
-"""How a run goes on from its checkpoint."""
+"""Resuming a run from its checkpoint."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +10,13 @@ from torch import nn
 import options
 import states
 
-# What a resumed run must have as it was, and what it is warned about: options, or whole sections of them.
+# Options, or whole sections, that must be the same in a resumed run, and those that cause a warning if they differ.
 MUST_MATCH = ("model.arch", "model.blurpool", "model.small_stem", "loss.name")
 SHOULD_MATCH = ("lr", "loss", "resolution", "augmentation", "training", "validation", "data.in_memory")
 
 
 def restore(state: dict, path: Path, model: nn.Module, parts: dict, global_batch: int, config: SimpleNamespace) -> int:
-    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
+    """Restore a checkpoint's state; returns the epoch to continue with. Raises InputError if it does not fit this run."""
     missing = [key for key in ("epoch", "args", *parts) if key not in state]
     config_was = state.get("args", {}).get("config")
     sound = isinstance(config_was, dict) and all(isinstance(keys, dict) for keys in config_was.values())

@@ -1,4 +1,4 @@
-"""Train and evaluate torchvision's ConvNets with MaxSup on .ffcv files, in the manner of ffcv-imagenet.
+"""Train and evaluate torchvision's ConvNets with MaxSup on .ffcv files, following ffcv-imagenet.
 
 python train_imagenet.py --config configs/rn50.yaml --loss=maxsup --data.train_dataset=... --data.val_dataset=...
 torchrun --nproc_per_node=8 train_imagenet.py --config configs/rn50.yaml --loss=maxsup ...
@@ -18,7 +18,7 @@ from errors import InputError, is_first, say
 
 import options
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = options.read()
 
 import numpy as np
@@ -46,7 +46,7 @@ except ImportError as error:
 
 
 def main(config: SimpleNamespace, command: argparse.Namespace) -> None:
-    """Train or evaluate; config and command: what options.read gives."""
+    """Train or evaluate; config and command are the results of options.read."""
     device = settle(config.training, command.eval)
     distributed.start(device.type)
     for note in command.notes:
@@ -64,7 +64,7 @@ def main(config: SimpleNamespace, command: argparse.Namespace) -> None:
 
 
 def settle(training: SimpleNamespace, evaluating: bool) -> torch.device:
-    """Settle the options that depend on the machine; returns the device. Raises InputError for a GPU that is not there."""
+    """Set the options that depend on the machine; returns the device. Raises InputError for cuda without a GPU."""
     training.device = training.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device=cuda: this machine has no GPU that PyTorch can use")
@@ -79,7 +79,7 @@ def settle(training: SimpleNamespace, evaluating: bool) -> torch.device:
 
 
 def train(config: SimpleNamespace, command, device: torch.device) -> None:
-    """Train or go on; after each epoch a line of the log and the checkpoint. Raises InputError for what cannot be trained."""
+    """Start or resume training; write a log line and the checkpoint after each epoch. Raises InputError for invalid input."""
     output = Path(config.logging.folder)
     resume = run_folder.claim(output, command.resume, command.overwrite)
     state = states.read(resume) if resume else None
@@ -115,7 +115,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
     start_epoch = restore(state, resume, model, parts, global_batch, config) if state else 0
     del state
     folder = Path(val_file.source or ".")
-    # "area" is OpenCV's INTER_AREA, of the central square, which is cut first.
+    # "area" is OpenCV's INTER_AREA, applied to the central square, which is cut out first.
     inputs = {"mean": data.MEAN, "std": data.STD, "interpolation": "area", "crop_ratio": config.validation.crop_ratio}
     source = {"data": None, "data_path": folder.parent if folder.name == "val" else None}
     inputs |= {"input_size": config.validation.resolution, "num_classes": num_classes}
@@ -142,7 +142,7 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in metrics.items()}}
         line |= {"lr": optimizer.param_groups[0]["lr"], "alpha": getattr(criterion, "alpha", None), "resolution": side}
         distributed.share_buffers(model)
-        metrics = evaluate(model, val_batches, config.validation, "off", device)  # as --eval and viz/ have it
+        metrics = evaluate(model, val_batches, config.validation, "off", device)  # as in --eval and viz/
         line |= {f"val_{key}": value for key, value in metrics.items()}
         check_weights(model, epoch, line["val_nll"])
         if is_first():
@@ -153,15 +153,15 @@ def train(config: SimpleNamespace, command, device: torch.device) -> None:
             save = (output / checkpoint.NAME, bare_model(model), None, parts, classes, epoch, training.seed, facts)
             checkpoint.save(*save, lr_scheduler=schedule)
             say_epoch(line, passed / (epoch + 1 - start_epoch) * (epochs - epoch - 1), epochs)
-    distributed.barrier()  # nobody leaves before the last checkpoint is on the disk
+    distributed.barrier()  # no process exits before the last checkpoint is on the disk
     say(f"checkpoint, params.json and log.jsonl: {output}/")
 
 
 def evaluate_checkpoint(config, command, device: torch.device) -> None:
     """--eval --resume X: print top-1, top-5, NLL and ECE of the validation images.
 
-    Size, crop and mirror images are the checkpoint's own unless the command line names others. Weights from elsewhere take
-    model.arch and validation.* from the configuration. Raises InputError for other means and deviations than ImageNet's.
+    Size, crop and lr_tta are the checkpoint's unless the command line gives others. For weights of other trainers, model.arch and
+    validation.* of the configuration apply. Raises InputError if mean or standard deviation are not ImageNet's.
     """
     resume = command.resume
     if resume in (None, "auto"):
@@ -218,7 +218,7 @@ def open_file(path: str | None, split: str) -> ffcv_file.File:
 
 
 def match_classes(train_file, val_file, state: dict | None, resume: Path | None) -> list[str] | None:
-    """The classes in label order, None where nothing names them. Raises InputError where the files and the checkpoint differ."""
+    """The class names in label order, None if unknown. Raises InputError if the files and the checkpoint differ."""
     if train_file.named and val_file.named and train_file.classes != val_file.classes:
         raise InputError(
             f"{val_file.path}: its classes, or their order, are not those of {train_file.path}; write both from one image folder"
@@ -247,7 +247,7 @@ def warn_of_memory(in_memory: bool, *files: ffcv_file.File) -> None:
 
 
 def try_sizes(model: nn.Module, arch: str, sides: set[int], device: torch.device) -> None:
-    """Raise InputError if the model cannot take images of one of the sizes to come, pixels."""
+    """Raise InputError if the model does not accept images of one of these sides, in pixels."""
     for side in sides:
         try:
             with torch.no_grad():
@@ -258,7 +258,7 @@ def try_sizes(model: nn.Module, arch: str, sides: set[int], device: torch.device
 
 
 def build_criterion(loss: SimpleNamespace, labels: np.ndarray, num_classes: int) -> nn.Module:
-    """The loss of the configuration's section, whose strength and schedule are filled in; labels (N,): the training images'."""
+    """The loss of the configuration's section, with strength and schedule filled in there; labels (N,) of the training images."""
     prior = None
     if loss.prior == "frequency":
         prior = torch.from_numpy(np.bincount(labels, minlength=num_classes) / len(labels)).float()
@@ -271,7 +271,7 @@ def build_criterion(loss: SimpleNamespace, labels: np.ndarray, num_classes: int)
 
 
 def build_optimizer(model: nn.Module, rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with momentum; weight decay on what has two dimensions or more, so not on norms and biases."""
+    """SGD with momentum; weight decay applies to parameters of two or more dimensions, not to norms and biases."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]

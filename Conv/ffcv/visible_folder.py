@@ -9,10 +9,10 @@ from torchvision.datasets.folder import default_loader, is_image_file
 
 
 class VisibleFolder(ImageFolder):
-    """ImageFolder, without what systems and editors hide among the images: .DS_Store, ._1.jpg, .ipynb_checkpoints, __MACOSX.
+    """ImageFolder without the hidden files of systems and editors: .DS_Store, ._1.jpg, .ipynb_checkpoints, __MACOSX.
 
-    An archive is read without them too (archives.py), so that both have the same images in the same rows. Raises
-    FileNotFoundError where there is no class folder, or no image in one.
+    Archives are read without them too (archives.py), so that both have the same images in the same order. Raises
+    FileNotFoundError if there is no class folder, or a class folder without images.
     """
 
     def __init__(self, root: Path, loader: Callable = default_loader):

@@ -1,9 +1,9 @@
-"""Write a split of an image folder as one .ffcv file, and beside it a JSON file with the classes in label order.
+"""Write a split of an image folder as one .ffcv file, and next to it a JSON file with the classes in label order.
 
     python write_imagenet.py --data-path ImageNet/train --output train_500_0.5_90.ffcv --max-resolution 500
 
-The same images in the same order give the same samples whatever the number of processes: order, pixels, and which images are
-stored as JPEG. A run that ends early leaves nothing under the final name.
+The samples do not depend on the number of processes: neither their order, nor their pixels, nor the choice of images stored as
+JPEG. A run that ends early leaves nothing under the final name.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from errors import InputError
 
 from write_options import no_ffcv, parse
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = parse()
 
 import numpy as np
@@ -37,7 +37,7 @@ import states
 from image_mode import to_rgb
 from visible_folder import VisibleFolder
 
-if __name__ == "__main__":  # nothing here needs compiled code, which importing FFCV makes for seconds
+if __name__ == "__main__":  # importing FFCV would compile code for seconds, which is not needed here
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 try:
     import cv2
@@ -55,7 +55,7 @@ LARGEST_PAGE = 2**31
 
 
 class Picture(NamedTuple):
-    """RGB uint8 (H, W, 3), whether it is stored as JPEG, and where it comes from."""
+    """RGB uint8 (H, W, 3), whether to store it as JPEG, and its source file."""
 
     pixels: np.ndarray
     as_jpeg: bool
@@ -63,7 +63,7 @@ class Picture(NamedTuple):
 
 
 class Terminated(Exception):
-    """This process was asked to end: from outside, or because one of those that write has ended."""
+    """This process was asked to end: from outside, or because a writing process has ended."""
 
 
 def main(args: argparse.Namespace) -> None:
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
     temporary = args.output.with_name(f"{args.output.name}.tmp-{os.getpid()}")
     try:
         write(folder, temporary, args)
-        ffcv_file.read(temporary, "--output")  # a disk that filled up while FFCV wrote can leave a page cut short
+        ffcv_file.read(temporary, "--output")  # if the disk filled up while FFCV wrote, a page may be truncated
         ffcv_file.description_path(args.output).unlink(missing_ok=True)
         os.replace(temporary, args.output)
         try:
@@ -101,26 +101,26 @@ def open_folder(path: Path) -> VisibleFolder:
 
 
 class Pictures:
-    """The folder's images as FFCV's writer asks for them: index -> (Picture, label)."""
+    """The folder's images in the form that FFCV's writer reads: index -> (Picture, label)."""
 
     def __init__(self, folder: VisibleFolder, args: argparse.Namespace, complaints: multiprocessing.SimpleQueue):
         self.samples, self.complaints, self.parent = folder.samples, complaints, os.getpid()
-        # Drawn here, not where an image is encoded: that happens once more where a page of the file is full.
+        # Drawn here, not during encoding, because an image is encoded a second time if the page is full.
         self.as_jpeg = np.random.default_rng(args.seed).random(len(folder)) < args.compress_probability
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
-        with contextlib.suppress(AttributeError):  # Linux alone has it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+        with contextlib.suppress(AttributeError):  # only Linux has prctl
             ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != self.parent:
-            os._exit(1)  # it was killed before
+            os._exit(1)  # the parent has already ended
         path, label = self.samples[index]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd EXIF blocks, in the middle of the bar
+                warnings.simplefilter("ignore")  # about odd EXIF data, which would disturb the bar
                 with Image.open(path) as image:
                     return Picture(np.asarray(to_rgb(image)), bool(self.as_jpeg[index]), path), label
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -128,7 +128,7 @@ class Pictures:
 
 
 def give_up(complaints: multiprocessing.SimpleQueue, message: str) -> NoReturn:
-    """End a writing process; stop_when_one_dies sees it, whereas FFCV's writer would wait for its images without end."""
+    """End a writing process; stop_when_one_dies notices it, whereas FFCV's writer would wait for its images forever."""
     complaints.put(message)
     os._exit(1)
 
@@ -141,7 +141,7 @@ def write(folder: VisibleFolder, path: Path, args: argparse.Namespace) -> None:
         raise InputError(f"--max-resolution {args.max_resolution}: {largest / 1e6:.0f} megapixels do not fit a page; lower it")
     cv2.setNumThreads(0)  # the processes are the parallelism
     ffcv.writer.tqdm = partial(tqdm, desc=args.output.name, unit=" images", dynamic_ncols=True, disable=None)
-    # What a signal's handler changes must not have a lock, which the code that it interrupts may hold.
+    # A signal handler changes `asked`, which must therefore have no lock: the interrupted code might hold it.
     complaints, asked, ended = multiprocessing.SimpleQueue(), queue.SimpleQueue(), threading.Event()
 
     flush_page = MemoryAllocator.flush_page
@@ -159,7 +159,7 @@ def write(folder: VisibleFolder, path: Path, args: argparse.Namespace) -> None:
         raise Terminated
 
     def unraisable(lost: object) -> None:
-        if lost.exc_type is not Terminated:  # Python prints what is raised while it forks
+        if lost.exc_type is not Terminated:  # Python prints exceptions that are raised while it forks
             sys.__unraisablehook__(lost)
 
     signal.signal(signal.SIGTERM, terminate)
@@ -187,9 +187,9 @@ def write(folder: VisibleFolder, path: Path, args: argparse.Namespace) -> None:
 
 
 def stop_when_one_dies(complaints: multiprocessing.SimpleQueue, asked: queue.SimpleQueue, ended: threading.Event) -> None:
-    """Terminate this process as soon as one that it started has complained or been killed.
+    """Terminate this process as soon as a process that it started has complained or been killed.
 
-    More than once if need be, and also where somebody else did it: what a signal raises is lost where Python forks.
+    The signal is repeated, including one from outside, because an exception that it raises while Python forks is lost.
     """
     seen = set()
     while not ended.wait(0.2):
@@ -201,7 +201,7 @@ def stop_when_one_dies(complaints: multiprocessing.SimpleQueue, asked: queue.Sim
 
 
 def picture_field(args: argparse.Namespace, complaints: multiprocessing.SimpleQueue) -> RGBImageField:
-    """FFCV's field for images, which draws by chance what is JPEG, told to follow each picture's own word instead."""
+    """FFCV's image field, except that each Picture states whether to store it as JPEG, where FFCV would draw at random."""
     options = {"max_resolution": args.max_resolution or None, "jpeg_quality": args.jpeg_quality}
     jpeg, raw = RGBImageField("jpg", **options), RGBImageField("raw", **options)
 
@@ -218,7 +218,7 @@ def picture_field(args: argparse.Namespace, complaints: multiprocessing.SimpleQu
 
 
 def largest_image(folder: VisibleFolder) -> int:
-    """Pixels of a folder's largest image, from the files' headers."""
+    """The number of pixels of a folder's largest image, from the files' headers."""
     largest = 1
     for path, _ in tqdm(folder.samples, desc="sizes", unit=" images", leave=False, dynamic_ncols=True, disable=None):
         try:
@@ -237,7 +237,7 @@ def write_description(folder: VisibleFolder, args: argparse.Namespace) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End at once: Python's own way out would wait for FFCV's queued work, and with some versions of TBB for ever."""
+    """Exit immediately: Python's own exit would wait for FFCV's queued work, with some versions of TBB forever."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -249,6 +249,6 @@ if __name__ == "__main__":
     except (InputError, KeyboardInterrupt, Terminated) as error:
         known = isinstance(error, InputError)
         sys.stderr.write(f"error: {error}\n" if known else "interrupted; nothing is left under the final name\n")
-        # In here, because dropping the exception closes FFCV's queues, which waits for a lock that a signal may have left taken.
+        # Within this block: freeing the exception closes FFCV's queues, which waits for a lock that a signal may have left held.
         leave(1)
     leave(0)

@@ -1,4 +1,4 @@
-"""The command line of write_imagenet.py, and what both commands say where FFCV is missing."""
+"""The command line of write_imagenet.py, and the error of both commands if FFCV is missing."""
 
 import os
 from argparse import Namespace
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from errors import InputError, Parser
 
-# The cores that this process may use, which taskset and clusters limit.
+# The cores that this process may use; taskset and clusters limit them.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -31,6 +31,6 @@ def parse() -> Namespace:
 
 
 def no_ffcv(error: ImportError) -> InputError:
-    """Says that FFCV does not import, why, and what installs it."""
+    """The error for a failed import of FFCV, with its reason and how to install FFCV."""
     reason = str(error).splitlines()[0]
     return InputError(f"FFCV does not import here ({reason}); install it with: bash {Path(__file__).parent / 'install.sh'}")

@@ -1,1 +1,1 @@
-"""The images: archives (the format) -> index -> zip_images (a data set); folder (the other data set); transforms; loaders."""
+"""Image data: archives (the format) -> index -> zip_images (a data set); folder (the other data set); transforms; loaders."""

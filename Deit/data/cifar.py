@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 of torchvision, in memory."""
+"""torchvision's CIFAR-10 and CIFAR-100, in memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,13 @@ from torchvision.datasets import CIFAR10, CIFAR100
 class CifarImages(Dataset):
     """A split of CIFAR-10 or CIFAR-100 (`kind`), downloaded into `root` if it is not there.
 
-    Labels have the order of the authors. torchvision compares the files' checksums before it reads them.
+    Labels are in the authors' order. torchvision verifies the files' checksums before it reads them.
     """
 
     def __init__(self, root: Path, split: str, kind: type[CIFAR10] | type[CIFAR100], transform: Callable | None = None):
         self.root, self.transform, self.notes = root / kind.base_folder, transform, []
         try:
-            images = kind(root, train=split == "train", download=True)  # nothing where all files are whole
+            images = kind(root, train=split == "train", download=True)  # does nothing if all files are intact
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0][:120]
             raise InputError(f"{self.root}: {kind.__name__} is neither there nor can it be downloaded ({reason})")

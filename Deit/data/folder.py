@@ -17,10 +17,10 @@ LAYOUT = "an image folder holds train/<class>/<image> and val/<class>/<image>"
 
 
 class FolderImages(Dataset):
-    """An image folder in three arrays, which loading processes receive at once: ImageNet's paths take 100 MB as arrays.
+    """An image folder as arrays of paths and labels, fast to send to loading processes: ImageNet's paths take 100 MB as an array.
 
-    FolderImages(root / "train")[i] -> (transform(image), label), images as RGB. `classes` are the names in label order, `notes`
-    lines worth showing.
+    FolderImages(root / "train")[i] -> (transform(image), label), images as RGB. `classes` are the class names in label order,
+    `notes` are lines to show the user.
     """
 
     def __init__(self, root: Path, transform: Callable | None = None):

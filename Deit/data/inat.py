@@ -13,10 +13,10 @@ from data.folder import FolderImages
 
 
 class INatImages(FolderImages):
-    """The images that {train,val}{year}.json list, labelled by a category of categories.json.
+    """The images listed in {train,val}{year}.json, labelled by a category of categories.json.
 
-    Labels follow the order in which the training annotations name the categories, as in DeiT. Raises InputError where a file is
-    missing or is not as iNaturalist's are.
+    Labels are numbered in the order in which categories first occur in the training annotations, as in DeiT. Raises InputError if
+    a file is missing or does not have iNaturalist's format.
     """
 
     def __init__(self, root: Path, split: str, year: int, category: str, transform: Callable | None = None):
@@ -34,7 +34,7 @@ class INatImages(FolderImages):
             raise InputError(f"{listing}: lists no images")
         if any(file.is_absolute() or ".." in file.parts for file in files):
             raise InputError(f"{listing}: names a file outside {root}")
-        # 2018's files lie in <first>/<supercategory>/<id>, 2019's in <first>/<id>: DeiT omits the folder between.
+        # 2018's files are in <first>/<supercategory>/<id>, 2019's in <first>/<id>: DeiT omits the middle folder.
         between = (root / files[0]).exists()
         paths = [file if between else Path(file.parts[0], *file.parts[2:]) for file in files]
         there = {
@@ -48,7 +48,7 @@ class INatImages(FolderImages):
 
 
 def read(path: Path) -> dict | list:
-    """A JSON file. Raises InputError."""
+    """Read a JSON file. Raises InputError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

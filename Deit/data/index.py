@@ -1,7 +1,7 @@
 """The index of a ZIP archive: offsets, sizes, checksums and labels of its images as one array, in ImageFolder's order.
 
-It lies beside the archive (.train.zip.index). The first opening makes it, and it is made again when the archive or a map changes.
-So a million entries are opened in a moment, and no process holds a list of their names.
+It is stored next to the archive (.train.zip.index), created when the archive is first opened, and recreated when the archive or
+a map changes. An archive with a million entries thus opens quickly, and no process keeps a list of their names.
 """
 
 import json
@@ -21,15 +21,15 @@ CHUNK = 4 << 20  # bytes read at a time
 
 
 def open_index(archive: Path, split: str) -> tuple[dict, np.ndarray]:
-    """Header and records (N,) of the archive's index: the one on the disk if it is whole and of these files, else a new one.
+    """Header and records (N,) of the archive's index: from the disk if that index is intact and up to date, else a new one.
 
-    Raises InputError for an archive or map that is missing, damaged or contradictory.
+    Raises InputError for an archive or map that is missing, damaged or inconsistent.
     """
-    # Flat validation entries get their class names from the training map, so its changes count too.
+    # Flat validation entries get their class names from the training map, so changes of it matter too.
     maps = sorted({archive.with_name(f"{archive.stem}_map.txt"), archive.with_name("train_map.txt")})
     try:
         if not archive.is_file():
-            read_archive(archive, split)  # says so
+            read_archive(archive, split)  # raises ArchiveError
         files = {"archive": file_stat(archive), "maps": [file_stat(path) if path.exists() else None for path in maps]}
         index = index_path(archive)
         header = _read_header(index)
@@ -51,7 +51,7 @@ def open_index(archive: Path, split: str) -> tuple[dict, np.ndarray]:
     header["crc"] = zlib.crc32(records, _crc(header))
     try:
         states.write_whole(index, lambda file: (file.write(json.dumps(header).encode() + b"\n"), file.write(records)))
-    except InputError:  # a folder that cannot be written: this process keeps the records to itself
+    except InputError:  # the folder is not writable: the records stay in this process
         header["saved"] = False
         return header, records
     return header, map_records(index, header)
@@ -67,17 +67,17 @@ def file_stat(file: Path | int) -> list[int]:
 
 
 def map_records(path: Path, header: dict) -> np.ndarray:
-    """The records as a read-only mapping. Raises InputError if the index is no longer the one that has this header."""
+    """The records, memory-mapped read-only. Raises InputError if the index on the disk no longer has this header."""
     if _read_header(path) != header:
         raise InputError(f"{path}: the index has gone or changed while it was in use; start the run again")
     with open(path, "rb") as file:
         start = len(file.readline())
-    # A plain array over the mapping: indexing numpy's memmap class takes several times longer.
+    # A plain array over the mapping: indexing NumPy's memmap class is several times slower.
     return np.asarray(np.memmap(path, RECORD, mode="r", offset=start, shape=(header["entries"],)))
 
 
 def _read_header(path: Path) -> dict | None:
-    """The header of an index of this version and of the size it states; None for anything else."""
+    """The header of an index, if it has this version and the file has the stated size; otherwise None."""
     try:
         with open(path, "rb") as file:
             header = json.loads(file.readline(1 << 26))
@@ -93,7 +93,7 @@ def _crc(header: dict) -> int:
 
 
 def _checksum(header: dict, path: Path) -> int:
-    """The CRC-32 of header and records. These are read, not mapped: pages that nobody needs yet stay out of this process."""
+    """The CRC-32 of header and records. Records are read, not mapped, which keeps their pages out of this process."""
     with open(path, "rb") as file:
         file.readline()
         crc = _crc(header)

@@ -1,4 +1,4 @@
-"""The loaders: the share of each process, in an order and with augmentations that the seed alone decides."""
+"""The loaders: each process's share of the images, in an order and with augmentations that depend only on the seed."""
 
 import multiprocessing
 import random
@@ -15,10 +15,10 @@ import distributed
 
 
 class SeededSampler(Sampler):
-    """This process's share of a shuffle, each index with a seed of its own for the image's augmentation.
+    """This process's share of a shuffle; each index comes with its own seed for the image's augmentation.
 
-    Order and seeds are functions of (seed, epoch, position in the shuffle over all processes): the same for any number of loading
-    processes, for one process or several, and in a run that was resumed.
+    Order and seeds are functions of (seed, epoch, position in the shuffle over all processes). They do not depend on the number
+    of loading processes, on the number of processes, or on whether the run was resumed.
     """
 
     def __init__(self, sampler: DistributedSampler | RepeatAugSampler, seed: int):
@@ -32,14 +32,14 @@ class SeededSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         numbers = np.random.default_rng([self.seed, self.epoch])
-        self.sampler.set_epoch(int(numbers.integers(2**31)))  # both kinds shuffle by the epoch's number
+        self.sampler.set_epoch(int(numbers.integers(2**31)))  # both kinds seed their shuffle with the epoch
         processes = distributed.world_size()
         seeds = numbers.integers(2**32, size=len(self) * processes)[distributed.rank() :: processes]
         return zip(self.sampler, seeds.tolist(), strict=True)
 
 
 class Seeded(Dataset):
-    """A data set that takes (index, seed) and seeds all that transforms draw from before it loads the image."""
+    """A data set indexed by (index, seed); it seeds all generators that transforms use before it loads the image."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -54,22 +54,22 @@ class Seeded(Dataset):
 
 
 def seed_everything(*parts: int) -> None:
-    """Seed the generators that weights, mixup and dropout draw from, on every device, by a 32-bit mix of the parts."""
+    """Seed the generators of weights, mixup and dropout, on every device, with a 32-bit hash of the parts."""
     seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
     torch.manual_seed(seed)
     _seed_cpu(seed)
 
 
 def _seed_cpu(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which spends longer on GPUs than an image takes
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds GPUs, which takes longer than loading an image
     random.seed(seed)
     np.random.seed(seed)
 
 
 def train_loader(dataset: Dataset, batch_size: int, repeated_aug: bool, seed: int, workers: int, pin: bool) -> DataLoader:
-    """Batches of this process's share of a shuffle of the whole set, the last partial one dropped.
+    """Batches of this process's share of a shuffle of the whole set; an incomplete last batch is dropped.
 
-    loader.sampler.set_epoch(epoch) must be called before each epoch. Raises InputError if there is not one full batch.
+    loader.sampler.set_epoch(epoch) must be called before each epoch. Raises InputError if there is no full batch.
     """
     share = {"num_replicas": distributed.world_size(), "rank": distributed.rank()}
     if repeated_aug:
@@ -86,7 +86,7 @@ def train_loader(dataset: Dataset, batch_size: int, repeated_aug: bool, seed: in
 
 
 def eval_loader(dataset: Dataset, batch_size: int, shared: bool, workers: int, pin: bool) -> DataLoader:
-    """Every image exactly once: all of them here, or, if `shared`, every world_size-th from this process's rank on."""
+    """Every image exactly once: all of them in this process or, if `shared`, every world_size-th, starting at its rank."""
     if shared:
         dataset = Subset(dataset, range(distributed.rank(), len(dataset), distributed.world_size()))
     return _loader(dataset, batch_size, workers, pin)
@@ -94,7 +94,7 @@ def eval_loader(dataset: Dataset, batch_size: int, shared: bool, workers: int, p
 
 def _loader(dataset: Dataset, batch_size: int, workers: int, pin: bool, **options) -> DataLoader:
     if workers:
-        # Not forked from this process: its communication threads may hold a lock that the copy would wait for for ever.
+        # Not forked from this process: its communication threads may hold a lock, for which a copy would wait forever.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "torchvision", "timm.data"])
         options |= {"multiprocessing_context": context, "persistent_workers": True, "worker_init_fn": distributed.start_worker}

@@ -1,4 +1,4 @@
-"""The training and validation images of a folder: which data set reads them, and whose class order their labels follow."""
+"""The training and validation images of a folder: choose the data set class that reads them, and match class orders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +26,9 @@ def open_images(
     kind: str = "image_folder",
     inat_category: str = "name",
 ) -> Images:
-    """A split, train or val, of one of --data-set's in the folder `root`.
+    """A split, train or val, of the data set `kind` (one of --data-set's choices) in the folder `root`.
 
-    An image folder is root/split, or root/split.zip with `archive` or where there is no such folder.
+    An image folder is read from root/split, or from root/split.zip with `archive` or if only the archive exists.
     """
     if kind in CIFARS:
         return CifarImages(root, split, CIFARS[kind], transform)
@@ -39,9 +39,9 @@ def open_images(
 
 
 def match_classes(dataset: Images, classes: list[str], owner: str, all_there: bool = False) -> None:
-    """Make the labels of `dataset` follow `classes`, a list of names in label order, remapping them by name.
+    """Remap the labels of `dataset` by name to `classes`, a list of class names in label order.
 
-    Raises InputError if it has other classes, or with all_there lacks one. `owner` says in the message whose classes they are.
+    Raises InputError if it has other classes or, with all_there, lacks one. `owner` names the source of `classes` in the message.
     """
     if dataset.classes == classes:
         return

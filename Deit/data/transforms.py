@@ -1,4 +1,4 @@
-"""What is done to an image before the model sees it."""
+"""Preprocessing and augmentation of images."""
 
 from timm.data import create_transform
 from torchvision import transforms
@@ -8,7 +8,7 @@ from options import SMALL
 
 
 def crop_ratio(input_size: int, ratio: float) -> float:
-    """The share of the resized shorter side that the centre crop of evaluation keeps: all of a small image."""
+    """The share of the resized shorter side that the centre crop in evaluation keeps; 1 for small images."""
     return 1.0 if input_size <= SMALL else ratio
 
 
@@ -17,8 +17,8 @@ def train_transform(
 ) -> transforms.Compose:
     """timm's training transform with these options of its create_transform. Small images get DeiT's padded crop as first step.
 
-    simple_crop: that of DeiT III (arXiv 2204.07118), which resizes the shorter side and crops anywhere, instead of a random part
-    of the area.
+    simple_crop: DeiT III's (arXiv 2204.07118), which resizes the shorter side and takes a random crop of fixed size, instead of a
+    random resized crop.
     """
     transform = create_transform(input_size=input_size, is_training=True, mean=mean, std=std, **augmentation)
     if simple_crop:

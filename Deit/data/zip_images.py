@@ -1,4 +1,4 @@
-"""Images from ZIP archives: root/{train,val}.zip, mapped into memory once for all processes, in ImageFolder's order.
+"""Images from ZIP archives, root/{train,val}.zip, in ImageFolder's order, memory-mapped: all processes share one copy.
 
 Stored entries are slices of the mapping; deflated entries are inflated when they are read.
 """
@@ -24,8 +24,8 @@ from data.index import CHUNK, file_stat, index_path, map_records, open_index
 class ZipImages(Dataset):
     """The images of root/{split}.zip, labelled by root/{split}_map.txt or, without one, by sorted class folder names.
 
-    ZipImages(root, "train")[i] -> (transform(image), label). Images are RGB, as torchvision's loader makes them, in the order in
-    which ImageFolder gives those of the unpacked folder. `classes` are the names in label order, `notes` lines worth showing.
+    ZipImages(root, "train")[i] -> (transform(image), label). Images are RGB, as from torchvision's loader, in the order of
+    ImageFolder on the unpacked folder. `classes` are the class names in label order, `notes` are lines to show the user.
     """
 
     def __init__(self, root: Path, split: str, transform: Callable | None = None):
@@ -42,7 +42,7 @@ class ZipImages(Dataset):
         data = self.read(index)
         try:
             image = _decode(data)
-        except Exception as error:  # a damaged file can fail in any way
+        except Exception as error:  # decoding a damaged file can fail in any way
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise InputError(f"{self.root}: {self.name(index)} does not decode as an image ({reason}); replace or remove it")
         return self.transform(image) if self.transform else image, int(self.labels[index])
@@ -50,7 +50,7 @@ class ZipImages(Dataset):
     def read(self, index: int) -> memoryview | bytes:
         """The bytes of an image file: a slice of the mapping if the entry is stored, inflated if it is deflated.
 
-        Raises InputError where they are not the bytes whose checksum the archive holds.
+        Raises InputError if they do not match the checksum in the archive.
         """
         self._open()
         try:
@@ -73,7 +73,7 @@ class ZipImages(Dataset):
         return memoryview(self._archive)[offset : offset + length]
 
     def _open(self) -> None:
-        """Map the archive, once in each process; in a loading process also the index. See that neither has changed."""
+        """Map the archive once per process, and in a loading process the index too. Check that neither has changed."""
         if self._archive is None:
             try:
                 self._file = open(self.root, "rb")
@@ -86,12 +86,12 @@ class ZipImages(Dataset):
             self._records = map_records(index_path(self.root), self._header)
 
     def _check_unchanged(self) -> None:
-        # Before every access: touching pages of a file that was cut short would kill the process without a message.
+        # Before every access: reading mapped pages of a truncated file would kill the process without a message.
         if file_stat(self._file.fileno()) != self._header["archive"]:
             raise InputError(f"{self.root}: the archive has changed while it was in use; start the run again")
 
     def __getstate__(self) -> dict:
-        """For loading processes: they map archive and index themselves; only records that are in no file are sent to them."""
+        """For loading processes, which map archive and index themselves; only records of an unsaved index are sent to them."""
         state = {**self.__dict__, "_archive": None, "_file": None}
         if self._header["saved"]:
             state["_records"] = None
@@ -99,15 +99,15 @@ class ZipImages(Dataset):
 
 
 def _decode(data: memoryview | bytes) -> Image.Image:
-    """As torchvision's pil_loader, without copying an image that is RGB already."""
+    """Like torchvision's pil_loader, but without copying an image that is already RGB."""
     with Image.open(io.BytesIO(data)) as image:
         return to_rgb(image)
 
 
 def warm(*archives: Path, show: bool = True) -> str | None:
-    """Read archives once from end to end, so that training finds them in memory; one process per machine does it, with a bar.
+    """Read archives once from end to end into the page cache, with a progress bar; to be called in one process per machine.
 
-    Returns a warning, one line, if they are larger than the memory that is free for them; then as much as fits is read.
+    If they are larger than the free memory, reads as much as fits and returns a one-line warning.
     """
     total, free = sum(path.stat().st_size for path in archives), available_memory()
     buffer, left = memoryview(bytearray(4 * CHUNK)), total if free is None else min(total, free)
@@ -127,7 +127,7 @@ def warm(*archives: Path, show: bool = True) -> str | None:
 
 
 def available_memory() -> int | None:
-    """Bytes free for the page cache, within the limit of this process's container; None where the system does not say."""
+    """Bytes available for the page cache, within the limit of this process's container; None if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -135,5 +135,5 @@ def available_memory() -> int | None:
         return None
     try:
         return min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no limit, or "max"
+    except (OSError, ValueError):  # no limit
         return free

@@ -1,6 +1,6 @@
-"""Whether a file of torch.save holds what was written to it: torch.load itself compares no checksum.
+"""Verify that a file written by torch.save is intact: torch.load itself checks no checksums.
 
-This file is the same in each folder that reads such files; it needs the standard library alone.
+This file is the same in each folder that reads such files; it needs only the standard library.
 """
 
 import zipfile
@@ -10,14 +10,14 @@ CHUNK = 1 << 20  # bytes
 
 
 def verify_checksums(path: Path) -> bool:
-    """Compare each member of the ZIP archive that torch.save writes with its CRC-32, at about 1 GB/s, in little memory.
+    """Check each member of the ZIP archive that torch.save writes against its CRC-32, at about 1 GB/s, in little memory.
 
-    False for a file without checksums: it is no ZIP archive (PyTorch before 1.6, safetensors), or was saved with
-    torch.serialization.set_crc32_options(False). Raises ValueError, which names the file and the damaged member, and OSError
-    where the file cannot be opened.
+    Returns False for a file without checksums: it is not a ZIP archive (PyTorch before 1.6, safetensors), or was saved with
+    torch.serialization.set_crc32_options(False). Raises ValueError naming the file and the damaged member, and OSError if the
+    file cannot be opened.
     """
     with open(path, "rb") as file:
-        if file.read(4) != b"PK\3\4":  # the rule by which torch.load tells the formats apart
+        if file.read(4) != b"PK\3\4":  # torch.load distinguishes the formats in the same way
             return False
         member = "the directory"
         try:
@@ -25,7 +25,7 @@ def verify_checksums(path: Path) -> bool:
                 entries = archive.infolist()
                 for entry in entries if any(entry.CRC for entry in entries) else ():
                     member = repr(entry.filename)
-                    if entry.compress_type != zipfile.ZIP_STORED:  # memory mapping would take it for the weights themselves
+                    if entry.compress_type != zipfile.ZIP_STORED:  # memory mapping would read the compressed bytes as weights
                         raise ValueError("compressed, which torch.save never does")
                     with archive.open(entry) as content:
                         while content.read(CHUNK):

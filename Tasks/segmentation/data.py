@@ -1,4 +1,4 @@
-"""Images and their annotations: read with checks, augmented as a function of (seed, epoch, index), normalised on the device."""
+"""Images and annotations: checked when read, augmented as a function of (seed, epoch, position), normalised on the device."""
 
 import hashlib
 import multiprocessing
@@ -20,16 +20,16 @@ from layouts import IGNORE, LAYOUTS, class_names, find_pairs
 
 
 def mix(*parts: int) -> int:
-    """A 32-bit seed out of several numbers, none of whose bits show through. Zeros at the end count for nothing."""
+    """A 32-bit seed, hashed from several numbers. Trailing zeros do not change it."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 class Images(Dataset):
     """A split of a data set. Images(args, split)[index, seed] -> (image (H, W, 3) uint8, labels (H, W) uint8).
 
-    For training, the pair is augmented as `seed` says and has the size --crop. For evaluation, the image has the size that
-    --size or --shorter-side asks for; the labels have --size, or their own size where that is not given.
-    Raises InputError naming the file that does not decode, or whose annotation is not one of class indices.
+    In training, the pair is augmented by `seed` and has the size --crop. In evaluation, the image has the size that --size or
+    --shorter-side requests; the labels have --size or, if that is not given, their own size.
+    Raises InputError naming a file that does not decode, or an annotation that does not consist of class indices.
     """
 
     def __init__(self, args, split: str):
@@ -42,7 +42,7 @@ class Images(Dataset):
         return len(self.pairs)
 
     def digest(self) -> str:
-        """The SHA-256 of the images' names, by which a resumed run knows that they are the same."""
+        """The SHA-256 of the images' names, which tells a resumed run whether they are the same."""
         return hashlib.sha256("\n".join(image.name for image, _ in self.pairs).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class Images(Dataset):
         return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(labels))
 
     def read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """The image in RGB and its labels ("L": classes, or IGNORE), both as large as they are on disk."""
+        """The image in RGB and its labels (mode "L": classes, or IGNORE), both in their original size."""
         path = self.pairs[index][0]
         try:
             image = to_rgb(_open(path))
@@ -69,7 +69,7 @@ class Images(Dataset):
         return image, self.read_labels(index, image.size)
 
     def read_labels(self, index: int, size: tuple[int, int] | None = None) -> Image.Image:
-        """The labels of an image, whose size (width, height) they must have where it is given. Raises InputError."""
+        """The labels of an image; their size must be `size` (width, height) if it is given. Raises InputError."""
         image_path, annotation_path = self.pairs[index]
         annotation = _open(annotation_path)
         if annotation.mode not in ("L", "P"):
@@ -87,7 +87,7 @@ class Images(Dataset):
         return Image.fromarray(labels.astype(np.uint8))
 
     def label_size(self, index: int) -> tuple[int, int]:
-        """(height, width) of the labels that evaluation compares with, from the header of the file."""
+        """(height, width) of the labels in evaluation, from --size or the file's header."""
         if self.args.size:
             return tuple(self.args.size)
         try:
@@ -107,7 +107,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def base_size(image: Image.Image, args) -> tuple[int, int]:
-    """(height, width) before random scaling: --size, the image's own in proportion to --shorter-side, or its own."""
+    """(height, width) before random scaling: --size, the image's size scaled to --shorter-side, or its own size."""
     if args.size:
         return tuple(args.size)
     if args.shorter_side:
@@ -117,10 +117,10 @@ def base_size(image: Image.Image, args) -> tuple[int, int]:
 
 
 def augment(image: Image.Image, labels: Image.Image, args, rng: random.Random) -> tuple[Image.Image, Image.Image]:
-    """Random scale, crop, flip and colour: what `rng` draws decides. Both results have the size --crop.
+    """Random scale, crop, flip and colour, drawn from `rng`. Both results have the size --crop.
 
-    The crop is cut from the source and scaled in one step. Where the scaled image is smaller than the crop, the rest is the mean
-    colour and IGNORE. A crop is drawn again, ten times at most, where one class has more than --max-class-share of its pixels.
+    The crop is cut from the source and scaled in one step. If the scaled image is smaller than the crop, the rest is filled with
+    the mean colour and IGNORE. If one class has more than --max-class-share of a crop, another is drawn, at most ten in all.
     """
     scale = rng.uniform(*args.scale)
     height, width = (max(1, round(side * scale)) for side in base_size(image, args))
@@ -151,10 +151,10 @@ def augment(image: Image.Image, labels: Image.Image, args, rng: random.Random) -
 
 
 class SeededOrder:
-    """Batches of (index, seed) of an epoch: a shuffle of all images in global batches, this process's share of each.
+    """Batches of (index, seed) of an epoch: this process's share of each global batch of a shuffle of all images.
 
-    Both depend on (seed, epoch) alone; what all processes see together in a step does not depend on how many there are.
-    The last partial batch is left out.
+    Both depend only on (seed, epoch); the content of a global batch does not depend on the number of processes.
+    An incomplete last batch is omitted.
     """
 
     def __init__(self, images: int, batch: int, seed: int):
@@ -173,7 +173,7 @@ class SeededOrder:
 
 
 class Batches:
-    """Images through loading processes: batches of (images (B, 3, H, W) float32 normalised, labels (B, H, W) uint8)."""
+    """Batches from loading processes: images (B, 3, H, W) float32, normalised, and labels (B, H, W) uint8."""
 
     def __init__(self, images: Images, args):
         self.images, self.args = images, args
@@ -189,7 +189,7 @@ class Batches:
         return len(self.images)
 
     def choose(self, indices: Sequence[int]) -> None:
-        """Evaluate these images alone, instead of this process's share of all."""
+        """Evaluate only these images, instead of this process's share of all images."""
         self.indices = indices
         self.loader = self._loader(sampler=[(index, 0) for index in indices], batch_size=1)
 
@@ -205,7 +205,7 @@ class Batches:
 
     def _loader(self, **options) -> DataLoader:
         if self.args.num_workers:
-            # Not forked from this process: its communication threads may hold a lock that the copy would wait for for ever.
+            # Not forked from this process: its communication threads may hold a lock, for which a copy would wait forever.
             workers = multiprocessing.get_context("forkserver")
             workers.set_forkserver_preload(["torch"])
             options |= {"multiprocessing_context": workers, "persistent_workers": True}
@@ -219,7 +219,7 @@ class Batches:
 
 
 def class_frequencies(images: Images) -> Tensor:
-    """(K,) float32: the share of each class among the labelled pixels of a split, every annotation read once."""
+    """(K,) float32: the share of each class in the labelled pixels of a split; reads every annotation once."""
     counts = torch.zeros(len(images.classes), dtype=torch.float64)
     for index in range(distributed.rank(), len(images), distributed.world_size()):
         labels = np.asarray(images.read_labels(index))

@@ -16,12 +16,12 @@ from data import Batches, mix
 from layouts import IGNORE
 from metrics import PixelMetrics
 
-CHECK_EVERY = 50  # steps between looks at the losses
+CHECK_EVERY = 50  # steps between checks of the losses
 
 
 def train_one_epoch(model: nn.Module, criterion: nn.Module, data: Batches, optimizer, scheduler, args, epoch: int) -> dict:
-    """Train for one epoch, which ends early where --steps is reached. Returns loss (mean over steps and processes) and
-    images_per_second (all processes together). Raises InputError naming epoch and step where the loss is not finite.
+    """Train for one epoch, which ends early if --steps is reached. Returns loss (mean over steps and processes) and
+    images_per_second (all processes together). Raises InputError naming epoch and step if the loss is not finite.
     """
     model.train()
     criterion.train()
@@ -32,8 +32,8 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, data: Batches, optim
     start = time.perf_counter()
     batches = progress(data.training(epoch), f"epoch {epoch + 1}/{args.epochs}", steps, args.batch_size)
     for step, (images, labels) in zip(range(steps), batches, strict=False):
-        torch.manual_seed(mix(args.seed, epoch, step, distributed.rank()))  # of dropout: a resumed run needs no history
-        optimizer.zero_grad()  # before the forward pass, whose activations then take the old gradients' memory
+        torch.manual_seed(mix(args.seed, epoch, step, distributed.rank()))  # for dropout: a resumed run needs no history
+        optimizer.zero_grad()  # before the forward pass, so that activations can reuse the gradients' memory
         with torch.autocast(args.device, torch.bfloat16, enabled=args.amp == "bf16"):
             output = model(images)
         outputs = output if isinstance(output, tuple) else (output,)
@@ -53,16 +53,17 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, data: Batches, optim
 
 
 def pixel_loss(criterion: nn.Module, outputs: tuple[Tensor, ...], labels: Tensor, aux_weight: float) -> Tensor:
-    """The criterion's mean over the labelled pixels of all processes; that of an auxiliary head is added with a weight.
+    """The criterion's mean over labelled pixels, plus that of an auxiliary head times aux_weight.
 
     outputs: logits (N, K, H, W), the model's own first; labels (N, H, W) uint8 with IGNORE. DistributedDataParallel averages
-    gradients over processes, which have unequal numbers of labelled pixels: each loss is scaled by its share of them.
+    gradients over processes, which have unequal numbers of labelled pixels. Each process's loss is therefore scaled so that the
+    average over processes is the mean over the labelled pixels of all of them.
     """
     labelled = (labels != IGNORE).sum()
-    if labelled == 0:  # a mean over no pixel is not a number
+    if labelled == 0:  # a mean over no pixels would be NaN
         return sum(logits.sum() for logits in outputs) * 0 * _share(labelled)
     targets = labels.long()
-    if torch.are_deterministic_algorithms_enabled():  # a GPU has such a loss for rows of logits only
+    if torch.are_deterministic_algorithms_enabled():  # GPUs have deterministic losses only for logits (N, K)
         outputs, targets = [logits.movedim(1, -1).flatten(0, 2) for logits in outputs], targets.flatten()
     losses = [criterion(logits.float(), targets) for logits in outputs]
     return (losses[0] + aux_weight * sum(losses[1:])) * _share(labelled)
@@ -88,7 +89,7 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Batches, args, collect: "LogitsGrid | None" = None) -> dict:
-    """PixelMetrics of every image of all processes, once, in float32; `collect` gathers the logits too."""
+    """PixelMetrics over all images of all processes, each counted once, in float32; `collect` also gathers the logits."""
     model.eval()
     metrics = PixelMetrics(len(data.images.classes), args.device)
     rounds = -(-len(data) // distributed.world_size())
@@ -99,19 +100,19 @@ def evaluate(model: nn.Module, data: Batches, args, collect: "LogitsGrid | None"
         seen += 1
         if collect is not None:
             collect.add(index, logits[0], labels[0])
-    if collect is not None and seen < rounds:  # every process takes part in every round of gathering
+    if collect is not None and seen < rounds:  # every process must take part in every round of gathering
         collect.add(None, None, None)
     return metrics.compute()
 
 
 def predict(model: nn.Module, image: Tensor, size: tuple[int, int], args) -> Tensor:
-    """Logits (1, K, *size) float32 of an image (1, 3, H, W), as --predict says: whole, or the mean over a sliding window."""
+    """Logits (1, K, *size) float32 of an image (1, 3, H, W): of the whole image or, by --predict, of a sliding window."""
     logits = sliding(model, image, args.window, args.window_stride) if args.predict == "sliding" else model(image).float()
     return logits if logits.shape[2:] == size else F.interpolate(logits, size, mode="bilinear")
 
 
 def sliding(model: nn.Module, image: Tensor, window: list[int], stride: list[int]) -> Tensor:
-    """Mean logits (1, K, H, W) over windows (height, width) whose last row and column are moved inward to end at the edge."""
+    """Mean logits (1, K, H, W) over windows (height, width); the last row and column of windows end at the image's edge."""
     starts = []
     for side, length, step in zip(image.shape[2:], window, stride, strict=True):
         last = max(side - length, 0)
@@ -131,7 +132,7 @@ def sliding(model: nn.Module, image: Tensor, window: list[int], stride: list[int
 class LogitsGrid:
     """Every stride-th pixel of every image's logits, gathered in the main process: logits (N, K, h, w), labels (N, h, w).
 
-    Smaller images fill the upper left of their grid; the rest has the label IGNORE and logits of 0.
+    Smaller images fill the upper left part of their grid; the rest has the label IGNORE and logits of 0.
     """
 
     def __init__(self, images: int, classes: int, size: tuple[int, int], stride: int, device: str):
@@ -142,7 +143,7 @@ class LogitsGrid:
             self.labels = torch.full((images, *self.shape[1:]), IGNORE, dtype=torch.int64)
 
     def add(self, index: int | None, logits: Tensor | None, labels: Tensor | None) -> None:
-        """Take an image's logits (K, H, W) and labels (H, W); every process calls this as often, with None when it has none."""
+        """Add an image's logits (K, H, W) and labels (H, W). All processes must call this equally often, with None if need be."""
         grid = torch.zeros(self.shape, device=self.device)
         targets = torch.full(self.shape[1:], IGNORE, dtype=torch.int64, device=self.device)
         if index is not None:
@@ -167,7 +168,7 @@ def gather(x: Tensor) -> list[Tensor]:
 
 
 def progress(batches: Iterable, title: str, steps: int, images_per_step: int) -> tqdm:
-    """A bar over batches with the time left, in images/s; only in the main process."""
+    """A progress bar over batches, in images/s with the time left; only in the main process."""
     return tqdm(
         batches,
         title,

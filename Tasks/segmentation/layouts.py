@@ -1,4 +1,4 @@
-"""The data sets: their customary folders, and what the values of their annotations mean."""
+"""The data sets: their usual folders, and the meaning of the values in their annotations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +7,15 @@ from errors import InputError
 
 import numpy as np
 
-IGNORE = 255  # the label of pixels that no loss and no metric counts
+IGNORE = 255  # the label of pixels that losses and metrics ignore
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a data set lie. `images` and `annotations` are folders with {split}, for which `splits` has names.
+    """The files of a data set. `images` and `annotations` are folders with {split}, which is replaced by a name from `splits`.
 
     An image's name is its path below `images` without one of `image_suffixes`; its annotation has the same name and
-    `annotation_suffix`. `labels` maps each value that an annotation may hold to a class or to IGNORE.
+    `annotation_suffix`. `labels` maps each allowed value of an annotation to a class or to IGNORE.
     """
 
     images: str
@@ -27,7 +27,7 @@ class Layout:
     labels: dict[int, int]
 
     def table(self) -> np.ndarray:
-        """(256,) int16: the label of each value; -1 for a value that an annotation may not hold."""
+        """(256,) int16: the label of each value; -1 for values that are not allowed in an annotation."""
         table = np.full(256, -1, np.int16)
         table[IGNORE] = IGNORE
         for value, label in self.labels.items():
@@ -76,7 +76,7 @@ LAYOUTS = {
 def find_pairs(data: str, root: Path, split: str) -> list[tuple[Path, Path]]:
     """Paths of the images of a split ("train", "val" or "test") and of their annotations, sorted by name.
 
-    Raises InputError where a folder is missing or holds no image, or naming the first image or annotation without its partner.
+    Raises InputError if a folder is missing or has no images, and naming the first image or annotation without its partner.
     """
     layout = LAYOUTS[data]
     name = layout.splits[split]
@@ -102,11 +102,11 @@ def find_pairs(data: str, root: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def class_names(data: str, root: Path) -> list[str]:
-    """Names in label order. Those of ADE20K are read from its objectInfo150.txt where that is."""
+    """Names in label order. ADE20K's are read from its objectInfo150.txt if that file exists."""
     names = list(LAYOUTS[data].classes)
     table = root / "objectInfo150.txt"
     if data == "ade20k" and table.is_file():
-        # Columns that tabs separate: Idx, Ratio, Train, Val, Stuff, Name; the name is a list of synonyms.
+        # Tab-separated columns: Idx, Ratio, Train, Val, Stuff, Name; the name is a list of synonyms.
         rows = [line.split("\t") for line in table.read_text(encoding="utf-8", errors="replace").splitlines()]
         for row in rows:
             if row[0].strip().isdigit() and 1 <= int(row[0]) <= len(names):

@@ -14,7 +14,7 @@ from errors import InputError, is_first, say
 
 from options import cpu_has_bf16, fill_in, get_parser, rate, settle_length
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = get_parser().parse_args()
 
 import torch
@@ -31,12 +31,12 @@ from layouts import IGNORE
 from maxsup_loss import make_loss
 from models import create_model, start_from
 
-# What should not change between the start of a run and its resumption.
+# Settings that should not change when a run is resumed.
 SETTINGS = """
     alpha alpha_end steps batch_size opt lr momentum weight_decay power warmup_steps seed amp size shorter_side crop
     scale flip jitter max_class_share mean std drop_path aux_weight sync_bn
 """.split()
-LARGEST_LOGITS = 2**34  # bytes: the file is gathered in memory
+LARGEST_LOGITS = 2**34  # bytes; the logits are gathered in memory
 
 
 def main(args) -> None:
@@ -51,7 +51,7 @@ def main(args) -> None:
 
 
 def train(args) -> None:
-    """Train or go on; each epoch a line of the log and the checkpoint, at the end test.json. Raises InputError."""
+    """Start or resume training; write a log line and the checkpoint per epoch, and test.json at the end. Raises InputError."""
     if args.batch_size % distributed.world_size():
         raise InputError(f"--batch-size {args.batch_size}: does not divide among {distributed.world_size()} processes")
     synced = args.device == "cuda" and distributed.world_size() > 1 and args.sync_bn is not False
@@ -75,7 +75,7 @@ def train(args) -> None:
         say(start_from(Path(args.init), model))
     model = model.to(args.device, memory_format=torch.channels_last)
     if synced:
-        model = convert_sync_batchnorm(model)  # PyTorch's own drops the activations of timm's norms
+        model = convert_sync_batchnorm(model)  # PyTorch's own conversion drops the activations of timm's norms
     criterion = build_criterion(args, splits["train"].images).to(args.device)
     optimizer = build_optimizer(model, args)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args))
@@ -93,7 +93,7 @@ def train(args) -> None:
     for epoch in range(start_epoch, args.epochs):
         training = train_one_epoch(wrapped, criterion, splits["train"], optimizer, scheduler, args, epoch)
         line = {"epoch": epoch + 1, **{f"train_{key}": value for key, value in training.items()}}
-        last_step = scheduler.last_epoch - 1  # of this epoch: the scheduler is one further
+        last_step = scheduler.last_epoch - 1  # of this epoch: the scheduler is one step ahead
         line |= {"lr": args.lr * rate(last_step, args), "alpha": getattr(criterion, "alpha", None)}
         distributed.share_buffers(model)
         check_weights(model, epoch)
@@ -110,11 +110,11 @@ def train(args) -> None:
     metrics = evaluate(model, splits["test"], args, grid)
     if is_first():
         write_test(metrics, grid, classes, splits["test"].images, args)
-    distributed.barrier()  # nobody leaves before the last file is on the disk
+    distributed.barrier()  # no process exits before the last file is on the disk
 
 
 def logits_grid(images: Images, args) -> LogitsGrid:
-    """Room for --logits. Raises InputError where it would take more than LARGEST_LOGITS."""
+    """Memory for --logits. Raises InputError if it would take more than LARGEST_LOGITS."""
     sizes = [images.label_size(index) for index in range(len(images))]
     size = max(height for height, _ in sizes), max(width for _, width in sizes)
     if args.logits_stride // 2 >= min(size):
@@ -130,7 +130,7 @@ def logits_grid(images: Images, args) -> LogitsGrid:
 
 
 def check_weights(model: nn.Module, epoch: int) -> None:
-    """Raise InputError where the last step of an epoch has ruined the model, which no loss of that epoch shows."""
+    """Raise InputError if the model has diverged in the last step of an epoch, which no loss of that epoch shows."""
     if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
         raise InputError(
             f"weights are not finite after epoch {epoch + 1}; stopped before this epoch was saved: the last checkpoint is good. "
@@ -149,7 +149,7 @@ def build_criterion(args, images: Images) -> nn.Module:
 
 
 def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
-    """Norms and biases, the parameters of one dimension, do not decay; nor do class tokens and position embeddings."""
+    """Norms and biases, the parameters of one dimension, have no weight decay, nor have class tokens and position embeddings."""
     named = list(model.named_parameters())
     free = [p for name, p in named if p.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "dist_token"))]
     decayed = [p for name, p in named if not any(p is other for other in free)]
@@ -162,18 +162,18 @@ def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
 def wrap(model: nn.Module, args) -> nn.Module:
     if distributed.world_size() > 1:
         devices = [torch.cuda.current_device()] if args.device == "cuda" else None
-        # Gradients live in the buckets that are averaged; of EfficientNet's encoders some parameters have none, in every step.
+        # Gradients are views of the averaged buckets. Some parameters of EfficientNet encoders never get one, hence static_graph.
         how = {"device_ids": devices, "gradient_as_bucket_view": True, "static_graph": True}
         model = nn.parallel.DistributedDataParallel(model, **how)
-        # Each process keeps its own batch norm statistics until share_buffers.
-        model.broadcast_buffers = False  # as an argument it is deprecated since torch 2.13, and its successor is not in 2.11
+        # Each process has its own batch norm statistics until share_buffers.
+        model.broadcast_buffers = False  # the argument is deprecated since torch 2.13, and its successor is missing in 2.11
     return torch.compile(model) if args.compile else model
 
 
 def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: list[str], steps: int, args) -> int:
-    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's.
+    """Restore a checkpoint's state; returns the epoch to continue with. Raises InputError if it does not fit this run.
 
-    steps: those of an epoch.
+    steps: the number per epoch.
     """
     was = state.get("args", {})
     missing = [key for key in ("epoch", "classes", *parts) if key not in state]
@@ -203,7 +203,7 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
         )
     states.load_parts(parts, state, path)
     scheduler = parts["lr_scheduler"]
-    scheduler.last_epoch = min(epoch * steps, args.steps)  # in steps, as this run counts them
+    scheduler.last_epoch = min(epoch * steps, args.steps)  # in steps of this run
     scheduler._step_count = scheduler.last_epoch + 1
     for group in parts["optimizer"].param_groups:
         group["lr"] = args.lr * rate(scheduler.last_epoch, args)
@@ -212,7 +212,7 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
 
 
 def write_test(metrics: dict, grid: LogitsGrid | None, classes: list[str], images: Images, args) -> None:
-    """Write test.json and --logits, and print both paths with the figures."""
+    """Write test.json and --logits, and print both paths with the metrics."""
     path = args.output_dir / "test.json"
     text = json.dumps(metrics | {"classes": classes, "predict": args.predict}) + "\n"
     states.write_whole(path, lambda file: file.write(text.encode()))

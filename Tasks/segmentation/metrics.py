@@ -1,4 +1,4 @@
-"""Pixels as samples: mIoU, pixel accuracy, calibration and likelihood, summed over images and processes."""
+"""Metrics with pixels as samples: mIoU, pixel accuracy, calibration and likelihood, over all images and processes."""
 
 from errors import InputError
 
@@ -22,7 +22,7 @@ class PixelMetrics:
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # negative log-likelihood, images
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """logits (N, K, H, W) floating point, labels (N, H, W) with IGNORE. Raises InputError where logits are not finite."""
+        """logits (N, K, H, W) floating point, labels (N, H, W) with IGNORE. Raises InputError if logits are not finite."""
         kept = labels != IGNORE
         rows = logits.movedim(1, -1)[kept].float()  # (pixels, K)
         targets = labels[kept].long()
@@ -42,7 +42,7 @@ class PixelMetrics:
     def compute(self) -> dict:
         """Over all processes: images, pixels, miou and pixel_accuracy (%), iou (%, None for an absent class), ece, nll (nats).
 
-        mIoU is the mean over the classes that occur in truth or prediction. Raises InputError where no pixel has a label.
+        mIoU is the mean over the classes that occur in truth or prediction. Raises InputError if no pixel has a label.
         """
         for part in (self.confusion, self.bins, self.sums):
             distributed.sum_over_processes(part)

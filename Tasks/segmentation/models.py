@@ -1,4 +1,4 @@
-"""Models by name: DeepLabV3+ and UPerNet of segmentation-models-pytorch, on backbones of its own or of timm."""
+"""Models by name: segmentation-models-pytorch's (smp) DeepLabV3+ and UPerNet, on its own backbones or timm's."""
 
 import difflib
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import states
 
 DECODERS = {"deeplabv3plus": smp.DeepLabV3Plus, "upernet": smp.UPerNet}
-MULTIPLE = 32  # the side of the padded input is a multiple of this: the coarsest map has a 32nd of it
+MULTIPLE = 32  # the padded input's sides are multiples of this: the coarsest feature map has stride 32
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -29,7 +29,7 @@ def split_name(name: str) -> tuple[str, str]:
     if decoder not in DECODERS:
         raise InputError(f"--model {name}: must begin with a decoder, {' or '.join(DECODERS)}, as in deeplabv3plus_resnet18")
     if not timm.is_model(backbone) and timm.is_model(f"{backbone}_patch16_224"):
-        backbone += "_patch16_224"  # deit_small
+        backbone += "_patch16_224"  # for example deit_small
     if backbone not in SMP_ENCODERS and not timm.is_model(backbone):
         known = {known.removesuffix("_patch16_224") for known in [*SMP_ENCODERS, *timm.list_models()]}
         near = difflib.get_close_matches(backbone, sorted(known), n=4, cutoff=0.4)
@@ -40,14 +40,14 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def is_transformer(backbone: str) -> bool:
-    """Whether timm's model has tokens of one size from first to last, without maps of several scales."""
+    """Whether the timm model is a plain vision transformer, whose feature maps all have one scale."""
     return timm.is_model(backbone) and is_model_in_modules(backbone, ["deit", "vision_transformer"])
 
 
 def create_model(name: str, num_classes: int, crop: list[int], drop_path: float = 0.0, pretrained: bool = False) -> "Segmenter":
-    """The model of a name as split_name reads it; crop (height, width) of training is what position embeddings are made for.
+    """The model of a name (see split_name). Position embeddings are made for the training crop, (height, width).
 
-    Raises InputError for a backbone that does not suit the decoder, or pretrained weights that cannot be had.
+    Raises InputError for a backbone that does not fit the decoder, or if pretrained weights are not available.
     """
     decoder, backbone = split_name(name)
     try:
@@ -59,11 +59,11 @@ def create_model(name: str, num_classes: int, crop: list[int], drop_path: float 
             net = DECODERS[decoder](backbone if own else f"tu-{backbone}", encoder_weights=weights, classes=num_classes)
             model = Segmenter(net.encoder, net.decoder, net.segmentation_head)
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, 2 * MULTIPLE, 2 * MULTIPLE))  # some backbones take images of one size only
+            model.eval()(torch.zeros(1, 3, 2 * MULTIPLE, 2 * MULTIPLE))  # some backbones accept only one image size
         return model.train()
     except InputError:
         raise
-    except Exception as error:  # timm and smp refuse a model in many ways, and so does a network that is not there
+    except Exception as error:  # timm, smp and a missing network can fail in many ways
         reason = (str(error) or repr(error)).splitlines()[0][:200]
         raise InputError(f"--model {name}: cannot be built ({type(error).__name__}: {reason})")
 
@@ -99,7 +99,7 @@ def _upernet_on_transformer(backbone: str, classes: int, crop: list[int], drop_p
 class TransformerPyramid(nn.Module):
     """Four maps (N, C, h, w) of a vision transformer at scales 4, 2, 1 and 1/2 of its grid: the multi-level neck of UPerNet.
 
-    forward(images) -> [None, None, 1/4, 1/8, 1/16, 1/32 of the image], as smp's decoders count them for patches of 16 pixels.
+    forward(images) -> [None, None, maps of 1/4, 1/8, 1/16 and 1/32 of the image], smp's order; for patches of 16 pixels.
     """
 
     SCALES = (4, 2, 1, 0.5)
@@ -123,7 +123,7 @@ class TransformerPyramid(nn.Module):
 class Segmenter(nn.Module):
     """Encoder, decoder and head: images (N, 3, H, W) of any size -> logits (N, K, H, W).
 
-    In training mode a model with an auxiliary head gives (logits, auxiliary logits) of the same shape.
+    In training mode, a model with an auxiliary head returns (logits, auxiliary logits) of the same shape.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None):
@@ -143,27 +143,27 @@ class Segmenter(nn.Module):
 
 
 def backbone_of(model: Segmenter) -> nn.Module:
-    """The part of the encoder that a classification model of the same name has too."""
+    """The part of the encoder that a classification model of the same name also has."""
     encoder = model.encoder.vit if isinstance(model.encoder, TransformerPyramid) else model.encoder
     return getattr(encoder, "model", encoder)
 
 
 def start_from(path: Path, model: Segmenter) -> str:
-    """Load the backbone from a checkpoint of Deit/ or Conv/, tensor by name; returns a sentence about what was taken.
+    """Load the backbone from a checkpoint of Deit/ or Conv/, tensors matched by name; returns a line about what was loaded.
 
-    Position embeddings are resampled to this model's grid. Raises InputError where a tensor of the backbone is missing or has
-    another shape: a backbone of which half is random would be measured as if it were pre-trained.
+    Position embeddings are resampled to this model's grid. Raises InputError if a tensor of the backbone is missing or has a
+    different shape: a partly random backbone would be reported as if it were pre-trained.
     """
     weights = states.read(path)["model"]
     backbone = backbone_of(model)
     own = backbone.state_dict()
-    # timm's features_only writes the first dot of some names as an underscore: stages.0 becomes stages_0.
+    # timm's features_only replaces the first dot of some names by an underscore: stages.0 becomes stages_0.
     found = {key.replace(".", "_"): key for key in weights}
     taken = {key: found[key.replace(".", "_")] for key in own if key.replace(".", "_") in found}
     loaded = {key: weights[name] for key, name in taken.items()}
     if "pos_embed" in loaded and loaded["pos_embed"].ndim == 3 and loaded["pos_embed"].shape != own["pos_embed"].shape:
         grid = backbone.patch_embed.grid_size
-        prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens  # those that have a position
+        prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens  # tokens with a position embedding
         try:
             loaded["pos_embed"] = resample_abs_pos_embed(loaded["pos_embed"], list(grid), num_prefix_tokens=prefix)
         except RuntimeError as error:

@@ -12,14 +12,14 @@ from layouts import LAYOUTS
 
 LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 
-# The cores that this process may use, which taskset and clusters limit.
+# The cores that this process may use; taskset and clusters limit them.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data set fills in where the command line is silent. Sizes are (height, width) in pixels."""
+    """A data set's defaults for options that the command line does not give. Sizes are (height, width) in pixels."""
 
     crop: list[int]
     steps: int
@@ -29,7 +29,7 @@ class Recipe:
     weight_decay: float
     power: float
     warmup_steps: int
-    drop_path: float  # of vision transformers
+    drop_path: float  # for vision transformers
     logits_stride: int
     size: list[int] | None = None
     shorter_side: int | None = None
@@ -40,25 +40,25 @@ class Recipe:
 
 
 RECIPES = {
-    # Ours: sized to minutes on a laptop's CPU, from random weights.
+    # This project's own: trains from random weights in minutes on a laptop's CPU.
     "camvid": Recipe(
         size=[180, 240], crop=[144, 192], steps=720, batch_size=8, opt="adamw", lr=2e-3, weight_decay=0.05,
         power=0.9, warmup_steps=50, drop_path=0.0, logits_stride=2, eval_every=5, scale=(0.75, 1.5), jitter=0.3,
     ),
     # ENSTA-U2IS-AI/Label-smoothing-Selective-classification-Code, experiments/segmentation/configs/deeplab_ls.yaml: 8 crops on
-    # each of two GPUs; its schedule of 161 epochs in 30,000 steps is that of 16 crops per step. Augmentation: its library's.
+    # each of two GPUs; its schedule of 161 epochs in 30,000 steps implies 16 crops per step. Augmentation: its library's.
     "cityscapes": Recipe(
         size=[1024, 2048], crop=[512, 512], steps=30_000, batch_size=16, opt="sgd", lr=0.01, weight_decay=1e-4,
         power=1.0, warmup_steps=0, drop_path=0.0, logits_stride=8, eval_every=5,
     ),
-    # open-mmlab/mmsegmentation, configs/vit/upernet_deit-s16_mln_512x512_160k_ade20k.py and the files that it builds on.
+    # open-mmlab/mmsegmentation, configs/vit/upernet_deit-s16_mln_512x512_160k_ade20k.py and its base files.
     "ade20k": Recipe(
         shorter_side=512, crop=[512, 512], steps=160_000, batch_size=16, opt="adamw", lr=6e-5, weight_decay=0.01,
         power=1.0, warmup_steps=1500, drop_path=0.1, logits_stride=16, max_class_share=0.75, eval_every=10,
     ),
 }  # fmt: skip
 OF_DATA = tuple(Recipe.__dataclass_fields__)
-# Smallest and largest values that mean something.
+# Smallest and largest valid values.
 RANGES = {
     **dict.fromkeys(("steps", "epochs", "batch_size", "eval_every", "logits_stride"), (1, 10**9)),
     **dict.fromkeys(("crop", "size", "shorter_side", "window", "window_stride"), (16, 8192)),
@@ -161,7 +161,7 @@ def get_parser() -> Parser:
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Settle what the data set or the machine decides. Raises InputError for the first value that means nothing."""
+    """Set the options that depend on the data set or the machine. Raises InputError for the first invalid value."""
     import torch
 
     from models import is_transformer, split_name
@@ -193,7 +193,7 @@ def fill_in(args: argparse.Namespace) -> None:
     args.window_stride = args.window_stride or [max(16, side * 2 // 3) for side in args.window]
     for name, (low, high) in RANGES.items():
         value = getattr(args, name)
-        high = 100 if name == "alpha" and args.loss == "focal" else high  # its gamma
+        high = 100 if name == "alpha" and args.loss == "focal" else high  # focal's gamma
         low = low if args.loss == "ls" or "alpha" not in name else 0  # negative label smoothing
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if one is not None and not low <= one <= high:
@@ -238,12 +238,12 @@ def fill_in(args: argparse.Namespace) -> None:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 (Linux says); where it does not, bf16 takes longer than float32."""
+    """Whether this CPU has bfloat16 instructions, according to Linux; without them, bf16 is slower than float32."""
     return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def settle_length(args: argparse.Namespace, steps_per_epoch: int) -> None:
-    """Fill in --steps from --epochs or the other way round: the last epoch may be a part of one."""
+    """Set --steps from --epochs or vice versa; the last epoch may be incomplete."""
     if args.epochs:
         args.steps = args.epochs * steps_per_epoch
     args.epochs = math.ceil(args.steps / steps_per_epoch)
@@ -254,7 +254,7 @@ def settle_length(args: argparse.Namespace, steps_per_epoch: int) -> None:
 
 
 def rate(step: int, args: argparse.Namespace) -> float:
-    """The learning rate as a share of --lr before a step, counted from 0: polynomial decay times a linear warm-up."""
+    """The learning rate at a step, counted from 0, relative to --lr: polynomial decay times a linear warm-up."""
     decay = (1 - min(step / args.steps, 1)) ** args.power
     return decay * min(1, (step + 1) / (args.warmup_steps + 1))
 
@@ -274,7 +274,7 @@ def get_maps_parser() -> Parser:
 
 
 class _Formatter(Formatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help, and line breaks in the epilog."""
+    """Shows defaults in the help and keeps the epilog's line breaks."""
 
 
 def _line(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of tensors and plain types, such as checkpoints: written whole or not at all, read without running what is in them."""
+"""Files of tensors and plain types, such as checkpoints: written completely or not at all, read without running code."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from checksums import verify_checksums
 
 MOST_STEPS = 1e12
-# What people's checkpoints often hold beside the weights: a best accuracy as a NumPy scalar, an output folder as a path.
+# Types that checkpoints often contain in addition to the weights: a best accuracy as a NumPy scalar, an output folder as a path.
 ASIDE = [f"numpy.{name}" for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")]
 ASIDE += [
     f"pathlib.{module}{name}Path" for module in ("", "_local.") for name in ("Posix", "Windows", "PurePosix", "PureWindows")
@@ -25,7 +25,7 @@ NO_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask", "to
 
 
 class Unread:
-    """Stands for an object that is named in ASIDE: nothing of NumPy or pathlib is built from what a file says."""
+    """Replaces every object of a type in ASIDE: no NumPy or pathlib object is built from a file's content."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -33,9 +33,9 @@ class Unread:
 
 
 def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write a file by fill(file), under a name of its own until it is on the disk: a killed process leaves the old file in place.
+    """Write a file by fill(file), under a temporary name until it is on the disk: if the process is killed, the old file remains.
 
-    Raises InputError where it cannot be written, on a full disk for example; then the old file stays, and nothing of the new one.
+    Raises InputError if it cannot be written, on a full disk for example; the old file then remains, and nothing of the new one.
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
@@ -45,7 +45,7 @@ def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        while not isinstance(error, OSError) and error.__context__:  # torch.save fails anew when it closes the file
+        while not isinstance(error, OSError) and error.__context__:  # torch.save fails a second time when it closes the file
             error = error.__context__
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be written ({reason}); the file that was there is kept")
@@ -54,14 +54,14 @@ def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 
 def write(content: dict, path: Path) -> None:
-    """Write a dict of tensors and plain types as write_whole does."""
+    """Write a dict of tensors and plain types with write_whole."""
     write_whole(path, lambda file: torch.save(content, file))
 
 
 def read_any(path: Path) -> dict:
-    """Read a dict with weights_only=True alone, or a safetensors file, onto the CPU, after a look at its checksums.
+    """Read a dict with torch.load(weights_only=True), or a safetensors file, onto the CPU, after verifying its checksums.
 
-    Raises InputError for a file that is missing, damaged, not a dict, that would run code, or has tensors without values.
+    Raises InputError for a file that is missing, is damaged, is not a dict, would run code, or has tensors without values.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
@@ -75,11 +75,11 @@ def read_any(path: Path) -> dict:
 
             state = load_file(path)
         else:
-            # DeiT's checkpoints hold the options of their command line as this one type, which only carries attributes.
+            # DeiT's checkpoints store their command-line options as a Namespace, which only carries attributes.
             with torch.serialization.safe_globals([argparse.Namespace, *((Unread, name) for name in ASIDE)]):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have had called
+        found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have called
         reason = found.group(1) if found else "no pickle of tensors"
         raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
     except Exception as error:  # a damaged file can fail in any way
@@ -94,12 +94,12 @@ def read_any(path: Path) -> dict:
 
 
 def read(path: Path) -> dict:
-    """Read a checkpoint of this project's form. Raises InputError for what read_any refuses, and for another form."""
+    """Read a checkpoint in this project's format. Raises InputError for what read_any refuses, and for other formats."""
     return check(read_any(path), path)
 
 
 def check(state: dict, path: Path) -> dict:
-    """The content of a checkpoint, if it has this project's form. Raises InputError if it has not."""
+    """Return the content of a checkpoint if it has this project's format. Raises InputError if it does not."""
     if not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
     kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
@@ -115,7 +115,7 @@ def check(state: dict, path: Path) -> dict:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:
-    """Load finite weights that must fit but for counters, which are no weights. Raises InputError naming the keys that differ."""
+    """Load weights that are finite and match the model, except for NO_WEIGHTS. Raises InputError naming the keys that differ."""
     expected, found = (
         {key: value for key, value in some.items() if not str(key).endswith(NO_WEIGHTS)} for some in (model.state_dict(), weights)
     )
@@ -138,18 +138,18 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -
     model.load_state_dict({key: value for key, value in weights.items() if key in names}, strict=False)
 
 
-COUNTERS = ("step", "lookahead_step")  # of timm's LAMB, Adan and Lookahead, which keep them beside their options
+COUNTERS = ("step", "lookahead_step")  # timm's LAMB, Adan and Lookahead store them among their options
 
 
 def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
-    """Put back what a run's parts remember: the loss, the scaler of mixed precision, and the optimiser's memory.
+    """Restore the state of a run's parts: the loss, the gradient scaler of mixed precision, and the optimiser.
 
-    The optimiser's rates and decay stay this run's, and so does the schedule, for both follow from the command line; its counters
-    of steps come back. Raises InputError for a state that does not fit its part or is not finite.
+    The optimiser's learning rates and weight decay, and the schedule, remain those of this run, because they follow from the
+    command line; its step counters are restored. Raises InputError for a state that does not fit its part or is not finite.
     """
     for name, part in parts.items():
         try:
-            if name == "lr_scheduler" or (name == "scaler" and state[name] == {}):  # empty where the run so far did without fp16
+            if name == "lr_scheduler" or (name == "scaler" and state[name] == {}):  # empty if the run did not use fp16
                 continue
             if name == "scaler" and not all(isinstance(value, int | float) for value in state[name].values()):
                 raise ValueError("it holds something other than numbers")
@@ -166,7 +166,7 @@ def load_parts(parts: dict[str, object], state: dict, source: object) -> None:
                 part.load_state_dict(state[name])
             if not all(value.isfinite().all() for value in tensors(part.state_dict())):
                 raise ValueError("it holds numbers that are not finite")
-        except Exception as error:  # a foreign state can fail in any way
+        except Exception as error:  # another program's state can fail in any way
             raise InputError(f"{source}: the state of its {name} does not fit ({_reason(error)})")
 
 
@@ -175,7 +175,7 @@ def _is_count(value: object) -> bool:
 
 
 def _check_memory(memories: list[tuple[Tensor, dict]]) -> None:
-    """Raise ValueError where the next step would fail on what an optimiser remembers of a weight, or go wrong."""
+    """Raise ValueError if an optimiser's state for some weight would make the next step fail or compute nonsense."""
     kinds: dict[str, str] = {}
     for weight, memory in memories:
         for key, value in memory.items():
@@ -186,13 +186,13 @@ def _check_memory(memories: list[tuple[Tensor, dict]]) -> None:
                 raise ValueError(f"{key} is {value}")
             if isinstance(value, Tensor) and value.numel() == 0:
                 raise ValueError(f"{key} is empty")
-            # As large as the weight, one number, or rows and columns of it, as factored optimisers keep.
+            # As large as the weight, one number, or one value per row or column, as factored optimisers store.
             if isinstance(value, Tensor) and value.numel() > 1 and any(side not in (1, *weight.shape) for side in value.shape):
                 raise ValueError(f"{key} is {tuple(value.shape)} for a weight of {tuple(weight.shape)}")
 
 
 def _kind(value: object, weight: Tensor) -> str:
-    """What an optimiser keeps under one name is of one type for all weights, and as large as the weight for all or for none."""
+    """The type of a state entry, and whether it has the weight's shape: an optimiser's entries of one name agree in both."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{value.dtype} of {'the same' if value.shape == weight.shape else 'another'} shape"
@@ -205,14 +205,14 @@ def tensors(content: object) -> list[Tensor]:
         one = left.pop()
         if isinstance(one, Tensor):
             found.append(one)
-        elif isinstance(one, dict | list | tuple) and id(one) not in seen:  # a list may hold itself
+        elif isinstance(one, dict | list | tuple) and id(one) not in seen:  # a list may contain itself
             seen.add(id(one))
             left.extend(one.values() if isinstance(one, dict) else one)
     return found
 
 
 def is_plain(value: object, depth: int = 5) -> bool:
-    """Whether a value is text, a number or None, or dicts and lists of them that are not nested deeply: it can be printed."""
+    """Whether a value can be printed: it is text, a number or None, or dicts and lists of these, not nested deeply."""
     if isinstance(value, dict | list | tuple):
         return depth > 0 and all(is_plain(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, str | float | None) or (isinstance(value, int) and abs(value) < 10**100)

@@ -11,7 +11,7 @@ from errors import InputError
 
 from options import get_maps_parser
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = get_maps_parser().parse_args()
 
 import matplotlib
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """The five maps of a checkpoint's model on the chosen test image, each (H, W) but the image, (H, W, 3) in [0, 1]."""
+    """The five maps of a checkpoint's model on the chosen test image, each (H, W) except the image, (H, W, 3) in [0, 1]."""
     facts = state.get("args", {})
     try:
         settings = {key: facts[key] for key in ("model", "data", "size", "shorter_side", "input_size", "mean", "std")}
@@ -87,9 +87,9 @@ def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.n
 
 
 def rank_of_uncertainty(confidence: Tensor, labelled: Tensor) -> Tensor:
-    """(H, W): each labelled pixel's rank by falling confidence, from 0, most certain, to 1; NaN for the others.
+    """(H, W): each labelled pixel's rank by decreasing confidence, from 0 (most certain) to 1; NaN for other pixels.
 
-    Equal confidences share the mean of their ranks.
+    Pixels of equal confidence share the mean of their ranks.
     """
     values, group, counts = (-confidence[labelled].double()).unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double() - 1
@@ -99,7 +99,7 @@ def rank_of_uncertainty(confidence: Tensor, labelled: Tensor) -> Tensor:
 
 
 def find_image(images: Images, which: str) -> int:
-    """The index of a test image from its number or a part of its name. Raises InputError where there is none."""
+    """The index of a test image, from its number or a part of its name. Raises InputError if there is none."""
     if which.isdecimal() and which == str(int(which)):
         if int(which) < len(images):
             return int(which)

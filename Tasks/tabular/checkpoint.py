@@ -1,4 +1,4 @@
-"""What a checkpoint says about its run. states.py writes and reads the file."""
+"""The facts about a run in its checkpoint. states.py writes and reads the file."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ NAME = "checkpoint.pth"
 
 
 def facts(args, columns: list[str], classes: int, x_train: Tensor, y_train: Tensor) -> dict:
-    """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
+    """The checkpoint's `args`, as plain types: the options of the command line, and what is needed to rebuild the model.
 
     model "mlp", library "tabular", num_classes, input_size (number of encoded columns), columns (their names), data_digest
     (of the encoded training rows and their labels). The encoding follows from the data, --train-share and the seed.

@@ -24,13 +24,13 @@ from options import SOURCES
 
 MISSING = {"", "?", "na", "n/a", "nan", "null"}  # compared in lower case
 LONGEST = 1000  # characters of a category's name
-MOST_CATEGORIES = 1000  # a text column with more is an identifier or free text, and its one-hot code would fill the memory
+MOST_CATEGORIES = 1000  # a text column with more is an identifier or free text, and its one-hot encoding would fill the memory
 MOST_ENCODED = 5000  # encoded columns; the MLP has 12 F^2 weights
 
 
 @dataclass
 class Table:
-    """columns: by name an array (N,), float64 with NaN for a missing number, or of str with "" for a missing category.
+    """columns: for each name an array (N,), float64 with NaN for a missing number, or str with "" for a missing category.
 
     labels: int64 (N,), indices into classes.
     """
@@ -41,7 +41,7 @@ class Table:
 
 
 def open_table(args) -> Table:
-    """The table that --data names. Raises InputError for one that is missing or cannot be learnt from."""
+    """The table that --data names. Raises InputError if it is missing or unsuitable for classification."""
     if args.data == "digits":
         digits = load_digits()
         return Table(dict(zip(digits.feature_names, digits.data.T, strict=True)), digits.target, [str(i) for i in range(10)])
@@ -90,7 +90,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def as_array(path: Path, name: str, column: tuple[str, ...]) -> np.ndarray:
-    """The cells (N,), each as wide in memory as the longest. Raises InputError where that is a text of its own."""
+    """The cells (N,), each as wide in memory as the longest. Raises InputError if one is too long to be a category."""
     longest = max(map(len, column), default=0)
     if longest > LONGEST:
         raise InputError(f"{path}: column {name!r} has a text of {longest:,} characters; leave it out with --drop {name!r}")
@@ -100,7 +100,7 @@ def as_array(path: Path, name: str, column: tuple[str, ...]) -> np.ndarray:
 def read_csv(path: Path, target: str, categorical: tuple[str, ...] = (), drop: tuple[str, ...] = ()) -> Table:
     """Read a CSV file. A column is numeric if all its values are numbers and `categorical` does not name it.
 
-    Missing values are counted and reported, rows without a target are left out, and a column that repeats the target is reported.
+    Missing values are counted and reported. Rows without a target are omitted. A column that repeats the target is reported.
     """
     names, rows = read_rows(path)
     for option, wanted in (("--target", (target,)), ("--categorical", categorical), ("--drop", drop)):
@@ -160,7 +160,7 @@ def to_numbers(column: np.ndarray, absent: np.ndarray) -> np.ndarray | None:
 
 
 def check_column(path: Path, name: str, column: np.ndarray, absent: np.ndarray, labels: np.ndarray, target: str) -> None:
-    """Report missing values and a column that repeats the target; refuse one with too many categories."""
+    """Report missing values, and whether the column repeats the target. Raises InputError for too many categories."""
     values, codes = np.unique(column, return_inverse=True)
     if column.dtype.kind == "U" and len(values) > MOST_CATEGORIES:
         raise InputError(f"{path}: column {name!r} has {len(values):,} different texts; leave it out with --drop {name!r}")
@@ -173,7 +173,7 @@ def check_column(path: Path, name: str, column: np.ndarray, absent: np.ndarray, 
 
 
 def sort_classes(classes: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Class names in label order; `labels` is renumbered in place where names are numbers, whose order is not that of texts."""
+    """Class names in label order; if they are numbers, they are sorted as numbers and `labels` is renumbered in place."""
     try:
         order = np.argsort(classes.astype(np.float64), kind="stable")
     except ValueError:
@@ -185,9 +185,9 @@ def sort_classes(classes: np.ndarray, labels: np.ndarray) -> list[str]:
 def split_and_encode(table: Table, train_share: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
     """Training x float32 (N, F) and y int64 (N,), test x and y, and the names of the F encoded columns.
 
-    The split is stratified and drawn from the seed. Numbers are imputed by the median and standardised; categories are imputed by
-    the most frequent one and one-hot encoded, and a category that training has not seen gets zeros. All statistics come from the
-    training rows only. Raises InputError where the rows do not suffice.
+    The split is stratified and depends on the seed. Numbers are imputed by the median and standardised; categories are imputed by
+    the most frequent one and one-hot encoded, and a category that does not occur in training becomes zeros. All statistics come
+    from the training rows only. Raises InputError if there are too few rows.
     """
     rows = np.arange(len(table.labels))
     try:
@@ -218,7 +218,7 @@ def split_and_encode(table: Table, train_share: float, seed: int) -> tuple[Tenso
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # numbers beyond float64's range are reported below
         encoded = [encoder.fit_transform(x[train]), encoder.transform(x[test])]
-    # Without the prefixes of the two parts; column a with the value b has the name of a column a_b, which both may have.
+    # Without the prefixes of the two parts. Names may occur twice: value b of column a has the same name as a column a_b.
     names = [name.partition("__")[2] for name in encoder.get_feature_names_out(numbers + categories)]
     if len(names) > MOST_ENCODED:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The loops: one epoch of training, one evaluation. The whole table lies in memory, so batches are rows of a tensor."""
+"""The loops: one epoch of training, one evaluation. The whole table is in memory, so batches are rows of a tensor."""
 
 from errors import InputError
 
@@ -12,7 +12,7 @@ from metrics import outcomes, summarise
 def train_one_epoch(model: nn.Module, criterion: nn.Module, x: Tensor, y: Tensor, optimizer, args, epoch: int) -> float:
     """Train for one epoch on x (N, F) and y (N,); returns the mean loss. `epoch` counts from 0.
 
-    The order of the rows depends only on (seed, epoch), so a resumed run needs no history. The last partial batch counts too.
+    The order of the rows depends only on (seed, epoch), so a resumed run needs no history. An incomplete last batch is kept.
     Raises InputError if a loss is not finite.
     """
     model.train()

@@ -14,7 +14,7 @@ from errors import InputError
 
 from options import fill_in, get_parser
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = get_parser().parse_args()
 
 import torch
@@ -29,10 +29,10 @@ from maxsup_loss import make_loss
 from models import create_model
 from seeds import train_seeds
 
-# What should not change between the start of a run and its resumption.
+# Settings that should not change when a run is resumed.
 SETTINGS = ("alpha", "alpha_end", "epochs", "batch_size", "lr")
 
-SUMMED_UP = ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc")  # over seeds
+SUMMED_UP = ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc")  # averaged over seeds
 
 
 def main(args: argparse.Namespace) -> None:
@@ -82,7 +82,7 @@ def train(args, table: Table, brief: bool) -> dict[str, float]:
         line = {"epoch": epoch + 1, "train_loss": loss, **metrics, "alpha": getattr(criterion, "alpha", None)}
         log.write(line | {"seconds": round(log.seconds + time.perf_counter() - started, 3)})
         state = {name: part.state_dict() for name, part in {"model": model, **parts}.items()}
-        # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.
+        # All random numbers are functions of (seed, epoch), so the seed is the whole state of the generators.
         state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
         states.write(state, args.output_dir / checkpoint.NAME)
         if not brief:
@@ -105,7 +105,7 @@ def measure(model: nn.Module, x_train: Tensor, y_train: Tensor, x_test: Tensor, 
 
 
 def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
-    """The loss of the command line; args.alpha and args.alpha_end become what the loss uses."""
+    """The loss of the command line; sets args.alpha and args.alpha_end to the values that it uses."""
     prior = None
     if args.prior == "frequency":
         prior = torch.bincount(labels.cpu(), minlength=classes).float() / len(labels)
@@ -118,7 +118,7 @@ def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
 
 
 def restore(state: dict, path: Path, model: nn.Module, parts: dict, facts: dict, classes: list[str], args) -> int:
-    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's."""
+    """Restore a checkpoint's state; returns the epoch to continue with. Raises InputError if it does not fit this run."""
     missing = [key for key in ("args", "epoch", "classes", "optimizer", "loss") if key not in state]
     if missing:
         raise InputError(f"{path}: not a checkpoint of this trainer; it has no {', '.join(missing)}")

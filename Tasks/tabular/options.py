@@ -12,7 +12,7 @@ LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
 
 @dataclass(frozen=True)
 class Source:
-    """A published table: its file, its target, and the share of its rows that trains."""
+    """A published table: its file, its target column, and the share of its rows for training."""
 
     file: str
     target: str
@@ -25,7 +25,7 @@ SOURCES = {
 }
 
 
-# Smallest and largest values that mean something.
+# Smallest and largest valid values.
 RANGES = {
     "epochs": (1, 10**6),
     "batch_size": (1, 10**9),
@@ -79,7 +79,7 @@ def get_parser() -> Parser:
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Settle what depends on other options. Raises InputError for the first value that means nothing."""
+    """Set the options that depend on others. Raises InputError for the first invalid value."""
     import torch
 
     for name, (low, high) in RANGES.items():
@@ -93,7 +93,7 @@ def fill_in(args: argparse.Namespace) -> None:
         if not os.path.isfile(args.data):
             known = ", ".join((*SOURCES, "digits"))
             raise InputError(f"--data {args.data}: neither a data set ({known}) nor a file that exists")
-        args.data = os.path.abspath(args.data)  # one spelling, by which a resumed run knows it
+        args.data = os.path.abspath(args.data)  # one spelling, so that a resumed run recognises it
     if args.data == "digits" and (args.data_path or args.target or args.categorical or args.drop):
         raise InputError(
             "--data digits comes with scikit-learn: --data-path, --target, --categorical and --drop are for CSV files"
@@ -112,7 +112,7 @@ def fill_in(args: argparse.Namespace) -> None:
 
 
 def check_loss(args: argparse.Namespace) -> None:
-    """Raise InputError for options that do not belong to the loss."""
+    """Raise InputError for options that the loss does not have."""
     if args.loss == "ce" and args.alpha is not None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
     if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its run. states.py writes and reads the file."""
+"""The facts about a run in its checkpoint. states.py writes and reads the file."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ NAME = "checkpoint.pth"
 
 
 def facts(args, texts: Texts) -> dict:
-    """What the checkpoint says under `args`, as plain types: the command line, and what rebuilds the model.
+    """The checkpoint's `args`, as plain types: the options of the command line, and what is needed to rebuild the model.
 
     model "lstm" or "lstm-lm", library "text", num_classes, input_size (tokens per text or window), words (size of the vocabulary,
     special ones included), embedding_size, hidden_size, data_digest (of the numbered training texts, their labels and

@@ -1,4 +1,4 @@
-"""Texts: read from folders, cut into tokens by one simple rule, numbered by a vocabulary of the training texts."""
+"""Texts: read from folders, split into tokens by one simple rule, numbered by a vocabulary of the training texts."""
 
 import re
 from collections import Counter
@@ -26,14 +26,14 @@ def tokenise(text: str, limit: int | None = None) -> list[str]:
 
 @dataclass
 class Split:
-    """tokens: int32 (N, T), padded with PAD. lengths: int64 (N,). targets: int64 (N,) labels, or int32 (N, T) next words."""
+    """tokens: int32 (N, T), padded with PAD. lengths: int64 (N,). targets: labels int64 (N,), or next words int32 (N, T)."""
 
     tokens: Tensor
     lengths: Tensor
     targets: Tensor
 
     def batch(self, rows: Tensor, device: str) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens (n, t) cut to the longest of the rows, lengths (n,), and targets (n,), or (m,) of the m real tokens."""
+        """tokens (n, t), cut to the longest of these rows, lengths (n,), and targets (n,) or, of the m real tokens, (m,)."""
         lengths = self.lengths[rows]
         width = int(lengths.max())
         targets = self.targets[rows]
@@ -43,13 +43,13 @@ class Split:
 
 
 def real_tokens(lengths: Tensor, width: int) -> Tensor:
-    """(N, width) bool: True where a text of the length given has a token, False on padding."""
+    """(N, width) bool: True for the tokens of texts of these lengths, False for padding."""
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
 @dataclass
 class Texts:
-    """Both splits, the names of the classes in label order (of a language model: the words), and the vocabulary."""
+    """Both splits, the class names in label order (for a language model, the words), and the vocabulary."""
 
     train: Split
     test: Split
@@ -83,10 +83,10 @@ def number(text: list[str], index: dict[str, int]) -> list[int]:
 
 
 def open_reviews(folder: Path, max_tokens: int, vocabulary_size: int) -> Texts:
-    """Read {train,test}/<class>/*.txt. Raises InputError for a folder of another form, one class, or text that is not UTF-8.
+    """Read {train,test}/<class>/*.txt. Raises InputError for another folder layout, a single class, or text that is not UTF-8.
 
-    An empty text counts as one unknown word, so that each text counts once; their number is printed. Folders of train/ that test/
-    lacks, such as IMDB's unsup, are left out.
+    An empty text is read as one unknown word, so that every text counts; the number of empty texts is printed. Class folders that
+    only train/ has, such as IMDB's unsup, are omitted.
     """
     class_names = {}
     for split in ("train", "test"):
@@ -119,7 +119,7 @@ def open_reviews(folder: Path, max_tokens: int, vocabulary_size: int) -> Texts:
 
 
 def read_class(folder: Path, max_tokens: int) -> list[list[str]]:
-    """The first tokens of each *.txt file of a folder, in the order of the names."""
+    """The first max_tokens tokens of each *.txt file of a folder, in the order of file names."""
     paths = sorted(path for path in folder.glob("*.txt") if path.is_file())
     if not paths:
         raise InputError(f"{folder}: holds no .txt file")
@@ -137,10 +137,10 @@ def pad(rows: list[list[int]], labels: Tensor) -> Split:
 
 
 def open_text(path: Path, window: int, vocabulary_size: int) -> Texts:
-    """Read one text file, or every .txt and .md file of a folder, as running text to predict the next word of.
+    """Read one text file, or every .txt and .md file of a folder, as running text for predicting the next word.
 
-    The last tenth of every file is for testing. Each file's part ends with END; the parts are put one after the other and cut
-    into windows of `window` tokens, the last of which is padded. Raises InputError for too little text, or text that is no UTF-8.
+    The last tenth of every file is for testing. Each file's part ends with END; the parts are concatenated and cut into windows
+    of `window` tokens, the last of which is padded. Raises InputError for too little text, or text that is not UTF-8.
     """
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md") and p.is_file() and not hidden(p, path))
@@ -170,7 +170,7 @@ def hidden(file: Path, folder: Path) -> bool:
 
 
 def windows(documents: list[list[int]], window: int) -> Split:
-    """Cut documents, put one after the other, into rows of `window` tokens, each with its next token as the target."""
+    """Concatenate documents and cut them into rows of `window` tokens; each token's target is the next token."""
     targets = np.concatenate([np.array(document, np.int32) for document in documents])
     tokens = np.concatenate([np.array([END], np.int32), targets[:-1]])
     count = -(-len(targets) // window)
@@ -194,9 +194,9 @@ def _is_number(text: str) -> bool:
 
 
 def read_embeddings(path: Path, words: list[str], embedding: Tensor) -> int:
-    """Copy the vectors of a GloVe file, lines of a word and numbers, into the rows of `embedding` (V, D); returns how many.
+    """Copy the vectors of a GloVe file, lines of a word and D numbers, into the rows of `embedding` (V, D); returns how many.
 
-    Words that the file lacks keep their random vectors. Raises InputError for vectors of another width, or another form.
+    Words that the file lacks keep their random vectors. Raises InputError for vectors of another width, or another format.
     """
     rows = {word: i for i, word in enumerate(words) if i >= len(SPECIAL)}
     size, found = embedding.shape[1], 0
@@ -209,7 +209,7 @@ def read_embeddings(path: Path, words: list[str], embedding: Tensor) -> int:
                         f"--embeddings {path}: its vectors have {len(parts) - 1} numbers, the model's embeddings {size}; "
                         "give the file of that width, or --embedding-size"
                     )
-                word = " ".join(parts[:-size])  # a few words of the larger files hold spaces
+                word = " ".join(parts[:-size])  # a few words in the larger files contain spaces
                 if len(parts) <= size or (parts[0] in rows and word not in rows and _is_number(parts[1])):
                     raise ValueError(f"{len(parts) - 1} numbers")
                 if word in rows:

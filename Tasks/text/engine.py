@@ -1,4 +1,4 @@
-"""The loops: one epoch of training, one evaluation. All tokens lie in memory, so batches are rows of a tensor."""
+"""The loops: one epoch of training, one evaluation. All tokens are in memory, so batches are rows of a tensor."""
 
 from errors import InputError
 
@@ -10,14 +10,14 @@ from tqdm import tqdm
 from data import Split
 from metrics import outcomes, summarise
 
-POOL = 50  # batches among which texts are sorted by length
-MOST_LOGITS = 50_000_000  # numbers in a logits file, 200 MB: a language model has vocabulary-many per token
+POOL = 50  # number of batches within which texts are sorted by length
+MOST_LOGITS = 50_000_000  # numbers in a logits file, 200 MB: a language model has one per token and word
 
 
 def training_order(lengths: Tensor, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
     """Batches of rows: shuffled, then sorted by length within pools of POOL batches, then shuffled as batches.
 
-    The order depends only on (seed, epoch), so a resumed run needs no history. Every row comes once; one batch may be smaller.
+    The order depends only on (seed, epoch), so a resumed run needs no history. Every row occurs once; one batch may be smaller.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
     batches = []
@@ -58,10 +58,11 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, data: Split, optimiz
 def evaluate(model: nn.Module, data: Split, args) -> tuple[dict[str, float], Tensor, Tensor]:
     """Metrics in evaluation mode and in float32 (see metrics.summarise); logits float32 (M, K) and targets (M,) on the CPU.
 
-    The metrics count every target. Of a language model with many tokens, only every n-th one's logits are returned (MOST_LOGITS).
+    The metrics count every target. For a language model with many tokens, only every n-th token's logits and target are returned,
+    as MOST_LOGITS allows.
     """
     model.eval()
-    order = data.lengths.argsort(descending=True, stable=True)  # of a language model: the order of the text
+    order = data.lengths.argsort(descending=True, stable=True)  # for a language model, the order of the text
     classifies = data.targets.ndim == 1
     stride, seen = 1 if classifies else None, 0
     found, kept = [], []
@@ -77,7 +78,7 @@ def evaluate(model: nn.Module, data: Split, args) -> tuple[dict[str, float], Ten
     logits, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
     if not logits.isfinite().all():
         raise InputError("some logits are not finite, so there is nothing to measure. Try a lower --lr")
-    if classifies:  # back to the order of the files
+    if classifies:  # restore the order of the files
         back = order.argsort()
         logits, targets = logits[back], targets[back]
     return summarise(torch.cat(found, 1)), logits, targets

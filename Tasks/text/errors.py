@@ -1,4 +1,4 @@
-"""What a command tells its user: lines of text, and the one kind of error that the user can mend, without a traceback."""
+"""What a command tells its user: lines of text, and errors that the user can fix, in one line without a traceback."""
 
 import argparse
 import difflib
@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")  # a name of a file that the terminal's encoding does not have
+        stream.reconfigure(errors="backslashreplace")  # for file names that the terminal's encoding lacks
 
-batch = "its batch size"  # the option and its value, as a trainer puts them here, for the line on full memory
+batch = "its batch size"  # a trainer replaces this by the option and its value, for the messages below
 
 
 class InputError(ValueError):
-    """Says in one line what is wrong, where, and what to do; line breaks and odd bytes in names of files are escaped."""
+    """Says in one line what is wrong, where, and what to do; unprintable characters, in file names say, are escaped."""
 
     def __init__(self, message: object):
         super().__init__("".join(c if c.isprintable() else _escaped(c) for c in str(message)))
@@ -29,14 +29,14 @@ def _escaped(c: str) -> str:
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults in the help, of the options that have one."""
+    """Shows the default in the help of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, without abbreviations. Raises InputError for a mistake; for an unknown option with the nearest one's name."""
+    """argparse's parser without abbreviations. Mistakes raise InputError; for an unknown option, it names the nearest one."""
 
     def __init__(self, **options: Any):
         super().__init__(**{"allow_abbrev": False, "formatter_class": Formatter} | options)
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def spellings(self) -> list[str]:
-        """What an unknown option may have meant."""
+        """The options that an unknown one may have been meant to be."""
         return [spelling for spelling in self._option_string_actions if spelling.startswith("--")]
 
     def error(self, message: str) -> NoReturn:
@@ -59,12 +59,12 @@ class Parser(argparse.ArgumentParser):
 
 def is_first() -> bool:
     """Whether this is the process that prints and writes: the only one, or the first of those that train together."""
-    distributed = sys.modules.get("torch.distributed")  # not imported before torch is needed
+    distributed = sys.modules.get("torch.distributed")  # absent if torch has not been imported
     return not (distributed and distributed.is_initialized() and distributed.get_rank())
 
 
 def say(text: str) -> None:
-    """Print in the first process, at once."""
+    """Print immediately, in the first process only."""
     if is_first():
         print(text, flush=True)
 
@@ -72,17 +72,17 @@ def say(text: str) -> None:
 def stop(error: InputError) -> NoReturn:
     """Print the error as one line on stderr and exit with status 1.
 
-    Where the first process of a machine finds it too, torchrun ends the others before they repeat it. A process among others
-    leaves at once: to take leave in order, NCCL would wait for them, and they wait for this one.
+    The other processes of a machine wait, so that torchrun can end them before they repeat an error of the first. In a process
+    group, a process exits immediately: in an orderly exit, NCCL would wait for the other processes, which wait for this one.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(3)
-    # From a loading process it comes with that one's traceback, at whose end it stands. One write, newline and all: the lines
-    # of several processes must not run into each other. Not to sys.stderr, which torch.distributed replaces meanwhile.
+    # An error in a loading process arrives as that process's traceback, which ends with the message. Message and newline are one
+    # write, so that the lines of several processes do not mix. Not to sys.stderr, which torch.distributed may have replaced.
     message = str(error).rpartition("errors.InputError: ")[2].removesuffix("\\n")
     sys.__stderr__.write(f"error: {message}\n")
     distributed = sys.modules.get("torch.distributed")
-    # A loading process that is still starting would find this one's semaphores gone, and say so with a traceback.
+    # In an orderly exit, a loading process that is still starting would find the semaphores gone and print a traceback.
     if multiprocessing.active_children() or (distributed and distributed.is_initialized()):
         sys.stdout.flush()
         sys.__stderr__.flush()
@@ -91,7 +91,7 @@ def stop(error: InputError) -> NoReturn:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """What an exception that nobody catches prints."""
+    """Print an uncaught exception, as one line if its cause is known."""
     if isinstance(error, InputError):
         stop(error)
     elif type(error).__name__ == "OutOfMemoryError":
@@ -101,9 +101,9 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
         stop(InputError(f"batch norm gets a single value per channel at {batch}: it needs two images or more per process"))
     elif isinstance(error, RuntimeError) and re.search("(closed|reset) by peer|/gloo/transport/", str(error)):
-        time.sleep(5)  # another process has gone, and has said why; torchrun ends this one meanwhile
+        time.sleep(5)  # another process has ended and said why; torchrun may end this one meanwhile
         stop(InputError("another process of this run has ended; see what it, or torchrun on its machine, says"))
-    elif isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a folder that may not be read
+    elif isinstance(error, OSError) and error.filename is not None:  # such as a name that is too long, or no permission
         stop(InputError(f"{error.filename}: {error.strerror}"))
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted; --resume auto continues a training after its last finished epoch\n")
@@ -114,5 +114,5 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
         sys.__excepthook__(kind, error, trace)
 
 
-# It takes effect with the import of this module, which is therefore the first of every command (see pyproject.toml).
+# The hook works from the import of this module on, which is therefore the first import of every command (see pyproject.toml).
 sys.excepthook = _report

@@ -14,7 +14,7 @@ from errors import InputError
 
 from options import cpu_has_bf16, fill_in, get_parser
 
-if __name__ == "__main__":  # before the imports that take seconds: --help and mistakes are answered at once
+if __name__ == "__main__":  # before the slow imports: --help and mistakes are answered immediately
     ARGS = get_parser().parse_args()
 
 import torch
@@ -29,10 +29,10 @@ from maxsup_loss import make_loss
 from models import MODELS
 from seeds import train_seeds
 
-# What should not change between the start of a run and its resumption.
+# Settings that should not change when a run is resumed.
 SETTINGS = ("alpha", "alpha_end", "epochs", "batch_size", "lr", "amp", "device")
 
-SUMMED_UP = ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc")  # over seeds
+SUMMED_UP = ("train_top1", "val_top1", "val_nll", "val_ece", "val_aurc")  # averaged over seeds
 
 
 def main(args: argparse.Namespace) -> None:
@@ -99,7 +99,7 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
             line |= metrics
         log.write(line | {"seconds": round(log.seconds + time.perf_counter() - started, 3)})
         state = {name: part.state_dict() for name, part in {"model": model, **parts}.items()}
-        # Everything random is drawn from (seed, epoch), so the seed is the whole state of the generators.
+        # All random numbers are functions of (seed, epoch), so the seed is the whole state of the generators.
         state |= {"epoch": epoch, "rng": {"seed": args.seed}, "classes": classes, "args": facts}
         if args.model == "lstm":
             state["vocabulary"] = texts.words  # a language model's classes are its vocabulary
@@ -119,7 +119,7 @@ def train(args, texts: Texts, brief: bool) -> dict[str, float]:
 
 
 def measure(model: nn.Module, texts: Texts, training_too: bool, args) -> tuple[dict[str, float], Tensor, Tensor]:
-    """Metrics on the test split, its logits and targets; training_too adds train_top1, which takes as long again."""
+    """Metrics on the test split, its logits and targets; training_too adds train_top1, another pass over the training split."""
     found, logits, targets = evaluate(model, texts.test, args)
     metrics = {f"val_{key}": value for key, value in found.items()}
     if args.model == "lstm-lm":
@@ -130,10 +130,10 @@ def measure(model: nn.Module, texts: Texts, training_too: bool, args) -> tuple[d
 
 
 def build_criterion(args, texts: Texts, classes: int) -> nn.Module:
-    """The loss of the command line; args.alpha and args.alpha_end become what the loss uses."""
+    """The loss of the command line; sets args.alpha and args.alpha_end to the values that it uses."""
     prior = None
     if args.prior == "frequency":
-        targets = texts.train.batch(torch.arange(len(texts.train.lengths)), "cpu")[2]  # all of them, without padding
+        targets = texts.train.batch(torch.arange(len(texts.train.lengths)), "cpu")[2]  # all targets, without padding
         prior = torch.bincount(targets, minlength=classes).float() / len(targets)
     try:
         criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, prior)
@@ -144,9 +144,9 @@ def build_criterion(args, texts: Texts, classes: int) -> nn.Module:
 
 
 def restore(state: dict, path: Path, model: nn.Module, parts: dict, facts: dict, classes: list[str], args) -> int:
-    """Put a checkpoint's state back; returns the epoch to go on with. Raises InputError where it is another run's.
+    """Restore a checkpoint's state; returns the epoch to continue with. Raises InputError if it does not fit this run.
 
-    facts["embeddings"] becomes the file that the run began with.
+    Sets facts["embeddings"] to the file that the run started with.
     """
     missing = [key for key in ("args", "epoch", "classes", "optimizer", "loss") if key not in state]
     if missing:

@@ -9,10 +9,10 @@ CALIBRATION_BINS = 15
 
 
 def outcomes(logits: Tensor, labels: Tensor) -> Tensor:
-    """What the metrics need of logits (N, K) and labels (N,): (4, N) float64.
+    """The per-sample values that the metrics need, from logits (N, K) and labels (N,): (4, N) float64.
 
     The rows are: right (0 or 1), maximum softmax probability (MSP) - 1, negative log-likelihood (nats), probability of the
-    prediction. MSP - 1 is computed from differences to the largest logit, so that near certainty it still ranks the samples.
+    prediction. MSP - 1 is computed from differences to the largest logit, so that it ranks samples correctly even near certainty.
     """
     z = logits.double()
     top, predicted = z.max(1)
@@ -37,7 +37,7 @@ def summarise(found: Tensor) -> dict[str, float]:
 def aurc(score: np.ndarray, wrong: np.ndarray) -> float:
     """Mean risk over the coverages 1/N to 1, most confident samples first. score, wrong: (N,).
 
-    Samples of equal confidence are taken in a random order; the result is the expectation over these orders.
+    Samples of equal confidence count as randomly ordered; the result is the expectation over these orders.
     """
     _, group = np.unique(-score, return_inverse=True)
     expected = (np.bincount(group, wrong) / np.bincount(group))[np.sort(group)]

@@ -7,19 +7,19 @@ from data import PAD, real_tokens
 
 
 def states_of(lstm: nn.LSTM, inputs: Tensor) -> Tensor:
-    """The states (N, T, hidden) after each of the inputs (N, T, embedding).
+    """The hidden states (N, T, hidden) after each of the inputs (N, T, embedding).
 
-    In float32 on GPUs: autocast casts cuDNN's recurrent layers to float16, whatever type it is given.
+    In float32 on GPUs: autocast casts cuDNN's recurrent layers to float16, whatever type it is set to.
     """
     with torch.autocast("cuda", enabled=False):
         return lstm(inputs)[0]
 
 
 class Classifier(nn.Module):
-    """The paper's classifier: embeddings, an LSTM whose output at the last real token is read, three linear layers.
+    """The classifier of the selective-classification paper: embeddings, an LSTM, and three linear layers on its last output.
 
-    forward(tokens int (N, T), lengths int (N,)) -> logits (N, K). Padding comes after the last real token, and an LSTM reads from
-    left to right, so padding cannot change what is read: no packing is needed.
+    forward(tokens int (N, T), lengths int (N,)) -> logits (N, K). The last output is that at the last real token. Padding comes
+    after it, and an LSTM reads from left to right, so padding cannot change that output and no packing is needed.
     """
 
     def __init__(self, vocabulary: int, num_classes: int, embedding_size: int = 300, hidden_size: int = 256):
@@ -43,7 +43,7 @@ class LanguageModel(nn.Module):
     """A word-level language model: embeddings, an LSTM, one linear layer.
 
     forward(tokens int (N, T), lengths int (N,)) -> logits (M, V) of the next word at each of the M real tokens, row by row.
-    Padding never reaches the last layer, so no loss can count it.
+    Padding never reaches the last layer, so it cannot enter the loss.
     """
 
     def __init__(self, vocabulary: int, num_classes: int, embedding_size: int = 300, hidden_size: int = 256):

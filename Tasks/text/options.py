@@ -8,8 +8,8 @@ from errors import InputError, Parser
 
 CPU_INFO = Path("/proc/cpuinfo")
 LOSSES = ("ce", "ls", "ols", "zipf", "logit-penalty", "focal", "maxsup")
-DATA = {"imdb": "lstm", "text": "lstm-lm"}  # what is trained on each
-# Smallest and largest values that mean something.
+DATA = {"imdb": "lstm", "text": "lstm-lm"}  # the model for each --data
+# Smallest and largest valid values.
 RANGES = {
     "epochs": (1, 10**6),
     "batch_size": (1, 10**6),
@@ -78,7 +78,7 @@ def get_parser() -> Parser:
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Settle what depends on other options. Raises InputError for the first value that means nothing."""
+    """Set the options that depend on others. Raises InputError for the first invalid value."""
     import torch
 
     args.model = args.model or DATA[args.data]
@@ -113,12 +113,12 @@ def fill_in(args: argparse.Namespace) -> None:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 (Linux says); with AVX2 alone PyTorch's LSTM ends in an error in bfloat16."""
+    """Whether this CPU has bfloat16 instructions, according to Linux; with only AVX2, PyTorch's LSTM fails in bfloat16."""
     return not CPU_INFO.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPU_INFO.read_text().split())
 
 
 def check_loss(args: argparse.Namespace) -> None:
-    """Raise InputError for options that do not belong to the loss."""
+    """Raise InputError for options that the loss does not have."""
     if args.loss == "ce" and args.alpha is not None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
     if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):

@@ -1,4 +1,4 @@
-"""--seeds: every seed in a folder of its own, and what they come to. This file is the same in Tasks/text and Tasks/tabular."""
+"""--seeds: train every seed in its own folder and summarise. This file is the same in Tasks/text and Tasks/tabular."""
 
 import copy
 import json
@@ -13,10 +13,10 @@ import states
 
 
 def train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
-    """Let run(args) train every seed in a sub-folder of --output_dir; print means and standard deviations of its last metrics.
+    """Train every seed by run(args) in a sub-folder of --output_dir; print means and standard deviations of the final metrics.
 
-    keys: the metrics that are summed up. Writes summary.json. Raises InputError where that sums up other runs already, and where
-    another command works in the folder.
+    keys: the metrics to summarise. Writes summary.json. Raises InputError if that file already summarises other runs, or if
+    another command is using the folder.
     """
     with run_folder.locked(args.output_dir):
         _train_seeds(args, run, keys)
@@ -30,8 +30,8 @@ def _train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
     if path.exists() and not (args.overwrite or args.resume):
         raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
     if args.overwrite:
-        path.unlink(missing_ok=True)  # what it says is not true of the runs to come
-        for folder in folders.values():  # all of them now: --resume auto after a kill must not take old runs for new ones
+        path.unlink(missing_ok=True)  # it does not describe the coming runs
+        for folder in folders.values():  # all of them now, so that --resume auto after a kill does not continue old runs
             with run_folder.locked(folder):
                 (folder / checkpoint.NAME).unlink(missing_ok=True)
     for seed, folder in folders.items():
@@ -39,7 +39,7 @@ def _train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
         own.seed, own.output_dir = seed, folder
         own.logits = args.logits and args.logits.with_name(f"{args.logits.stem}-seed{seed}{args.logits.suffix}")
         found.append(run(own) | {"seed": seed})
-        path.unlink(missing_ok=True)  # not before the first seed goes on: its command may be another run's, and refused
+        path.unlink(missing_ok=True)  # only now: run(own) refuses a command that does not fit the first seed's run
     print(f"{len(found)} seeds, mean (standard deviation)")
     summary = {}
     for key in keys:

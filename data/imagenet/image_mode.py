@@ -1,14 +1,14 @@
-"""Pictures of every depth as 8-bit RGB. This file is the same in each folder that decodes pictures."""
+"""Convert images of any bit depth to 8-bit RGB. This file is the same in each folder that decodes images."""
 
 import numpy as np
 from PIL import Image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The decoded picture in RGB, which is the image itself where it is RGB already; 16 bits per pixel are scaled to 8.
+    """The decoded image in RGB; an RGB image is returned itself, and 16-bit values are scaled to 8 bits.
 
-    Pillow's own conversion clips deeper pixels at 255, which turns most of them white. Raises ValueError for floating-point
-    numbers and 32-bit integers: which of their values are black and white is not known.
+    Pillow's own conversion clips 16-bit values at 255, which turns most of them white. Raises ValueError for floating-point
+    numbers and 32-bit integers, because it is not known which of their values mean black and white.
     """
     if image.mode == "RGB":
         image.load()

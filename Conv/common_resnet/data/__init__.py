@@ -1,4 +1,4 @@
-"""The data sets: where their images come from, and which of them are trained on."""
+"""The data sets: opening their images, and choosing those to train on."""
 
 import hashlib
 from pathlib import Path
@@ -21,10 +21,10 @@ from data.superclasses import group
 
 
 class Inputs(NamedTuple):
-    """Where images come from and how a model gets them: size in pixels; mean and std of the inputs in [0, 1].
+    """The source of images and their preprocessing: size in pixels; mean and std of the inputs in [0, 1].
 
-    in_memory: whether they are small, all of one size, and kept decoded; None: whether the data set is one of SMALL. Without mean
-    and std, open_data measures them.
+    in_memory: whether the images are small, all of one size, and kept decoded in memory; None: only for the data sets in SMALL.
+    If mean and std are None, open_data measures them.
     """
 
     data: str
@@ -42,7 +42,7 @@ Images = SmallImages | LargeImages
 
 
 def digest(images: Images) -> str:
-    """Of images and their labels in their order: of pixels in memory, of names in a folder or archive."""
+    """A digest of the images and labels in their order: of pixels in memory, or of names in a folder or archive."""
     content = hashlib.sha256(images.labels.cpu().numpy().tobytes())
     if isinstance(images, SmallImages):
         content.update(images.images.cpu().numpy())
@@ -61,13 +61,13 @@ def open_data(
     label_noise: float = 0.0,
     seed: int = 0,
 ) -> tuple[Images, Images, dict[str, list[str]] | None]:
-    """Training images, validation images, and the grouping of their classes, None without superclasses.
+    """Training images, validation images, and the grouping of their classes, which is None without superclasses.
 
-    In this order: a share `holdout` of the training images replaces the validation images, the same for every seed; coarse labels
-    replace the classes (see group); of the training images a long tail is kept (see long_tailed), and a share `label_noise` of
-    their labels is replaced, a function of seed (see symmetric_noise). Raises InputError for data that is missing, damaged, or
-    too little for what is asked. The training images also get `digest`, of what was there before, and `class_sizes` (K,), how
-    many are kept of each class by its true labels.
+    In this order: a share `holdout` of the training images, the same for every seed, replaces the validation images; coarse
+    labels replace the classes (see group); a long-tailed subset of the training images is kept (see long_tailed); a share
+    `label_noise` of their labels is replaced, depending on seed (see symmetric_noise). Raises InputError for data that is
+    missing, damaged or insufficient for these steps. The training images also get `digest`, computed before these steps, and
+    `class_sizes` (K,), the number of images kept of each class by their true labels.
     """
     train = open_split(inputs, "train")
     train.digest = digest(train)
@@ -79,7 +79,7 @@ def open_data(
     if set(val.classes) - set(train.classes):
         foreign = sorted(set(val.classes) - set(train.classes))[:3]
         raise InputError(f"{inputs.path}: validation has classes that training has not: {', '.join(foreign)}")
-    if val.classes != train.classes:  # fewer of them, or in the order of another map
+    if val.classes != train.classes:  # fewer classes, or another map's order
         val.relabel([train.classes.index(name) for name in val.classes], train.classes)
     if holdout:
         rows = torch.randperm(len(train), generator=generator(0))
@@ -114,6 +114,6 @@ def open_split(inputs: Inputs, split: str) -> Images:
         else:
             folder = open_folder(Path(path), split)
         return LargeImages(folder, size, crop_ratio, mean, std, device, num_workers)
-    with distributed.local_main_first():  # it downloads, the others find
+    with distributed.local_main_first():  # it downloads for the others
         images, labels, classes = pixels.read(data, path, split, size)
     return SmallImages(images, labels, classes, mean, std, device)

@@ -1,13 +1,13 @@
-"""The rules by which every reader of this repository reads an image folder that is stored as a ZIP archive.
+"""Reading an image folder that is stored as a ZIP archive, by the same rules in the whole repository.
 
-    archive = Path("data/ImageNet/val.zip")               # labelled by val_map.txt beside it, where there is one
+    archive = Path("data/ImageNet/val.zip")               # labelled by val_map.txt next to it, if there is one
     contents = read_archive(archive, "val")
     contents.names[0], contents.records["label"][0], contents.classes, contents.notes
     with open(archive, "rb") as file:
         data = read_image(lambda offset, length: os.pread(file.fileno(), length, offset), contents.records[0])
 
-The images come in the order in which torchvision's ImageFolder gives those of the unpacked folder. Every error is an ArchiveError
-with a message of one line. This file is the same in each folder that reads archives; it needs NumPy and the standard library.
+The images are in the order of torchvision's ImageFolder on the unpacked folder. read_archive reports every error as ArchiveError
+with a one-line message. This file is the same in each folder that reads archives; it needs NumPy and the standard library.
 """
 
 import struct
@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
 LARGEST = 1 << 30  # bytes of one image
 LONGEST = 255  # characters of one path
 PREPARE = "python data/imagenet/prepare.py --root {root}"
-# Offset of the entry's local header, bytes in the archive, bytes of the image, their CRC-32, that of the name, label, method.
+# Offset of the entry's local header, bytes in the archive, bytes of the image, their CRC-32, the name's CRC-32, label, method.
 RECORD = np.dtype(
     [("offset", "<i8"), *((key, "<u4") for key in ("packed", "size", "crc", "name")), ("label", "<i4"), ("method", "u1")]
 )
 HEADER = struct.Struct(
     "<4s2x2H4x3I2H"
-)  # of an entry: signature, flags, method, CRC-32, packed, size, length of name and extra field
+)  # local header of an entry: signature, flags, method, CRC-32, packed, size, length of name and extra field
 
 
 class ArchiveError(ValueError):
@@ -42,15 +42,15 @@ class Contents(NamedTuple):
 
     names: list[str]  # N paths inside the archive, without the prefix `train/` or `val/`
     records: np.ndarray  # (N,) RECORD
-    classes: list[str] | None  # class names in label order; None where neither flat entries nor train_map.txt name them
-    notes: list[str]  # lines worth showing to the user
+    classes: list[str] | None  # class names in label order; None if neither class folders nor train_map.txt name them
+    notes: list[str]  # lines to show the user
 
 
 def read_archive(archive: Path, split: str) -> Contents:
     """Read the directory of an archive, and the labels from its map file or, without one, from the sorted class folders.
 
     Paths may begin with the name of the split ("train", "val"). Raises ArchiveError for an archive or map that is missing,
-    damaged, or contradictory, and for entries that are encrypted or compressed in unusual ways.
+    damaged, or inconsistent, and for entries that are encrypted or use an unsupported compression method.
     """
     map_file, prepare = archive.with_name(f"{archive.stem}_map.txt"), PREPARE.format(root=archive.parent)
     if not archive.is_file():
@@ -86,13 +86,13 @@ def read_archive(archive: Path, split: str) -> Contents:
 
 
 def read_directory(archive: Path, split: str) -> tuple[list[str], np.ndarray, int]:
-    """Names and records (N,), without labels, of the images in ImageFolder's order; and how many other files were left out."""
+    """Names and records (N,), without labels, of the images in ImageFolder's order, and the number of other files omitted."""
     try:
         with zipfile.ZipFile(archive) as file:
             entries, end = file.infolist()[::-1], file.start_dir
-            # zipfile reads as many entries as there are, whatever the end record states (modulo 65,536 in old archives).
+            # zipfile reads all entries that exist, whatever number the end record states (modulo 65,536 in old archives).
             stated = zipfile._EndRecData(file.fp)[zipfile._ECD_ENTRIES_TOTAL]
-        del file  # it holds all entries
+        del file  # it also references all entries
         if (stated - len(entries)) % 65536:
             raise ValueError(f"{stated:,} entries are stated, {len(entries):,} are there")
     except OSError as error:
@@ -123,7 +123,7 @@ def read_directory(archive: Path, split: str) -> tuple[list[str], np.ndarray, in
 
 
 def read_map(path: Path, split: str) -> tuple[list[str], np.ndarray]:
-    """Paths without the name of the split, and labels (N,) int64, of a map file: lines of <path>, a tab, <label>."""
+    """Paths without the name of the split, and labels (N,) int64, from a map file with lines <path>, a tab, <label>."""
     paths, labels = [], []
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -150,9 +150,9 @@ def read_map(path: Path, split: str) -> tuple[list[str], np.ndarray]:
 
 
 def read_image(fetch: Callable[[int, int], bytes | memoryview], record: np.void) -> bytes | memoryview:
-    """The bytes of one image. fetch(offset, length) gives the archive's bytes from there, fewer at its end.
+    """The bytes of one image. fetch(offset, length) returns the archive's bytes from offset on, fewer at its end.
 
-    Raises ValueError, with a reason that names neither archive nor image, where they are not what the directory states.
+    Raises ValueError, with a reason that names neither archive nor image, if they differ from what the directory states.
     """
     offset, packed, size, crc, name, _, method = record.item()
     header = fetch(offset, HEADER.size)
@@ -160,14 +160,14 @@ def read_image(fetch: Callable[[int, int], bytes | memoryview], record: np.void)
         raise ValueError("no entry at the offset that the directory states")
     _, flags, *stated, name_length, extra_length = HEADER.unpack(header)
     data = memoryview(fetch(offset + HEADER.size, name_length + extra_length + packed))
-    # With flag 8 the numbers follow the data; 0xFFFFFFFF: they are in the extra field.
+    # With flag 8, CRC-32 and sizes follow the data; 0xFFFFFFFF means that they are in the extra field.
     wanted = [method, crc, packed, size][: 1 if flags & 8 else 4]
     if zlib.crc32(data[:name_length]) != name or any(a not in (b, 0xFFFFFFFF) for a, b in zip(stated, wanted, strict=False)):
         raise ValueError("not the name, size and checksum that the directory states")
     data = data[name_length + extra_length :]
     if method:
         try:
-            data = zlib.decompressobj(-15).decompress(data, size + 1)  # one more would show that it is longer than stated
+            data = zlib.decompressobj(-15).decompress(data, size + 1)  # one byte more, to detect data longer than stated
         except zlib.error as error:
             raise ValueError(str(error))
     if len(data) != size or zlib.crc32(data) != crc:
@@ -176,7 +176,7 @@ def read_image(fetch: Callable[[int, int], bytes | memoryview], record: np.void)
 
 
 def folder_order(paths: list[str]) -> list[int]:
-    """The rows of paths in ImageFolder's order: by class, then by the folder inside the class, then by file name."""
+    """The indices of paths in ImageFolder's order: by class, then by folder within the class, then by file name."""
     rows = defaultdict(list)
     for row, path in enumerate(paths):
         rows[path.rpartition("/")[0]].append(row)
@@ -185,17 +185,17 @@ def folder_order(paths: list[str]) -> list[int]:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is taken for an image: by its ending, and where neither it nor a folder around it is hidden."""
+    """Whether a file counts as an image: by its ending, and if neither it nor a folder that contains it is hidden."""
     return path.lower().endswith(ENDINGS) and not is_hidden(path)
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a part of the path begins with a dot, or is what macOS adds to archives."""
+    """Whether a part of the path begins with a dot or is __MACOSX, which macOS adds to archives."""
     return "/." in f"/{path}" or "/__MACOSX/" in f"/{path}"
 
 
 def _name(entry: zipfile.ZipInfo) -> str:
-    """`zip` writes UTF-8 without declaring it, and zipfile then reads it in the format's old code page."""
+    """The name, decoded from UTF-8 even if undeclared: `zip` omits the flag, and zipfile then decodes as code page 437."""
     name = entry.orig_filename  # entry.filename ends at a zero byte
     try:
         return name if name.isascii() or entry.flag_bits & 0x800 else name.encode("cp437").decode()
@@ -204,7 +204,7 @@ def _name(entry: zipfile.ZipInfo) -> str:
 
 
 def check_path(name: str, where: object) -> None:
-    """Raise ArchiveError for the path of an image that no archive or map may hold."""
+    """Raise ArchiveError for a path that is not allowed in an archive or map."""
     outside = name[:1] in ("/", "\\", "") or (".." in name and ".." in name.replace("\\", "/").split("/"))
     if outside or "\0" in name or "\n" in name or "\r" in name:
         raise ArchiveError(f"{where}: {name!r} is not a path inside the archive; nothing of it is used")
@@ -227,9 +227,9 @@ def _record(name: str, entry: zipfile.ZipInfo, end: int, archive: Path) -> tuple
 
 
 def _inside_split(paths: list[str], split: str, where: Path) -> list[str]:
-    """Paths without the `train/` or `val/` that `zip -r` puts before all of them; all lie in class folders, or none does.
+    """Paths without the prefix `train/` or `val/` of `zip -r`. Raises ArchiveError if only some are in class folders.
 
-    A class may have the split's name, as one of CIFAR-100's is `train`: then no class folder lies in it.
+    A class may have the split's name (CIFAR-100 has a class `train`); it then contains no class folders.
     """
     prefix = f"{split}/"
     other = next((path for path in paths if not path.startswith(prefix)), None)
@@ -251,7 +251,7 @@ def _check_unique(names: list[str], where: Path) -> None:
 
 
 def _matching_rows(archive: Path, names: list[str], map_file: Path, paths: list[str]) -> list[int]:
-    """The row of the map for each image, by the path or, where only one of the two knows class folders, by the file name."""
+    """The row of the map for each image, matched by path or, if only one of the two has class folders, by file name."""
     if ("/" in names[0]) != ("/" in paths[0]):
         names, paths = ([path.rpartition("/")[2] for path in both] for both in (names, paths))
         _check_unique(names, archive)
@@ -270,7 +270,7 @@ def _matching_rows(archive: Path, names: list[str], map_file: Path, paths: list[
 
 
 def _classes_by_label(paths: list[str], labels: np.ndarray, map_file: Path) -> list[str]:
-    """Class names in label order. Raises ArchiveError unless each class has one label of 0 ... K-1 and each label one class."""
+    """Class names in label order. Raises ArchiveError unless classes and the labels 0 ... K-1 correspond one to one."""
     pairs = sorted(set(zip((path.partition("/")[0] for path in paths), labels.tolist(), strict=True)))
     count, label_of, name_of = len({name for name, _ in pairs}), {}, {}
     for name, label in pairs:
@@ -286,7 +286,7 @@ def _classes_by_label(paths: list[str], labels: np.ndarray, map_file: Path) -> l
 
 
 def _classes_of_training_map(map_file: Path, labels: np.ndarray) -> list[str] | None:
-    """Class names in label order, from train_map.txt beside the map of flat validation images; None where there is none."""
+    """Class names in label order, from train_map.txt next to the map of flat validation images; None if there is none."""
     path = map_file.with_name("train_map.txt")
     if map_file == path or not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""The images of one split, in class folders or in an archive of them: what is decoded, under which name, with which label."""
+"""The images of one split with their names and labels, read from class folders, from an archive, or from memory."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from data.visible_folder import VisibleFolder
 class Folder(VisibleFolder):
     """torchvision's image folder without hidden files and folders. Folder(path)[i] -> (PIL image in RGB, label).
 
-    Raises InputError where the folder, or a class in it, has no image.
+    Raises InputError if the folder, or a class folder in it, has no images.
     """
 
     def __init__(self, path: Path):
@@ -41,9 +41,9 @@ class Folder(VisibleFolder):
 
 
 class Archive(Dataset):
-    """The same of a ZIP archive, by the rules of archives.py: Archive(path, "train")[i] -> (PIL image in RGB, label).
+    """The same for a ZIP archive, by the rules of archives.py: Archive(path, "train")[i] -> (PIL image in RGB, label).
 
-    Raises InputError for an archive that is missing or damaged, or whose classes nothing names.
+    Raises InputError for an archive that is missing or damaged, or that has no class names.
     """
 
     def __init__(self, path: Path, split: str):
@@ -79,7 +79,7 @@ class Archive(Dataset):
         return self._content(self.samples[index][0])
 
     def _content(self, row: int) -> io.BytesIO:
-        if self.owner != os.getpid():  # each loading process opens the file for itself
+        if self.owner != os.getpid():  # each loading process opens the file itself
             self.descriptor, self.owner = os.open(self.root, os.O_RDONLY), os.getpid()
 
         def fetch(offset: int, length: int) -> bytes:
@@ -104,7 +104,7 @@ class Pictures(Dataset):
 
 
 def open_folder(path: Path, split: str) -> Folder | Archive:
-    """The split of an image folder or, where it has none, of the archive beside it. Raises InputError."""
+    """The split of an image folder or, if there is only an archive of it, of that archive. Raises InputError."""
     archive = path / f"{split}.zip"
     return Archive(archive, split) if archive.is_file() and not (path / split).is_dir() else Folder(path / split)
 
@@ -123,9 +123,9 @@ def decoded(file: str | io.BytesIO) -> Image.Image:
 
 
 def common_size(path: Path, split: str = "train") -> int | None:
-    """Pixels a side, 8 to 96, of a folder's or archive's images if all of the split are squares of one size; else None.
+    """The side, 8 to 96 pixels, of the images of a split if all are squares of one size; else None.
 
-    Files are opened until one differs, their pixels are not decoded. Raises InputError for a file that is no image.
+    Files are opened until one differs, without decoding pixels. Raises InputError for a file that is not an image.
     """
     images = open_folder(path, split)
     side = None
@@ -143,15 +143,15 @@ def common_size(path: Path, split: str = "train") -> int | None:
 
 
 def scale_and_shift(mean: list[float], std: list[float], device: str) -> tuple[Tensor, Tensor]:
-    """What normalises pixels x from 0 to 255, as x * scale + shift; both (3, 1, 1). mean and std are of values in [0, 1]."""
+    """Scale and shift, both (3, 1, 1), that normalise pixels x from 0 to 255 as x * scale + shift; mean and std: in [0, 1]."""
     scale = 1 / (255 * torch.tensor(std, device=device)).view(3, 1, 1)
     return scale, -torch.tensor(mean, device=device).view(3, 1, 1) * 255 * scale
 
 
 def mean_and_deviation(sums: np.ndarray, squares: np.ndarray, count: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], of sums and sums of squares (3,) of values from 0 to 255.
+    """Mean and standard deviation of each channel in [0, 1], from sums and sums of squares (3,) of values from 0 to 255.
 
-    Rounded to four digits, as they are customarily given. A channel without contrast gets a deviation of 1.
+    Rounded to four decimals, as is usual. A channel without contrast gets a deviation of 1.
     """
     mean = sums / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))

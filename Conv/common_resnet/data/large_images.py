@@ -1,4 +1,4 @@
-"""Large images: an image folder through loading processes, cropped at random, normalised on the training device."""
+"""Large images: read from an image folder by loading processes, randomly cropped, normalised on the training device."""
 
 import multiprocessing
 import random
@@ -14,14 +14,14 @@ import distributed
 from data.folders import Archive, Folder, Pictures, mean_and_deviation, scale_and_shift
 from data.order import epoch_order, generator
 
-MEASURED = 1000  # images whose pixels give mean and deviation where these are not known
+MEASURED = 1000  # images used to measure mean and standard deviation
 
 
 class LargeImages:
     """Batches of a folder of images: (B, 3, size, size) float32, normalised, channels last in memory.
 
-    Training: a random resized crop of 8 % of the area or more and, where flip is set, a random horizontal flip. Evaluation: the
-    shorter side is scaled to size / crop_ratio, bilinear, and the centre is cropped.
+    Training: a random resized crop of at least 8 % of the area and, if flip is set, a random horizontal flip. Evaluation: the
+    shorter side is resized to size / crop_ratio, bilinearly, and the centre is cropped.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class LargeImages:
             self.normalise(mean, std)
 
     def normalise(self, mean: list[float], std: list[float]) -> None:
-        """Set what the batches are normalised by, of values in [0, 1]."""
+        """Set mean and standard deviation, of values in [0, 1], for normalising the batches."""
         self.mean, self.std = mean, std
         self.scale, self.shift = scale_and_shift(mean, std, self.device)
 
     def measure(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of the channels, over the centres of at most MEASURED training images."""
+        """Mean and standard deviation of the channels, over centre crops of at most MEASURED training images."""
         rows = torch.randperm(len(self), generator=generator(0))[:MEASURED].sort().values.tolist()
         images = Seeded(self.folder, self._centre())
         sums, squares, count = np.zeros(3), np.zeros(3), 0
@@ -56,7 +56,7 @@ class LargeImages:
         return mean_and_deviation(sums, squares, count)
 
     def augment(self, flip: bool, more: Callable | None = None, erase: float = 0.0) -> "LargeImages":
-        """Set what training images go through after the crop: a flip, a transform of Pillow's images, an erased rectangle."""
+        """Set the augmentation after the crop: a flip, a transform of PIL images, random erasing; returns itself."""
         self.flip, self.more, self.erase = flip, more, erase
         return self
 
@@ -64,14 +64,14 @@ class LargeImages:
         return len(self.folder)
 
     def keep(self, rows: Tensor) -> "LargeImages":
-        """Keep only the images of these indices; returns itself. self.rows (n,) are theirs in the split, None for all."""
+        """Keep only the images with these indices; returns itself. self.rows (n,): their rows in the split, None for all."""
         self.folder.samples = [self.folder.samples[row] for row in rows.tolist()]
         self.labels = self.labels[rows]
         self.rows = rows if self.rows is None else self.rows[rows]
         return self
 
     def relabel(self, table: list[int], classes: list[str]) -> None:
-        """Replace each label by table[label], which counts in `classes`."""
+        """Replace each label by table[label], an index into `classes`."""
         self.set_labels(torch.tensor(table)[self.labels])
         self.classes = classes
 
@@ -93,7 +93,7 @@ class LargeImages:
         return self._on_device(self.loader)
 
     def evaluation_batches(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once over all processes, its centre."""
+        """The centre crop of every image, once over all processes."""
         images = Seeded(self.folder, self._centre())
         mine = Subset(images, [(index, 0) for index in range(distributed.rank(), len(self), distributed.world_size())])
         return self._on_device(self._loader(mine, batch_size=batch))
@@ -103,7 +103,7 @@ class LargeImages:
 
     def _loader(self, dataset: Dataset, **options) -> DataLoader:
         if self.num_workers:
-            # Not forked from this process: its communication threads may hold a lock that the copy would wait for for ever.
+            # Not forked from this process: its communication threads may hold a lock, for which a copy would wait forever.
             workers = multiprocessing.get_context("forkserver")
             workers.set_forkserver_preload(["torch", "torchvision"])
             options |= {"multiprocessing_context": workers, "persistent_workers": "batch_sampler" in options}
@@ -134,7 +134,7 @@ class SeededOrder:
 
 
 class Seeded(Dataset):
-    """Takes (index, seed): seeds what the transforms draw from, and gives the image as (H, W, 3) uint8 with its label."""
+    """Indexed by (index, seed): seeds the generators of the transforms; returns the image (H, W, 3) uint8 and its label."""
 
     def __init__(self, folder: Folder | Archive | Pictures, transform: Callable, erase: Callable | None = None):
         self.folder, self.transform, self.erase = folder, transform, erase

@@ -1,4 +1,4 @@
-"""Which images a step sees: a function of (seed, epoch) alone, cut to this process's share."""
+"""The images of each step, which depend only on (seed, epoch), and this process's share of them."""
 
 import numpy as np
 import torch
@@ -8,9 +8,9 @@ import distributed
 
 
 def mix(*parts: int) -> int:
-    """A 32-bit seed out of several numbers, none of whose bits show through.
+    """A 32-bit seed, hashed from several numbers.
 
-    Zeros at the end count for nothing: the shuffle of an epoch and the augmentation of its step 0 draw from one stream.
+    Trailing zeros do not change it: the shuffle of an epoch and the augmentation of its step 0 use the same stream.
     """
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
@@ -20,9 +20,9 @@ def generator(*parts: int) -> torch.Generator:
 
 
 def epoch_order(images: int, batch: int, seed: int, epoch: int) -> Tensor:
-    """(steps, batch / processes) int64: a shuffle of all images in global batches, this process's rows of each.
+    """(steps, batch / processes) int64: this process's rows of each global batch of a shuffle of all images.
 
-    The last partial batch is left out. What all processes see together in a step does not depend on how many they are.
+    An incomplete last batch is omitted. The images of a global batch do not depend on the number of processes.
     """
     steps = images // batch
     shuffled = torch.randperm(images, generator=generator(seed, epoch))[: steps * batch]
@@ -30,5 +30,5 @@ def epoch_order(images: int, batch: int, seed: int, epoch: int) -> Tensor:
 
 
 def share(x: Tensor) -> Tensor:
-    """This process's rows of something (batch, ...) that was drawn for the global batch."""
+    """This process's rows of a tensor (batch, ...) that was drawn for the global batch."""
     return x.view(distributed.world_size(), -1, *x.shape[1:])[distributed.rank()]

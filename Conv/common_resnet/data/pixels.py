@@ -19,10 +19,10 @@ from tqdm import tqdm
 from data.folders import Archive, Folder, open_folder
 from data.image_mode import to_rgb
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
-TRAIN_DIGITS = 1400  # the first ones; the last 397 validate
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # installed by Debian's package dataset-fashion-mnist
+TRAIN_DIGITS = 1400  # the first 1,400; the last 397 are for validation
 DOWNLOADS = Path("output/downloads")
-# torchvision's class of a data set, and the folder that its download has.
+# torchvision's class of a data set, and the folder that its download creates.
 TORCHVISION = {
     "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
@@ -34,8 +34,8 @@ Pixels = tuple[Tensor, Tensor, list[str]]
 def read(data: str, path: Path | None, split: str, size: int) -> Pixels:
     """Images (N, size, size, 3) uint8, labels (N,) int64 and class names of a split, "train" or "val".
 
-    path: a folder that holds train/ and val/, or train.zip and val.zip, or idx files, or torchvision's download; None: that of
-    usual_path. Raises InputError where images are missing, damaged or of another size.
+    path: a folder with train/ and val/, or train.zip and val.zip, or idx files, or torchvision's download; None: usual_path.
+    Raises InputError if images are missing, damaged or of another size.
     """
     if path is None and data == "digits":
         return _digits(split)
@@ -68,14 +68,14 @@ def _digits(split: str) -> Pixels:
 
 
 def usual_path(data: str) -> Path | None:
-    """Where a data set lies without --data-path: in a package of the system, or downloaded. None of the digits, a library's."""
+    """The folder of a data set without --data-path: a system package's, or the download's. None for digits (scikit-learn)."""
     if data == "fashion-mnist" and DEBIAN.is_dir():
         return DEBIAN
     return DOWNLOADS / data if data in TORCHVISION else None
 
 
 def _torchvision(data: str, folder: Path, split: str, download: bool) -> Pixels:
-    """Read by torchvision what lies in the folder or, with download, is put there."""
+    """Read the folder with torchvision; with download, torchvision first downloads missing files into it."""
     try:
         found = getattr(torchvision.datasets, TORCHVISION[data][0])(folder, train=split == "train", download=download)
     except Exception as error:  # a damaged file can fail in many ways
@@ -87,7 +87,7 @@ def _torchvision(data: str, folder: Path, split: str, download: bool) -> Pixels:
 
 
 def _idx(path: Path, split: str, size: int) -> Pixels:
-    """Fashion-MNIST's idx files, as they are or gzipped, by torchvision's reader."""
+    """Fashion-MNIST's idx files, plain or gzipped, read with torchvision."""
     stem = {"train": "train", "val": "t10k"}[split]
     images = _read_idx(path / f"{stem}-images-idx3-ubyte", read_image_file)
     labels = _read_idx(path / f"{stem}-labels-idx1-ubyte", read_label_file)
@@ -123,7 +123,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _decode(images: Folder | Archive, size: int) -> Pixels:
-    """All images of a split."""
+    """Decode all images of a split."""
     source = images.root
     pixels = np.empty((len(images), size, size, 3), np.uint8)
     hidden = None if is_first() else True

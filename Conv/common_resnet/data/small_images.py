@@ -1,4 +1,4 @@
-"""Small images: all of them in memory as uint8 on the training device, augmented there a batch at a time."""
+"""Small images: all of them in the training device's memory as uint8, augmented there one batch at a time."""
 
 from collections.abc import Iterator
 
@@ -12,11 +12,11 @@ from data.order import epoch_order, generator, share
 
 
 class SmallImages:
-    """Batches of images that fit in memory; no loading processes, no copies but the batch itself.
+    """Batches of images that fit in memory; no loading processes, no copies except the batch itself.
 
     images (N, H, W, 3) uint8 and labels (N,) int64. Batches are (B, 3, H, W) float32, normalised, channels last in memory.
-    Augmentation, for training: padding by `padding` black pixels and a random crop of the old size, a horizontal flip with
-    probability 1/2, a square of `cutout` pixels set to the mean; each is drawn for every image on its own.
+    Augmentation in training: padding by `padding` black pixels and a random crop of the original size, a horizontal flip with
+    probability 1/2, and a square of side `cutout` set to the mean; each is drawn independently for every image.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class SmallImages:
         self.augment(padding=0, flip=False, cutout=0)
 
     def normalise(self, mean: list[float], std: list[float]) -> None:
-        """Set what the batches are normalised by, of values in [0, 1]."""
+        """Set mean and standard deviation, of values in [0, 1], for normalising the batches."""
         self.mean, self.std = mean, std
         self.scale, self.shift = scale_and_shift(mean, std, self.device)
 
@@ -48,13 +48,13 @@ class SmallImages:
         return mean_and_deviation(sums, squares, counts[0].sum().item())
 
     def keep(self, rows: Tensor) -> "SmallImages":
-        """Keep only the images of these indices; returns itself. self.rows (n,) are theirs in the split, None for all."""
+        """Keep only the images with these indices; returns itself. self.rows (n,): their rows in the split, None for all."""
         self.images, self.labels = self.images[rows.to(self.device)], self.labels[rows.to(self.device)]
         self.rows = rows if self.rows is None else self.rows[rows]
         return self.augment(self.padding, self.flip, self.cutout)
 
     def relabel(self, table: list[int], classes: list[str]) -> None:
-        """Replace each label by table[label], which counts in `classes`."""
+        """Replace each label by table[label], an index into `classes`."""
         self.labels, self.classes = torch.tensor(table, device=self.device)[self.labels], classes
 
     def set_labels(self, labels: Tensor) -> None:
@@ -62,7 +62,7 @@ class SmallImages:
         self.labels = labels.to(self.device)
 
     def augment(self, padding: int, flip: bool, cutout: int) -> "SmallImages":
-        """Set what training batches go through; returns itself."""
+        """Set the augmentation of training batches; returns itself."""
         self.padding, self.flip, self.cutout = padding, flip, cutout
         self.padded = F.pad(self.images, (0, 0, padding, padding, padding, padding)) if padding else self.images
         return self
@@ -76,7 +76,7 @@ class SmallImages:
             yield self._augmented(indices, batch, generator(seed, epoch, step)), self.labels[indices]
 
     def evaluation_batches(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once over all processes, as it is."""
+        """Every image once over all processes, without augmentation."""
         rank, processes = distributed.rank(), distributed.world_size()
         for start in range(0, len(self), batch * processes):
             rows = slice(start + rank, min(start + batch * processes, len(self)), processes)
@@ -84,10 +84,10 @@ class SmallImages:
                 yield self._normalised(self.images[rows]), self.labels[rows]
 
     def _augmented(self, indices: Tensor, batch: int, random: torch.Generator) -> Tensor:
-        """A batch with a window of its own for each image: one gather of pixels crops and flips at once."""
+        """An augmented batch; a single gather of pixels crops and flips each image by its own offsets."""
         height, width = self.images.shape[1:3]
 
-        def draw(high: int) -> Tensor:  # for the global batch, on the CPU: the same on any device and number of processes
+        def draw(high: int) -> Tensor:  # for the global batch, on the CPU: independent of device and number of processes
             return share(torch.randint(high, (batch,), generator=random)).to(self.device, non_blocking=True)
 
         spots = 2 * self.padding + 1
@@ -105,7 +105,7 @@ class SmallImages:
         return images
 
     def _near(self, centre: Tensor, side: int) -> Tensor:
-        """(B, side) bool: which positions lie within the cutout around each centre; it may reach beyond the edge."""
+        """(B, side) bool: the positions within the cutout around each centre; it may extend beyond the edge."""
         distance = torch.arange(side, device=self.device) - centre.unsqueeze(1) + self.cutout // 2
         return (distance >= 0) & (distance < self.cutout)
 

@@ -1,4 +1,4 @@
-"""Coarse labels: groupings of classes, to train on few classes what transfers to many."""
+"""Coarse labels: groupings of classes, to train features on few classes and transfer them to many."""
 
 import json
 from pathlib import Path
@@ -45,10 +45,10 @@ GROUPINGS = {
 
 
 def group(data: str, classes: list[str], choice: str) -> tuple[list[int], dict[str, list[str]], list[str]]:
-    """Coarse label of each class, the grouping {coarse name: [class, ...]}, and the coarse names in label order.
+    """The coarse label of each class, the grouping {coarse name: [class, ...]}, and the coarse names in label order.
 
-    choice: "default" takes the data set's grouping above, else a JSON file of one. Raises InputError where it does not name every
-    class exactly once.
+    choice: "default" for the data set's grouping above, or a JSON file. Raises InputError unless the grouping names every class
+    exactly once.
     """
     if choice == "default" and data not in GROUPINGS:
         raise InputError(f"--superclasses: {data} has no grouping of its own; give a JSON file of {{name: [class, ...]}}")
