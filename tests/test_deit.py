@@ -329,8 +329,10 @@ def test_bad_data_folders(few, tmp_path):
     (tmp_path / "other/val/odd").rename(tmp_path / "other/val/strange")
     refused("only here: strange; only there: odd", *here, tmp_path / "other")
     shutil.rmtree(tmp_path / "other/val/strange")  # fewer classes than in training are those that there are images of
-    main(options(*PLAIN, "--epochs", 1, "--batch-size", 16, *here, tmp_path / "other"))
-    assert log(tmp_path / "run")[-1]["val_top1"] is not None
+    main(
+        options(*PLAIN, "--epochs", 1, "--batch-size", 16, "--output_dir", tmp_path / "fewer", "--data-path", tmp_path / "other")
+    )
+    assert log(tmp_path / "fewer")[-1]["val_top1"] is not None
     shutil.copytree(few, tmp_path / "hollow")
     for image in (tmp_path / "hollow/train/odd").iterdir():
         image.unlink()
