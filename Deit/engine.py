@@ -103,7 +103,7 @@ def check_finite(losses: Tensor, epoch: int, first_step: int) -> None:
     if len(bad):
         step = first_step + bad[0].item()
         raise InputError(
-            f"the loss is {losses[bad[0]].item()} in epoch {epoch + 1}, step {step + 1}; stopped before anything was saved from "
+            f"the loss is {losses[bad[0]].item()} in epoch {epoch + 1}, step {step + 1}; nothing was saved from "
             f"this epoch: the last checkpoint is good. Try a lower --lr, --clip-grad 1 or --amp off"
         )
 

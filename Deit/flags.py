@@ -30,7 +30,7 @@ SPELLINGS = {
 # DeiT's options without an effect: the number of values that each takes, and the reason.
 UNNEEDED = {
     "--dist_url": (1, "torchrun's variables say where the processes meet"),
-    "--world_size": (1, "torchrun's --nproc-per-node and --nnodes say how many processes there are"),
+    "--world_size": (1, "torchrun's --nproc-per-node and --nnodes set the number of processes"),
     "--distributed": (0, "a run under torchrun is distributed, any other is not"),
     "--cooldown-epochs": (1, "--epochs is the length of a run, which DeiT's own loop does not extend either"),
     "--patience-epochs": (1, "only the plateau schedule reads it, which needs a metric that DeiT's loop does not give"),

@@ -155,7 +155,7 @@ def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
     while prefix := _wrapper(weights):
         others = [key for key in weights if not key.startswith(prefix)]
         if others:
-            notes.append(f"{len(others)} tensors that are not the model's are omitted ({', '.join(others[:3])})")
+            notes.append(f"{len(others)} tensors do not belong to the model and are ignored ({', '.join(others[:3])})")
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     return weights, notes
 
@@ -198,7 +198,7 @@ def find_facts(state: dict, source: str) -> tuple[dict, bool]:
                 facts[key] = args[key]
             elif ours:
                 shown = f"{args[key]!s:.80}" if states.is_plain(args[key]) else type(args[key]).__name__
-                raise InputError(f"{source}: its {key} is {shown!r}, which means nothing")
+                raise InputError(f"{source}: its {key} is {shown!r}, which is invalid")
     return facts, ours
 
 

@@ -214,7 +214,7 @@ def build_augmentation(args):
         return train_transform(args.input_size, args.mean, args.std, **options)
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         policies = "none, or a policy such as rand-m9-mstd0.5-inc1, augmix-m3, original, originalr, v0, v0r or 3a"
-        raise InputError(f"--aa {args.aa}: timm does not know it ({error}); give {policies}")
+        raise InputError(f"--aa {args.aa}: unknown to timm ({error}); give {policies}")
 
 
 def build_criterion(args, labels: torch.Tensor) -> nn.Module:

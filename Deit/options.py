@@ -236,7 +236,7 @@ def get_parser() -> Parser:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=int, default=300, help="epochs to train")
     group.add_argument("--batch-size", type=int, default=64, help="images per process and step")
-    group.add_argument("--recipe-batch", type=int, default=1024, help="warn if the global batch is another one; 0: never")
+    group.add_argument("--recipe-batch", type=int, default=1024, help="warn if the global batch differs from this; 0: never")
     group.add_argument("--opt", default="adamw", metavar="NAME", help="any timm optimiser")
     group.add_argument("--opt-eps", type=float, default=1e-8, help="epsilon of the optimiser")
     group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; if omitted: its own")
@@ -244,7 +244,7 @@ def get_parser() -> Parser:
     group.add_argument("--weight-decay", type=float, default=0.05, help="weight decay, except on norms and biases")
     group.add_argument("--clip-grad", type=float, help="largest norm of the gradient; if omitted: not clipped")
     group.add_argument("--lr", type=float, default=5e-4, help="learning rate for a global batch of 512, scaled linearly")
-    group.add_argument("--unscale-lr", action="store_true", help="take --lr as it is, whatever the batch")
+    group.add_argument("--unscale-lr", action="store_true", help="do not scale --lr with the batch")
     group.add_argument("--sched", default="cosine", metavar="NAME", help="cosine, step, tanh or poly; changed once per epoch")
     group.add_argument("--warmup-epochs", type=int, default=5, help="epochs of linear warm-up")
     group.add_argument("--warmup-lr", type=float, default=1e-6, help="learning rate at the start of the warm-up")
@@ -291,7 +291,7 @@ def get_parser() -> Parser:
     )
     group.add_argument("--inat-category", default="name", choices=CATEGORIES, help="what the labels of iNaturalist are")
     group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once per machine")
-    group.add_argument("--num_workers", type=int, help="loading processes per process; if omitted: one per core, at most 10")
+    group.add_argument("--num_workers", type=int, help="data-loading workers per process; if omitted: one per core, at most 10")
     group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
     group.add_argument(
         "--mean", type=float, nargs=3, help="mean of the inputs; if omitted: ImageNet's, or the checkpoint's with --eval"

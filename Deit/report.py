@@ -22,7 +22,7 @@ def warn_of_batch(global_batch: int, recipe_batch: int) -> None:
     """Warn if the global batch is not the recipe's; recipe_batch 0 disables the warning."""
     if recipe_batch and global_batch != recipe_batch:
         each, rest = divmod(recipe_batch, distributed.world_size())
-        mend = f"--batch-size {each} gives the recipe's batch here" if not rest else "Another number of processes would divide it"
+        mend = f"--batch-size {each} gives the recipe's batch here" if not rest else "Use a number of processes that divides it"
         say(
             f"warning: the global batch is {global_batch}, the recipe's is {recipe_batch}: accuracies will differ from published "
             f"ones by points. {mend} (--recipe-batch 0 silences this)"

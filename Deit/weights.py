@@ -94,7 +94,7 @@ def rebuild(found: Foreign, name: str, input_size: int | None = None) -> tuple[n
     library = found.facts.get("library") if found.ours and name == found.facts["model"] else None
     if library == "cifar":
         raise InputError(
-            f"{found.source}: a CIFAR ResNet of Conv/common_resnet, which alone builds it; this trainer takes timm's"
+            f"{found.source}: a CIFAR ResNet of Conv/common_resnet, which only that trainer can build; this one uses timm models"
         )
     variants = {"blurpool": "BlurPool", "small_stem": "first layers for small images"}
     variant = [text for key, text in variants.items() if found.ours and found.facts.get(key)]
@@ -160,14 +160,14 @@ def build_teacher(args, classes: list[str]) -> Teacher:
             f"--teacher-path {args.teacher_path}: {name} takes {native} px, not --input-size {args.input_size} ({reason})"
         )
     if native != args.input_size:
-        say(f"the teacher is made for {native} px and sees the student's {args.input_size} px")
+        say(f"the teacher was trained at {native} px and sees the student's {args.input_size} px")
     names = foreign.class_names(found.classes, outputs, classes)
     columns = match_columns(names, outputs, classes, f"--teacher-path {args.teacher_path}")
     if names is None:
-        say("the teacher's file has no class names: its outputs are taken to be in the student's order")
+        say("the teacher's file has no class names: its outputs are assumed to be in the student's order")
     stats = [[float(value) for value in found.facts[key]] for key in ("mean", "std")] if found.ours else None
     if stats is None:
-        say("the teacher gets images with the student's mean and standard deviation; many ViTs of timm are made for 0.5 and 0.5")
+        say("the teacher gets images with the student's mean and standard deviation; many timm ViTs expect 0.5 and 0.5")
     return Teacher(model, columns, (args.mean, args.std), tuple(stats) if stats else None)
 
 
@@ -216,7 +216,7 @@ def _compare(was: dict, path: str, args) -> None:
 
 
 def read_to_continue(source: str) -> Foreign:
-    """Read a checkpoint to resume, in this project's format or DeiT's. Raises InputError."""
+    """Read a checkpoint to resume, in this project's formatat or DeiT's. Raises InputError."""
     found = foreign.read(source)
     if found.ours or "classes" in found.state:
         states.check(found.state, Path(source))

@@ -3,9 +3,9 @@
     python benchmarks/cifar.py                                  # synthetic images; the same work
     python benchmarks/cifar.py --data-path FOLDER               # CIFAR-10 as Conv/common_resnet reads it
 
-The same model, loss, batches and number of steps; only the way of the images differs. The rivals take turns, epoch by epoch, so
-that both meet the same disturbances; the table gives medians and ratios. The rival is what most CIFAR trainers do:
-PIL images, RandomCrop with padding, RandomHorizontalFlip, ToTensor, Normalize, in a DataLoader with worker processes.
+Model, loss, batch size and number of steps are the same; only the way in which images are loaded differs. The two take turns,
+epoch by epoch, so that both meet the same disturbances; the table gives medians and ratios. The rival is what most CIFAR trainers
+do: PIL images, RandomCrop with padding, RandomHorizontalFlip, ToTensor, Normalize, in a DataLoader with worker processes.
 """
 
 import argparse
@@ -117,7 +117,7 @@ class TorchvisionStyle(Dataset):
 
 
 def one_epoch(batches, shape: tuple[int, int, int] | None, device: str) -> float:
-    """Seconds for all batches, through a training step of the model where there is one."""
+    """Seconds for all batches, each through a training step of the model if there is one."""
     torch.manual_seed(0)
     if shape:
         depth, width, stride = shape

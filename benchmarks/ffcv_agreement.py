@@ -3,9 +3,9 @@
     python benchmarks/ffcv_agreement.py                                          # trains two small models first, minutes
     python benchmarks/ffcv_agreement.py --data-path FOLDER --checkpoint C --title T   # adds: class folders, and what viz/ reads
 
-Images are written as raw pixels at full size, so that both loaders see the same ones; the digits are enlarged to 60 to 120 px
-before. "FFCV" is its own loader and decoder, which cut the centre and scale; the others are viz/'s ways with Pillow. It writes
-results/tables/ffcv_agreement.json and renders the page that shows it.
+Images are written as raw pixels at full size, so that both loaders see the same ones; the digits are first enlarged to 60 to
+120 px. "FFCV" is FFCV's own loader and decoder, which crop the centre and resize; the others are viz/'s ways with Pillow. The
+script writes results/tables/ffcv_agreement.json and renders the page that shows it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ WORK = TOP / "output/ffcv-agreement"
 WAYS = ("area", "bilinear", "bicubic")
 COLUMNS = [("model", ""), ("images", ",d"), ("crop ratio", "g"), ("FFCV, top-1 %", ".2f")]
 COLUMNS += [(f"Pillow `{way}`", ".2f") for way in WAYS] + [("same prediction, FFCV and `area`, %", ".2f")]
-# Title: words for train_imagenet.py. The second sees digits of 64 px, where scaling matters more.
+# Title: options of train_imagenet.py. The second sees digits of 64 px, where resizing matters more.
 MODELS = {
     "`digits.yaml`, 8 px": [],
     "ResNet-18's usual first layer, 64 px": [
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def digits() -> list[list]:
-    """Train both models and compare; most of the images were trained on: it is about agreement, not accuracy."""
+    """Train both models and compare. Most of the images were trained on: this measures agreement, not accuracy."""
     enlarge(WORK / "digits")
     train, val = (write(WORK / "digits" / split) for split in ("train", "val"))
     rows = []
@@ -126,7 +126,7 @@ def rows_of(title: str, checkpoint: Path, data: Path, **overrides) -> list[list]
 
 @torch.inference_mode()
 def through_ffcv(path: Path, file: Path, crop_ratio: float, **overrides) -> Tensor:
-    """Predictions (N,) int64 of a checkpoint on what FFCV's loader gives of a .ffcv file."""
+    """Predictions (N,) int64 of a checkpoint on the images that FFCV's loader reads from a .ffcv file."""
     from ffcv.fields.decoders import CenterCropRGBImageDecoder
     from ffcv.loader import Loader
     from ffcv.transforms import ToTensor

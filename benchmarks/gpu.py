@@ -1,13 +1,13 @@
 """What needs a GPU, in slices: tests, the loss, training steps, extraction of logits, CIFAR epochs, papers' rows on CIFAR-10.
 
-    bash benchmarks/gpu.sh --minutes 9              # goes on with what has no fresh result for this GPU model, then stops
+    bash benchmarks/gpu.sh --minutes 9              # runs the parts that have no fresh result for this GPU model
     bash benchmarks/gpu.sh --cpu-rehearsal          # all of it in miniature, on a CPU, in a copy of the repository
     bash benchmarks/gpu.sh --pack DIR --data-path FOLDER    # CIFAR-10 as archives, and wheels, as DIR/part1, part2, ...
     bash benchmarks/gpu.sh --fill output/gpu        # what came back becomes results/tables/gpu_*.json and results/runs/
 
-A result is fresh if it did not fail, and GPU model, PyTorch and the code it depends on are those of now. Finished parts are in
-one file, results.json in --output: copy it away, and back to go on elsewhere. A machine without network takes its data from
---packs, a folder that holds any of the parts; what came in an earlier call is kept in output/gpu_data.
+A result is fresh if it did not fail, and if GPU model, PyTorch and the code it depends on have not changed. Finished parts are in
+one file, results.json in --output: copy it to another machine to continue there. A machine without network takes its data from
+--packs, a folder that holds any of the parts; those that came in earlier calls are kept in output/gpu_data.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from table import CORES, write
 TOP = Path(__file__).resolve().parents[1]
 MODELS = {"deit_small": 4, "resnet50": 4, "mobilenet_v2": 3, "resnet18": 2, "resnet20": 2, "resnet32": 2}
 EXPERIMENTS = "cifar10-resnet20 cifar10-longtail-resnet32-50 cifar10-longtail-resnet32-100 cifar10-resnet20-paper cifar10-long"
-# Each part: minutes on a GPU, folders whose code it depends on, command; the table's file where it makes one is {table}.
+# Each part: minutes on a GPU, folders whose code it depends on, command; {table} is the file of its table, if it makes one.
 LOSS, STEP = "benchmarks/loss.py --json {table}", "benchmarks/train_step.py --json {table}"
 LOGITS, CIFAR = "benchmarks/logits.py --json {table} --data-path {images}", "benchmarks/cifar.py --json {table}"
 CONV, PYTEST = ["Conv/common_resnet"], "-m pytest -q -p no:cacheprovider tests/test_gpu.py -m gpu -rs"
-REHEARSAL = "CPU rehearsal"  # in the place of the GPU's name
+REHEARSAL = "CPU rehearsal"  # in place of the GPU's name
 PARTS = {
     "tests": (6, ["Deit", *CONV, "viz", "tests"], PYTEST + " -n 4" * bool(find_spec("xdist"))),
     "loss": (4, ["Deit"], f"{LOSS} --seconds 5"),
@@ -95,7 +95,7 @@ def measure(args, deadline: float) -> None:
     found = json.loads(results.read_text()) if results.exists() else {"parts": {}, "runs": {}}
     restore_runs(found["runs"])
     parts = TINY if args.cpu_rehearsal else PARTS
-    failed = {name for name, part in found["parts"].items() if part["status"]}  # tried again, after the others
+    failed = {name for name, part in found["parts"].items() if part["status"]}  # retried after the others
     for name, (minutes, folders, command) in sorted(parts.items(), key=lambda part: part[0] in failed):
         key = {"gpu": gpu, "torch": torch.__version__, "command": command, "code": digest([command.split()[0], *folders])}
         if (key | {"status": 0}).items() <= found["parts"].get(name, {}).items():
@@ -142,7 +142,7 @@ def measure(args, deadline: float) -> None:
 
 
 def run(words: list[str], deadline: float, environment: dict, log: Path) -> tuple[int | None, list[str]]:
-    """Exit status, None where the deadline ended it, and the last lines that it printed, which the log has in full."""
+    """Exit status, or None if the deadline ended the process, and the last lines of its output, all of which is in the log."""
     with open(log, "a") as file:
         start = file.tell()
         process = subprocess.Popen(
@@ -163,7 +163,7 @@ def run(words: list[str], deadline: float, environment: dict, log: Path) -> tupl
 
 
 def digest(names: list[str]) -> str:
-    """Of scripts, and of the Python files in folders, of the repository."""
+    """A hash of scripts, and of the Python files in folders, of the repository."""
     content, paths = hashlib.sha256(), [TOP / name for name in names]
     for file in sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))):
         content.update(file.read_bytes())
@@ -171,7 +171,7 @@ def digest(names: list[str]) -> str:
 
 
 def make_images(folder: Path, count: int) -> None:
-    """An image folder of smooth noise, 500 x 375 px, JPEG: about as many bytes and as much to decode as ImageNet's images."""
+    """An image folder of smooth noise, 500 x 375 px, JPEG: about as large and as slow to decode as ImageNet's images."""
     import numpy as np
     from PIL import Image
 
@@ -191,7 +191,7 @@ def restore_runs(runs: dict[str, str]) -> None:
 
 
 def fill(folder: Path) -> None:
-    """Write the tables, those of several models as one, and the runs."""
+    """Write the tables, with those of several models merged into one, and the runs."""
     file, tables, measured_on = folder / "results.json", {}, {}
     if not file.is_file():
         sys.exit(f"error: {folder}: no results.json in it")
@@ -218,7 +218,7 @@ def rehearse(args) -> None:
     """Run this script in a copy of the repository, which it may write to."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        # Finished runs of the digits would leave the rehearsal none to begin.
+        # With the finished runs of the digits, the rehearsal would have none to start.
         unwanted = shutil.ignore_patterns(".git", ".venv", "output", "__pycache__", "*.zip", "digits-parity")
         shutil.copytree(TOP, copy, ignore=unwanted, symlinks=True)
         (copy / "rehearsal").touch()

@@ -2,10 +2,10 @@
 
     python benchmarks/loading.py --data-path data/ImageNet           # an image folder: train/<class>/<image>
 
-All read the same images, cut a random crop, scale it to 224 px and give uint8 batches through loading processes. "Our archives"
-give torchvision's batches to the bit. FFCV runs where it is installed; it encodes the images anew and has a crop, a scaling and
-threads of its own. Rounds are interleaved; the table shows medians. Memory is the proportional set size summed over the main
-process and all that it started: shared pages count once.
+All read the same images, take a random crop, resize it to 224 px and give uint8 batches through loading processes. "Our archives"
+give torchvision's batches, bit for bit. FFCV runs if it is installed; it re-encodes the images and has its own crop, resizing and
+threads. Rounds are interleaved; the table shows medians. Memory is the proportional set size summed over the main process and all
+processes that it started: shared pages count once.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def measure(args, scratch: Path) -> None:
 
 
 def subset(folder: Path, count: int, output: Path) -> Path:
-    """Links to at most `count` images of the folder, so that measuring on ImageNet copies no 140 GB; val/ is the same again."""
+    """Links to at most `count` images of the folder, so that 140 GB of ImageNet need not be copied; val/ is a link to train/."""
     images = ImageFolder(folder).samples
     for path, _ in random.Random(0).sample(images, min(count, len(images))):
         link = output / "train" / os.path.relpath(path, folder)
@@ -124,7 +124,7 @@ def report(folder: ImageFolder, times: dict, memory: dict, args) -> None:
 
 
 class BytesInMemory(Dataset):
-    """Every file's bytes in a list, read by each process for itself, as the original's --cache does."""
+    """Every file's bytes in a list, read by each process for itself, as with the original repository's --cache."""
 
     def __init__(self, root: Path, transform):
         self.root, self.transform, self.content = root, transform, None
@@ -141,7 +141,7 @@ class BytesInMemory(Dataset):
 
 
 def same_pixels(folder: ImageFolder, plain: Path) -> None:
-    """What is compared must be the same work: every image of ours decodes to ImageFolder's pixels."""
+    """Exit unless our images, of which up to 200 are compared, decode to ImageFolder's pixels: the work must be the same."""
     ours = ZipImages(plain, "train")
     for index in random.Random(0).sample(range(len(folder)), min(200, len(folder))):
         image = np.asarray(folder.loader(folder.samples[index][0]))
@@ -150,7 +150,7 @@ def same_pixels(folder: ImageFolder, plain: Path) -> None:
 
 
 def loader(dataset: Dataset, args, workers: int) -> DataLoader:
-    """Batches of args.images images in random order, from processes that stay between rounds."""
+    """Batches of args.images images in random order, from processes that persist between rounds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision"])
     sampler = RandomSampler(dataset, replacement=True, num_samples=args.images)
@@ -159,7 +159,7 @@ def loader(dataset: Dataset, args, workers: int) -> DataLoader:
 
 
 def memory_of(batches: DataLoader) -> tuple[float, float]:
-    """MB of this process and all that it started, in the middle of a round: proportional set size, and its part without files."""
+    """MB of this process and all that it started, in the middle of a round: proportional set size, and its anonymous part."""
     found = None
     for number, _ in enumerate(batches):
         if number == len(batches) // 2:
@@ -187,7 +187,7 @@ def proportional_set_size() -> tuple[float, float]:
 
 
 def ffcv_loaders(folder: ImageFolder, scratch: Path, args) -> dict:
-    """FFCV's own crop, scaling and threads: on the original JPEGs, and as its ImageNet recipe stores them."""
+    """FFCV's own crop, resizing and threads: on JPEGs of full size, and on images stored as by its ImageNet recipe."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -225,7 +225,7 @@ def ffcv_loaders(folder: ImageFolder, scratch: Path, args) -> dict:
 
 
 class Repeated(Dataset):
-    """(image, label) of `length` positions in a list of (path, label), which is gone through as often as that takes."""
+    """(image, label) of `length` positions in a list of (path, label), which is repeated as often as needed."""
 
     def __init__(self, samples: list, length: int):
         self.samples, self.length = samples, length

@@ -2,10 +2,10 @@
 
     python benchmarks/logits.py --data-path /path/to/ImageNet                    # an image folder: val/<class>/<image>
 
-Both read the same files with as many loading processes, scale and cut them alike (Pillow), and run the same random weights in the
-same precision. timm's wheel does not carry validate.py, so its loop is written out here as that script has it by default: timm's
-data set, its loader with prefetching, the loss and top-1 and top-5 of each batch. Ours keeps logits, features and labels. Rounds
-are interleaved; the table shows medians. Before, the logits of both are compared.
+Both read the same files with as many loading processes, resize and crop them in the same way (Pillow), and run the same random
+weights in the same precision. timm's wheel does not include validate.py, so its loop is written out here with that script's
+defaults: timm's data set, its loader with prefetching, the loss and top-1 and top-5 of each batch. Ours returns logits, features
+and labels. Rounds are interleaved; the table shows medians, and the largest difference between the logits of both.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def theirs(model: torch.nn.Module, args, device: str) -> torch.Tensor:
         top5.update(acc5.item(), len(images))
         kept.append(logits.float().cpu())
     names = [Path(name).parts for name in dataset.filenames()]
-    return torch.cat(kept)[sorted(range(len(names)), key=names.__getitem__)]  # timm's order takes numbers in names for numbers
+    return torch.cat(kept)[sorted(range(len(names)), key=names.__getitem__)]  # timm sorts numbers in names by value
 
 
 if __name__ == "__main__":

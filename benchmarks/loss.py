@@ -1,12 +1,12 @@
 """How fast is MaxSup compared with cross-entropy? Forward + backward and peak memory, rivals interleaved in one run.
 
-    python benchmarks/loss.py                  # on the GPU where there is one, else on one CPU thread
+    python benchmarks/loss.py                  # on the GPU if there is one, else on one CPU thread
     python benchmarks/loss.py --shapes 256x1000 8192x128256:amp
 
-Rivals: F.cross_entropy, the same with label_smoothing=0.1, the formula by autograd, and that of the original code (topk, mean);
-with --compile, the default on a GPU, cross-entropy and MaxSup compiled too. The last row is the least that any loss could take: a
-read and a write of the logits for the forward pass, and for the backward pass.
-Times depend on fresh memory being touched, so each round runs every rival once, and the table shows medians and ratios.
+Rivals: F.cross_entropy, the same with label_smoothing=0.1, our formula by autograd, and the original code's (topk, mean); with
+--compile, the default on a GPU, also cross-entropy and MaxSup compiled. The last row is the least that any loss could take: one
+read and one write of the logits for the forward pass, and the same for the backward pass. Times depend on how much fresh memory
+is touched, so each round runs every rival once, and the table shows medians and ratios.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Deit"))
 from maxsup_loss import max_sup_from_formula, max_sup_loss
 
 SHAPES = ["256x1000", "1024x1000", "256x21841", "512x128256", "8x19x512x512"]  # the last: pixels
-LARGE = ["256x1000:amp", "8x19x512x512:amp", "4096x32000:amp", "8192x128256:amp", "8192x128256:bf16"]  # on a GPU, further ones
+LARGE = ["256x1000:amp", "8x19x512x512:amp", "4096x32000:amp", "8192x128256:amp", "8192x128256:bf16"]  # further ones on a GPU
 RIVALS = {
     "cross-entropy": lambda z, y: F.cross_entropy(z, y),
     "MaxSup, ours": lambda z, y: max_sup_loss(z, y, 0.1),
@@ -84,7 +84,7 @@ def shape_of(text: str) -> str:
 
 
 def two_copies(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    """What moves as many bytes as a forward and a backward pass that each read the logits, or what is kept of them, and write."""
+    """Moves as many bytes as a forward and a backward pass that each read, and write, one tensor of the logits' size."""
     logits.grad = logits.detach().clone().clone()
 
 

@@ -1,4 +1,4 @@
-"""What a machine without network needs for gpu.py: CIFAR-10 and wheels, in folders small enough to travel one by one."""
+"""What a machine without network needs for gpu.py: CIFAR-10 and wheels, in folders small enough to be copied one by one."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-DATA = TOP / "output/gpu_data"  # where what has come is kept
+DATA = TOP / "output/gpu_data"  # where received files are kept
 SITE = DATA / "site"  # packages from wheels, for PYTHONPATH
 PIECE = 40 * 2**20  # bytes of a part
 WHEELS = ("timm",)  # what machines with PyTorch may lack; a wheel is used only where the package does not import
 
 
 def pack(folder: Path, cifar: Path | None) -> None:
-    """Write parts of PIECE bytes at most: pieces of CIFAR-10's archives; in the first also the list of pieces, and wheels."""
+    """Write parts, each with PIECE bytes at most of CIFAR-10's archives and the list of pieces; the first also with wheels."""
     files = sorted(cifar.glob("*")) if cifar else []
     if not {"train.zip", "val.zip"} <= {file.name for file in files}:
         sys.exit("error: --pack needs --data-path FOLDER, which holds train.zip and val.zip of CIFAR-10")
@@ -40,7 +40,7 @@ def pack(folder: Path, cifar: Path | None) -> None:
 
 
 def receive(packs: Path) -> Path | None:
-    """CIFAR-10's folder, made of the pieces that are in `packs` and came before; None while some are missing."""
+    """CIFAR-10's folder, made from the pieces in `packs` and those received earlier; None while some are missing."""
     DATA.mkdir(parents=True, exist_ok=True)
     for file in [*packs.glob("part*/piece*"), *packs.glob("part*/*.whl")]:
         if not (DATA / file.name).exists():
@@ -64,7 +64,7 @@ def receive(packs: Path) -> Path | None:
             sys.exit(f"error: piece {number} of the packs is damaged; copy part{number + 1} again")
     whole, start = b"".join(content), 0
     (DATA / "cifar10").mkdir(exist_ok=True)
-    for name, size in listed["files"].items():  # val.zip, which says that all are there, comes after train.zip
+    for name, size in listed["files"].items():  # val.zip, taken above as the sign that all are there, comes after train.zip
         (DATA / "cifar10" / Path(name).name).write_bytes(whole[start : start + size])
         start += size
     return DATA / "cifar10"

@@ -3,7 +3,7 @@
     python benchmarks/report.py                      # 50,000 images of 1,000 classes
     python benchmarks/report.py --images 5000 --classes 100
 
-The aims are 60 s and 2 GB on two cores. The logits are random, with accuracies of about 75 %.
+The targets are 60 s and 2 GB on two cores. The logits are random, with accuracies of about 75 %.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def main() -> None:
 
 
 def write(path: Path, seed: int, images: int, classes: int) -> Path:
-    """A logits file in which the target's logit is raised by 4, whose random neighbours still win now and then."""
+    """A logits file in which the target's logit is raised by 4; another, random logit is still the largest now and then."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (images,), generator=torch.Generator().manual_seed(99))  # the same images for all
+    labels = torch.randint(classes, (images,), generator=torch.Generator().manual_seed(99))  # the same labels for all
     logits = torch.randn(images, classes, generator=generator)
     logits[torch.arange(images), labels] += 4
     torch.save({"logits": logits, "labels": labels}, path)

@@ -12,7 +12,7 @@ PAGE = TOP / "benchmarks/SCALE.md"
 TIMM = "timm's training benchmark, RTX 3090, mixed precision (`results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv`)"
 NVIDIA = "NVIDIA's DeepLearningExamples, `PyTorch/Classification/ConvNets/resnet50v1.5/README.md`, DGX A100, mixed precision"
 IMAGES, ARCHIVES, FFCV = 1_281_167, 155, 490  # training images; GB of the archives, and of the .ffcv files (results/README.md)
-ALL_IMAGES = IMAGES + 50_000  # those of validation are in the files too
+ALL_IMAGES = IMAGES + 50_000  # the files hold the validation images, too
 A100 = (2470, 16_621)  # ResNet-50, images/s on 1 and on 8 GPUs: NVIDIA
 FULL = "FFCV, full size, JPEG at quality 90"  # of loading.json
 BANDWIDTH = (2.039, 3.35)  # TB/s of memory: data sheets of the A100 80GB and of the H100, both SXM
@@ -27,8 +27,8 @@ ROWS = {
 
 
 def derived(expression: str, digits: int = 0) -> tuple[float, str]:
-    """The value of an expression in numbers, and both as a page shows them."""
-    value = round(eval(expression, {"__builtins__": {}}), digits)  # of this file's own text
+    """The value of an arithmetic expression, and both as a page shows them."""
+    value = round(eval(expression, {"__builtins__": {}}), digits)  # only text from this file
     return value, f"`{expression}` = {value:,.{digits}f}"
 
 
@@ -140,7 +140,7 @@ def page() -> str:
 
 
 def counts(node: float) -> list[tuple[int, float]]:
-    """Numbers of GPUs, and the share of their single speed that each keeps."""
+    """Numbers of GPUs, and the share of its single-GPU speed that each keeps."""
     return [(1, 1), (8, node), (32, node)]
 
 

@@ -17,7 +17,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(text: str) -> Path:
-    """For argparse: before minutes of work begin."""
+    """For argparse: checks the folder before minutes of work begin."""
     if not Path(text).parent.is_dir():
         raise argparse.ArgumentTypeError(f"{Path(text).parent}: no such folder")
     return Path(text)
@@ -41,14 +41,14 @@ def report(environment: str, columns: list[tuple[str, str]], rows: list[list], p
 
 
 def write(path: Path, content: dict) -> None:
-    """A JSON file that appears whole or not at all."""
+    """Write a JSON file completely or not at all."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, path)
 
 
 def command() -> str:
-    """The command line of this process, with FOLDER for where its images lie on this machine."""
+    """The command line of this process without --json, with FOLDER and FILE for the paths of images and checkpoint."""
     script, words = Path(sys.argv[0]), sys.argv[1:]
     for option in ("--data-path", "--checkpoint"):
         if option in words[:-1]:

@@ -1,12 +1,12 @@
 """How fast is a training step compared with those of timm's train.py and torchvision's reference script? Images/s and memory.
 
-    python benchmarks/train_step.py                                        # on the GPU where there is one, else on the CPU
+    python benchmarks/train_step.py                                        # on the GPU if there is one, else on the CPU
     python benchmarks/train_step.py --models resnet20 --steps 100 --rounds 9
 
 Ours is train_one_epoch of the model's trainer: Deit/ for DeiT-Small, Conv/common_resnet/ for ConvNets. The wheels of timm and
-torchvision do not carry their scripts, so their loops are written out here as those have them by default: each waits for the
-loss after every step, and torchvision's computes the accuracy too. All three loops take turns on the same batches, which lie on
-the device, with the same weights, optimiser, memory format and mixed precision. Each model has a process of its own.
+torchvision do not include their scripts, so their loops are written out here with the scripts' defaults: each waits for the loss
+after every step, and torchvision's computes the accuracy, too. All three loops take turns on the same batches, which are already
+on the device, with the same weights, optimiser, memory format and mixed precision. Each model has a process of its own.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=("eager", "compiled"), help="of the model")
     parser.add_argument("--amp", default="bf16", choices=("bf16", "off"), help="mixed precision")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # where the process of one model leaves what it measured
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # where the process of one model writes its rows
     table.add_option(parser)
     args = parser.parse_args()
     if args.rows:
@@ -146,7 +146,7 @@ def measure(name: str, args) -> list[list]:
 
 
 class InMemory:
-    """The same batches in turn: a loader to Deit/, whose length is in batches, and images to Conv/common_resnet/."""
+    """The same batches in turn: a loader for Deit/, whose length is in batches, and images for Conv/common_resnet/."""
 
     def __init__(self, batches: list[tuple[Tensor, Tensor]], batch_size: int, steps: int, device: str, is_loader: bool):
         self.batches, self.batch_size, self.steps, self.device = batches, batch_size, steps, device
@@ -207,7 +207,7 @@ def conv(case: Case, args) -> tuple[nn.Module, Ours]:
 
 
 def timm_epoch(model: nn.Module, criterion: nn.Module, data: InMemory, optimizer: torch.optim.Optimizer, args) -> None:
-    """timm's train.py, without what it does only when asked: gradient accumulation, clipping, an average of the weights."""
+    """timm's train.py, without its optional features: gradient accumulation, clipping, an average of the weights."""
     losses = AverageMeter()
     model.train()
     optimizer.zero_grad()
@@ -221,7 +221,7 @@ def timm_epoch(model: nn.Module, criterion: nn.Module, data: InMemory, optimizer
 
 
 def torchvision_epoch(model: nn.Module, criterion: nn.Module, data: InMemory, optimizer: torch.optim.Optimizer, args) -> None:
-    """torchvision's references/classification/train.py, in bfloat16 where that has float16 and a scaler."""
+    """torchvision's references/classification/train.py, with bfloat16 instead of float16 and a scaler."""
     losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
     model.train()
     for images, targets in data:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import errors  # noqa: F401  it says in one line which package is missing
+import errors  # noqa: F401  it reports a missing package in one line
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,7 @@ Pair = tuple[Path, Path]
 
 
 def pairs(images: Path, suffixes: tuple[str, ...], annotations: Path, suffix: str, count: int) -> list[Pair]:
-    """(image, annotation) of a split, sorted. Raises InputError for a missing folder or partner, or another number of images."""
+    """(image, annotation) of a split, sorted. Raises InputError for a missing folder or partner, or a wrong number of images."""
     for folder in (images, annotations):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; the README beside this script shows the layout")
@@ -44,7 +44,7 @@ def pairs(images: Path, suffixes: tuple[str, ...], annotations: Path, suffix: st
 def check(pairs: list[Pair], values: Iterable[int]) -> np.ndarray:
     """Read every pair; returns how many pixels have each value, (256,) int64.
 
-    Raises InputError naming the first file that does not decode, has another size than its image, or holds another value.
+    Raises InputError naming the first file that does not decode, differs in size from its image, or holds any other value.
     """
     allowed = np.isin(np.arange(256), list(values))
     with ThreadPoolExecutor() as pool:
@@ -59,7 +59,7 @@ def _count(image_path: Path, annotation_path: Path, allowed: np.ndarray) -> np.n
             with Image.open(path) as image:
                 image.load()
                 opened.append(image.copy())
-        except Exception as error:  # a damaged file can fail in any way
+        except Exception as error:  # a damaged file can raise any exception
             raise InputError(f"{path}: does not decode as an image ({error})")
     image, annotation = opened
     if annotation.mode not in ("L", "P"):

@@ -4,11 +4,11 @@ import sys
 
 for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")  # a name of a file that the terminal's encoding does not have
+        stream.reconfigure(errors="backslashreplace")  # for file names that the terminal's encoding lacks
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """Python's excepthook: one line for what the user can mend."""
+    """Python's excepthook: one line for an error that the user can fix."""
     if isinstance(error, ModuleNotFoundError):
         missing = f"the package {error.name!r} is not installed for {sys.executable}"
         sys.stderr.write(f"error: {missing}; activate the environment that has it, or install requirements.txt\n")
@@ -21,5 +21,5 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
         sys.__excepthook__(kind, error, trace)
 
 
-# It takes effect with the import of this module, which is therefore the first of every command (see pyproject.toml).
+# It takes effect when this module is imported, so every command imports this module first (see pyproject.toml).
 sys.excepthook = _report

@@ -1,4 +1,4 @@
-"""Take a table out of its archive and check it: what bank/prepare.py and shoppers/prepare.py share."""
+"""Extract a table from its archive and check it: what bank/prepare.py and shoppers/prepare.py share."""
 
 import argparse
 import csv
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unpack import InputError, printable, write_whole
 
-MOST_BYTES = 2**28  # a member that claims more is no table of these
+MOST_BYTES = 2**28  # a member that claims more is none of these tables
 
 
 def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: int) -> None:
@@ -44,7 +44,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
 
 
 def find(archive: bytes, file: str) -> bytes | None:
-    """A member of a ZIP archive by its name, also of an archive inside it (the UCI repository nests them); None without."""
+    """A member of a ZIP archive, or of an archive inside it (the UCI repository nests them), by its name; None if missing."""
     with zipfile.ZipFile(io.BytesIO(archive)) as found:
         for wanted in (lambda name: name.split("/")[-1] == file, lambda name: name.endswith(".zip")):
             for member in filter(lambda info: wanted(info.filename), found.infolist()):
@@ -58,7 +58,7 @@ def find(archive: bytes, file: str) -> bytes | None:
 
 
 def check(content: bytes, path: Path, target: str, rows: int, columns: int, rarest: int) -> str:
-    """A sentence on the table. Raises InputError where it is not the published one."""
+    """A sentence about the table. Raises InputError if it is not the published one."""
     text = content.decode("utf-8-sig", errors="replace")
     delimiter = max(",;", key=text.split("\n", 1)[0].count)
     try:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-import errors  # noqa: F401  it says in one line which package is missing
+import errors  # noqa: F401  it reports a missing package in one line
 
 from tqdm import tqdm
 
 
 class InputError(ValueError):
-    """Says in one line what is wrong, where, and what to do: the one kind of error that is the user's to mend."""
+    """An error that the user can fix: says in one line what is wrong, where, and what to do."""
 
 
 def image_path(split: str, class_name: str, file: str) -> str:
-    """<split>/<class>/<file>, which names a file inside the folder whatever an archive says. Raises InputError."""
+    """<split>/<class>/<file>, which cannot lead out of the folder, whatever an archive says. Raises InputError."""
     parts = [split, class_name, file]
     if any(part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part for part in parts):
         raise InputError(f"{'/'.join(parts)!r}: not a path that an image may have")
@@ -29,7 +29,7 @@ def image_path(split: str, class_name: str, file: str) -> str:
 def unpack(archive: Path, targets: dict[str, str], folder: Path) -> None:
     """Write each member that `targets` names to folder/target, reading the archive once from beginning to end.
 
-    Raises InputError where the archive is missing or damaged, or lacks a member.
+    Raises InputError if the archive is missing or damaged, or lacks a member.
     """
     left = dict(targets)
     with tqdm(total=len(left), desc=archive.name, unit=" images", leave=False, disable=None) as bar:
@@ -53,14 +53,14 @@ def members(archive: Path):
             for member in tar:
                 if member.isfile():
                     yield str(PurePosixPath(member.name)), tar.extractfile(member)
-            while tar.fileobj.read(1 << 20):  # the checksum of a compressed archive stands at its end
+            while tar.fileobj.read(1 << 20):  # the checksum of a compressed archive is at its end
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise InputError(f"{archive}: damaged, or not a tar archive ({error})")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file through a temporary one: whole or not there."""
+    """Write a file through a temporary one: completely or not at all."""
     temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -74,14 +74,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def printable(text: str) -> str:
-    """The text on one line, for a terminal: what does not print, as line breaks and foreign bytes in names, is escaped."""
+    """The text on one line, for a terminal: unprintable characters, such as line breaks or foreign bytes, are escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def run(prepare: Callable[[Path], str], root: Path, folders: tuple[str, ...] = ("val", "train")) -> None:
-    """Let prepare(temporary folder) make `folders`, which appear in root whole or not at all; print what it returns.
+    """Let prepare(temporary folder) make `folders`, which appear in root complete or not at all; print what it returns.
 
-    The last of them appears last: where it is, all are. A mistake of the user ends the command with one line.
+    The last of them appears last: if it is there, all are. A user error ends the command with one line.
     """
     there = [name for name in folders if (root / name).exists()]
     if there:
@@ -100,7 +100,7 @@ def run(prepare: Callable[[Path], str], root: Path, folders: tuple[str, ...] = (
 
 @contextmanager
 def in_one_line(where: Path) -> Iterator[None]:
-    """End the command with one line at a mistake of the user, a damaged archive, a full disk, and Ctrl-C."""
+    """End the command with one line on a user error, a damaged archive, a full disk, and Ctrl-C."""
     try:
         yield
     except InputError as error:

@@ -1,6 +1,6 @@
-"""The claims of the papers, in our words, and what tests each: a metric whose difference is above zero where the claim holds.
+"""The claims of the papers, in our words, and the test of each: a metric whose difference is above zero if the claim holds.
 
-"LS" and "MaxSup" stand for the arms of one strength, the same for both: see `resolve`. What follows from a formula is no claim.
+"LS" and "MaxSup" stand for the arms at the strengths of a table: see `resolve`. What follows from a formula is not a claim.
 """
 
 import itertools
@@ -17,7 +17,7 @@ MAXSUP, SELECTIVE, OVERVIEW = "MaxSup paper", "selective-classification paper", 
 MUELLER = "Müller et al. 2019"
 OURS = "a hypothesis of ours"  # no document states it
 SCHEDULE = "0.1-0.2"  # the MaxSup paper's
-# The tables besides the topics, at other than matched constant strengths: a word for a line about one, and the strengths.
+# The tables in addition to the topics, at strengths other than matched constant ones: a short label, and the strengths.
 OTHER_STRENGTHS = {
     "LS and MaxSup, both rising from 0.1 to 0.2": ("rising strengths", dict.fromkeys(("LS", "MaxSup"), SCHEDULE)),
     "The papers' recipes: LS at 0.1, MaxSup rising from 0.1 to 0.2": ("recipes", {"LS": "0.1", "MaxSup": SCHEDULE}),
@@ -27,9 +27,9 @@ BARE = re.compile(r"\b(LS|MaxSup)$")
 
 @dataclass(frozen=True)
 class Claim:
-    """Tested is `higher`'s metric minus `lower`'s (its metric `less`, where that is another); without `higher` 0 minus it.
+    """The tested difference is the metric of `higher` minus that of `lower` (or its `less`); without `higher`, 0 minus it.
 
-    slope: the method whose metric rises with its strength, 0 being CE.
+    slope: the method whose metric is claimed to rise with its strength; CE has strength 0.
     """
 
     id: str
@@ -124,7 +124,7 @@ TOPICS = {
     ],
     "Calibration and confidence": [
         Claim("C9", OVERVIEW, "LS lowers ECE compared with CE", "ece", "CE", "LS"),
-        # The MaxSup repository says "improved calibration", compared with what it does not say.
+        # The MaxSup repository says "improved calibration" without saying compared with what.
         Claim("C23a", MAXSUP, "MaxSup is better calibrated than LS", "ece", "LS", "MaxSup"),
         Claim("C23b", MAXSUP, "MaxSup is better calibrated than CE", "ece", "CE", "MaxSup"),
         # Documents combine a temperature with LS, but state no direction.
@@ -140,12 +140,12 @@ TOPICS = {
 
 
 def resolve(arm: str | None, strengths: dict[str, str]) -> str | None:
-    """ "LS" and "MaxSup" at the end of an arm's name, with their strengths: "student of LS" is "student of LS 0.1"."""
+    """The arm's name with the strength after a final "LS" or "MaxSup": "student of LS" becomes "student of LS 0.1"."""
     return arm and BARE.sub(lambda found: f"{found[1]} {strengths[found[1]]}", arm)
 
 
 def arms_of(claim: Claim, strengths: dict[str, str], methods) -> list[str | None]:
-    """The arms that a claim compares: two, or of a slope CE and all constant strengths among an experiment's methods."""
+    """The arms that a claim compares: two, or for a slope CE and all constant strengths among an experiment's methods."""
     if claim.slope:
         constant = re.compile(rf"{claim.slope} [\d.]+")
         return ["CE", *sorted(method for method in methods if constant.fullmatch(method))]
@@ -153,7 +153,7 @@ def arms_of(claim: Claim, strengths: dict[str, str], methods) -> list[str | None
 
 
 def differences(claim: Claim, arms: list[str | None], runs: dict[str, dict[int, dict]]) -> list[float] | None:
-    """Of each seed that all arms have, from runs[method][seed]; None where an arm or the metric is not there."""
+    """One for each seed that all arms have, from runs[method][seed]; None if an arm, the metric or enough seeds are missing."""
     named = [arm for arm in arms if arm]
     if any(arm not in runs for arm in named) or (claim.slope and len(arms) < 3):
         return None
@@ -168,22 +168,22 @@ def differences(claim: Claim, arms: list[str | None], runs: dict[str, dict[int, 
 
 
 def slope(arms: list[str], values: list[float]) -> float:
-    """Least squares over the strengths, CE being 0."""
+    """The least-squares slope over the strengths; CE has strength 0."""
     x = [0.0 if arm == "CE" else float(arm.split()[1]) for arm in arms]
     return statistics.linear_regression(x, values).slope
 
 
 @dataclass
 class Test:
-    """A claim in an experiment. p is the paired t test's; `corrected`, for all tests and looks of its table, decides."""
+    """A claim in an experiment. p is from the paired t test; `corrected`, for all tests and looks of its table, decides."""
 
     claim: Claim
     experiment: str
     arms: list[str | None]
     values: list[float]
-    kept_msp: bool  # logit normalisation changed nothing, in any split
+    kept_msp: bool  # logit normalisation changed nothing in any split
     corrected: float = 1.0
-    level: float = LEVEL  # that the family's smallest p has to be below
+    level: float = LEVEL  # the family's smallest p must be below this
 
     def __post_init__(self) -> None:
         self.mean, self.low, self.high = interval(self.values)
@@ -198,7 +198,7 @@ class Test:
 
     @property
     def detectable(self) -> float:
-        """The true difference that these seeds show with 80 % power, as the first in the order of Holm's correction."""
+        """The true difference that these seeds detect with 80 % power, as the first in the order of Holm's correction."""
         return detectable(deviation(self.values), len(self.values), self.level)
 
     @property
@@ -207,9 +207,9 @@ class Test:
 
 
 def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of, unfinished: bool) -> list[Test]:
-    """All tests of some claims, not corrected yet. metrics[experiment][method][seed]; strengths_of(experiment) as resolve takes.
+    """All tests of some claims, not corrected yet. metrics[experiment][method][seed]; strengths_of(experiment): for `resolve`.
 
-    A claim is tested once its arms have all seeds of the experiment: whoever looks after each run may stop at a lucky one.
+    A claim is tested only when its arms have all seeds of the experiment: tests after each run could be stopped at a lucky one.
     """
     found = []
     for claim in claims:
@@ -225,9 +225,9 @@ def tests(claims: list[Claim], metrics: dict[str, dict], strengths_of, unfinishe
 
 
 def correct(found: list[Test]) -> None:
-    """Holm's correction over the tests of each experiment in a table: its verdicts must not depend on which others have been run.
+    """Holm's correction over the tests of each experiment in a table: verdicts must not depend on which others have been run.
 
-    A second look at verdicts, after seeds were added, is a second chance to be wrong. Where seeds may be added, each of the two
+    A second look at verdicts, after seeds were added, is a second chance to be wrong. If seeds may be added, each of the two
     looks has half the level (Bonferroni).
     """
     for name in {test.experiment for test in found}:
@@ -244,15 +244,15 @@ def earlier_experiment_with(name: str, arms: list[str | None]) -> str | None:
 
 
 def matched(name: str) -> dict[str, str]:
-    """One strength for both methods: the experiment's."""
+    """The same strength for both methods: that of the experiment."""
     return dict.fromkeys(("LS", "MaxSup"), EXPERIMENTS[name].strength)
 
 
 def tables(metrics: dict[str, dict], unfinished: bool = False) -> dict[str, list[Test]]:
-    """Title: tests. Only the last compares recipes, at unmatched strengths. The topics together, the rising strengths, and the
-    recipes are corrected separately.
+    """Tests by the title of their table. Only the last table compares recipes, at unmatched strengths. All topics together, the
+    rising strengths, and the recipes are corrected separately.
 
-    unfinished: also of experiments whose seeds are not all there, from FEWEST_SEEDS on, which is for planning.
+    unfinished: also test claims whose seeds are not complete, from FEWEST_SEEDS on.
     """
     between = [claim for claims in TOPICS.values() for claim in claims if claim.compares_methods]
     found = {title: tests(claims, metrics, matched, unfinished) for title, claims in TOPICS.items()}
@@ -264,7 +264,7 @@ def tables(metrics: dict[str, dict], unfinished: bool = False) -> dict[str, list
 
 
 def first_look(metrics: dict[str, dict]) -> dict[str, list[Test]]:
-    """The same tables from the seeds that experiments had before more were added, of these experiments alone."""
+    """The same tables from the seeds that experiments had before more were added, and only for these experiments."""
     few = {
         name: {m: {seed: one for seed, one in seeds.items() if seed < EXPERIMENTS[name].first_seeds} for m, seeds in of.items()}
         for name, of in metrics.items()

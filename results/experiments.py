@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 CONV = "Conv/common_resnet/train.py"
-MANY_SEEDS = 10  # no experiment of so many gets more
+MANY_SEEDS = 10  # an experiment with this many seeds gets no more
 SMALL_RESNET = "ResNet-8 of width 16, first stage at half resolution"
 SMALL = "--model resnet8 --stem-stride 2 --batch-size 128 --lr 0.1 --weight-decay 5e-4 --warmup-epochs 1"
 
 
 def arms(*strengths: str) -> dict[str, str]:
-    """CE, then LS and MaxSup at each strength: words for a trainer by the method's name."""
+    """CE, then LS and MaxSup at each strength: options of a trainer, by method name."""
     found = {"CE": "--loss ce"}
     for strength in strengths:
         alpha, _, end = strength.partition("-")
@@ -34,11 +34,11 @@ STUDENTS = {f"student of {name}": f"--loss ce {SOFT} --teacher-path {{teacher {n
 
 @dataclass(frozen=True)
 class Experiment:
-    """What reproduce.py runs. Strengths of LS and MaxSup in claims about the methods: `strength`.
+    """What reproduce.py runs. strength: of LS and MaxSup in claims about the methods.
 
-    data, title, model: words for the pages. options: words for the trainer that all runs share, `--epochs` among them.
-    methods: further words by the method's name. {METHOD} in them stands for the folder of that method's run of the same seed,
-    which then runs first. minutes: what a run takes on one CPU core, measuring included.
+    data, title, model: words for the pages. options: those of the trainer that all runs share, including `--epochs`.
+    methods: further options, by method name. {METHOD} in them stands for the folder of that method's run of the same seed,
+    which then runs first. minutes: what a run takes on one CPU core, including its measurement.
     """
 
     data: str
@@ -52,11 +52,11 @@ class Experiment:
     source: str | None = None  # NAME of --data-path NAME=PATH
     needed: bool = False  # whether that must be given: the trainer neither finds the data nor downloads it
     path: str | None = None  # data that a script of the repository makes
-    prepare: str | None = None  # that script and its words
-    logits: bool = False  # the trainer leaves the logits of its test set, which are measured
-    transfer: str | None = None  # frozen features are asked for these finer classes: --transfer-labels of viz/measure.py
+    prepare: str | None = None  # that script and its options
+    logits: bool = False  # the trainer writes the logits of its test set, which are measured
+    transfer: str | None = None  # linear transfer is to these finer classes: --transfer-labels of viz/measure.py
     strength: str = "0.1"
-    first_seeds: int | None = None  # how many it had before more were added
+    first_seeds: int | None = None  # its seeds before more were added
 
     def __post_init__(self) -> None:
         if "--epochs" not in self.options.split():
@@ -69,21 +69,21 @@ class Experiment:
 
     @property
     def planned(self) -> int:
-        """How many runs it has when it is finished."""
+        """The number of its runs when it is finished."""
         return self.seeds * len(self.methods)
 
     @property
     def looks(self) -> int:
-        """How often its verdicts may be looked at: twice where it began with so few seeds that more may be added."""
+        """How often its verdicts may be examined: twice if it began with so few seeds that more may be added."""
         return 2 if (self.first_seeds or self.seeds) < MANY_SEEDS else 1
 
     def same_run(self, method: str, other: "Experiment") -> bool:
-        """Whether another experiment has this method's runs too: the same trainer with the same words."""
+        """Whether another experiment has this method's runs, too: the same trainer with the same options."""
         return (self.trainer, self.options, self.methods[method]) == (other.trainer, other.options, other.methods.get(method))
 
 
 def _small(data: str, name: str, title: str, options: str, methods: dict, minutes: float, seeds: int = 5, **more) -> Experiment:
-    """Three stages of one block, the first at half the resolution: small enough to be trained over seeds on 2 cores."""
+    """Three stages of one block, the first at half the resolution: small enough to train several seeds on 2 cores."""
     return Experiment(data, title, SMALL_RESNET, f"--data {name} {SMALL} {options}", methods, seeds, minutes, source=name, **more)
 
 
@@ -92,7 +92,7 @@ def _fashion(*words, **more) -> Experiment:
 
 
 def _more(experiment: Experiment) -> Experiment:
-    """With seeds added after the first verdicts: `--power` said that they would decide further claims."""
+    """The experiment with seeds added after the first verdicts, because `--power` said that they would decide further claims."""
     return replace(experiment, seeds=MANY_SEEDS, first_seeds=experiment.seeds)
 
 

@@ -21,14 +21,14 @@ from verdicts import LEVEL, VERDICTS
 
 FOLDER = Path(__file__).parent
 HALF = 54  # half the width of a picture's axis, in the units of its viewBox
-WIDEST = 2  # an axis ends at this many times the median interval's end; arrows mark the intervals that go on
-# What the template draws and colours, by the verdict.
+WIDEST = 2  # an axis ends at this many times the median interval's end at most; arrows mark longer intervals
+# The template's kinds of cell, by verdict.
 KINDS = dict(zip(VERDICTS, ("supported", "contradicted", "open"), strict=True))
 
 
 @dataclass
 class Interval:
-    """An interval on an axis from -HALF to HALF, and which of its ends lie beyond."""
+    """An interval on an axis from -HALF to HALF, and which of its ends are beyond the axis."""
 
     low: float
     mean: float
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass
 class Cell:
-    """A test: what the cell says, what its picture's title says, and the picture, or None where there is nothing to draw."""
+    """A test: what the cell says, what its picture's title says, and the picture, or None if there is nothing to draw."""
 
     experiment: str
     data: str
@@ -84,7 +84,7 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
         tables={title: rows(found, columns) for title, found in judged.items() if found},
         untested={title: found for title, found in untested.items() if found},
         experiments=[(name, one, render.done(runs.get(name, {})), one.planned) for name, one in EXPERIMENTS.items()],
-        script=Markup(script),  # ours, and as it is: its hash stands in the page's policy
+        script=Markup(script),  # ours, so not escaped; the page's policy holds its hash
         digest=digest,
     )
 
@@ -98,7 +98,7 @@ def rows(found: list[Test], columns: Sequence[str]) -> list[Row]:
 
 
 def row(claim: Claim, tests: dict[str, Test], columns: Sequence[str]) -> Row:
-    """All pictures of a row have one axis."""
+    """A claim's row. All its pictures share one axis."""
     ends = [max(abs(test.low), abs(test.high)) for test in tests.values() if not test.nothing]
     bound = min(max(ends), WIDEST * statistics.median(ends)) if ends else 0
     measure = render.heading(claim.metric)[0]

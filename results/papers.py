@@ -1,15 +1,15 @@
-"""The papers' figures and ours, in tables with a label on each: papers.json holds theirs, the runs hold ours."""
+"""Tables of the papers' numbers and ours, each labelled by its source: papers.json holds theirs, the runs hold ours."""
 
 import json
 from pathlib import Path
 
 FILE = Path(__file__).parent / "papers.json"
-# What of a run's metrics a paper's figure is compared with.
+# The metric of a run that a paper's number is compared with, and its decimals.
 METRICS = {"top-1 %": ("top1", 2), "error %": ("top1", 2), "AURC": ("aurc", 5), "AURC, normalised logits": ("aurc_normalised", 5)}
 
 
 def markdown(metrics: dict[str, dict[str, dict[int, dict]]]) -> str:
-    """The MaxSup paper's ImageNet tables, then a table per setting that has runs of ours. metrics[experiment][method][seed]."""
+    """The MaxSup paper's ImageNet tables, then a table per setting, with our runs if any. metrics[experiment][method][seed]."""
     content = json.loads(FILE.read_text())
     return "\n".join(
         [
@@ -30,7 +30,7 @@ def imagenet(rows: dict[str, list]) -> str:
 
 
 def beside(setting: dict, metrics: dict) -> str:
-    """A row per method and experiment of ours: each figure as the paper reports it, if known, and ours, mean and standard
+    """A row per method and experiment of ours: each number as the paper reports it, if known, and ours, as mean and standard
     deviation over seeds.
     """
     methods = setting["methods"]
@@ -67,7 +67,7 @@ def known(figure: float | None) -> str:
 
 
 def ours(figure: str, seeds: dict[int, dict]) -> str:
-    """Mean and standard deviation over seeds of what a run's metrics say of a figure; empty without runs."""
+    """Mean and standard deviation over seeds of the metric for one of the papers' numbers; empty without runs."""
     from render import spread
 
     key, places = METRICS[figure]

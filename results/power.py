@@ -9,8 +9,8 @@ from verdicts import LEVEL, deviation, seeds_needed
 
 
 def power(name: str) -> str:
-    """A table of the seeds that would show each claim's present mean difference with 80 % power: by itself, and as the first in
-    the order of Holm's correction. The difference is itself an estimate: read the numbers as orders of magnitude."""
+    """A table of how many seeds would detect each claim's present mean difference with 80 % power: as a single test, and as the
+    first in the order of Holm's correction. The difference is itself an estimate: read the numbers as orders of magnitude."""
     metrics = metrics_of(read_runs())
     if name not in metrics:
         sys.exit(f"error: {name} has no finished runs; `python results/reproduce.py {name}` makes them")

@@ -1,4 +1,4 @@
-"""The prose of results/README.md and of the blocks about the runs; braces stand for what the runs say."""
+"""The prose of results/README.md and of the blocks about the runs; the braces are filled in from the runs."""
 
 INTRODUCTION = """\
 # Which of the papers' claims hold on data that we can run
@@ -71,7 +71,7 @@ every interval, with filters by paper and by data set.
   for training. Claims, measures and the families of tests were revised as well. The corrected p
   does not cover these choices.
 """
-# Under the counts of verdicts, in each page.
+# Under the counts of verdicts, on each page.
 WEAK = """\
 If all differences were zero, each table of an experiment would still have a chance of up to
 {percent:g} % of holding a false verdict. On average, up to {expected:.1f} of the {experiments} tables at constant

@@ -2,10 +2,10 @@
 
     python results/quick.py            # what train_with_MaxSup.sh runs; it writes output/digits/
 
-The experiment digits-parity in small, with the papers' recipes (LS at 0.1, MaxSup rising from 0.1 to 0.2): Deit/main.py learns
-odd and even, and the frozen features are asked for the ten digits, which training never named. One more run per loss learns all
-ten digits, for figures that two classes are too few for. It ends with a page, report/index.html. The same command goes on after
-a kill.
+A small version of the experiment digits-parity, with the papers' recipes (LS at 0.1, MaxSup rising from 0.1 to 0.2): Deit/main.py
+learns odd and even, and linear transfer from the frozen features is to the ten digits, which training never named. One more run
+per loss learns all ten digits, for figures that need more than two classes. At the end it makes a page, report/index.html. After
+a kill, the same command continues.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-import errors  # noqa: F401  it says in one line which package is missing
+import errors  # noqa: F401  it reports a missing package in one line
 
 from tqdm import tqdm
 
@@ -30,9 +30,9 @@ from reproduce import STOPPED, prepare
 from run import CORES, TOP, Failed, Machine, Run, together, wait_for, work
 
 METHODS = ("CE", "LS 0.1", "MaxSup 0.1-0.2")
-NEAR_ZERO = "0.1"  # of ten logits hardly any comes within the papers' 0.01
+NEAR_ZERO = "0.1"  # of ten logits hardly any is within the papers' 0.01
 SHOWN = ("train_top1", "top1", "d_within_val", "r2_val", "transfer", "aurc", "ece")
-IN_TERMINAL = ("top1", "d_within_val", "transfer", "aurc", "ece")  # so many fit 100 characters
+IN_TERMINAL = ("top1", "d_within_val", "transfer", "aurc", "ece")  # as many as fit 100 characters
 REPORTED = ("C1", "C2", "C3", "C4", "C5a", "C5b", "C6a", "C6b", "C9", "C13")  # the page and the table show them
 TASK = "Training named two classes, odd and even; transfer is to the ten digits, from frozen features."
 RECIPES = "LS at 0.1 and MaxSup rising from 0.1 to 0.2 are the papers' recipes: their difference mixes method and strength."
@@ -77,7 +77,7 @@ def shorter(labels: str, epochs: int):
 
 
 def claim(output: Path, recipe: str) -> TextIO:
-    """Make the output folder, wait for another process there, and see that what it holds comes from the same recipe.
+    """Make the output folder, wait for any other process there, and exit if the folder holds runs of another recipe.
 
     Returns the open file whose lock keeps others waiting until it is closed.
     """
@@ -93,7 +93,7 @@ def claim(output: Path, recipe: str) -> TextIO:
 
 
 def train(runs: list[Run], epochs: int, jobs: int) -> None:
-    """Train what is missing, with one bar over the epochs of all."""
+    """Train the missing runs, with one bar over the epochs of all runs."""
     waiting = [run for run in runs if not (run.finished_epochs == epochs and (run.folder / "finished").exists())]
     with tqdm(total=epochs * len(runs), desc=f"training {len(runs)} models", unit="epoch", **BAR) as bar:
         together((trained(run) for run in waiting), jobs, lambda: bar.update(sum(run.finished_epochs for run in runs) - bar.n))
@@ -105,7 +105,7 @@ def trained(run: Run) -> Iterator[None]:
 
 
 def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> None:
-    """The measurement of all models and their page; at the same time the other figures."""
+    """Measure all models and make their page; at the same time, draw the other figures."""
     steps = [measured(runs, output)]
     ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS, "--device", "cpu"]
     steps += [printed(["viz/features.py", *ten, "--output", str(output / "features")], output / "features.txt")]
@@ -146,13 +146,13 @@ def measured(runs: list[Run], output: Path) -> Iterator[None]:
 
 
 def metrics_of(runs: list[Run], output: Path) -> dict[str, dict[int, dict]]:
-    """What measured.json holds, by method and seed."""
+    """The metrics in measured.json, by method and seed."""
     models = json.loads((output / "measured.json").read_text())["models"]
     return {method: {run.seed: models[run.stem]["metrics"] for run in runs if run.method == method} for method in METHODS}
 
 
 def transfer(found: dict[str, dict[int, dict]]) -> str:
-    """What the page does not measure itself, as one of its paragraphs."""
+    """A paragraph of the page about linear transfer, which the page does not measure itself."""
     parts = [f"{method} {spread(values_of({method: seeds}, 'transfer'), 2)} %" for method, seeds in found.items()]
     return (
         f"Training named two classes, odd and even. A linear classifier on the frozen features recognises the ten digits, which "
@@ -161,7 +161,7 @@ def transfer(found: dict[str, dict[int, dict]]) -> str:
 
 
 def reported() -> Iterator[str]:
-    """What the papers report and what is commonly stated, a sentence each, from the claims that results/ tests."""
+    """What each paper reports and what is commonly stated, one sentence each, from the claims that results/ tests."""
     every = [claim for found in TOPICS.values() for claim in found if claim.id in REPORTED]
     for source in (MAXSUP, SELECTIVE, OVERVIEW):
         sentences = [f"that {claim.sentence}" for claim in every if claim.source == source]

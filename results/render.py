@@ -1,4 +1,4 @@
-"""results/README.md, results/index.html and the blocks of all other pages, from the JSON files alone."""
+"""results/README.md, results/index.html and the blocks of all other pages, from only the JSON files."""
 
 import json
 import re
@@ -17,8 +17,8 @@ from verdicts import LEVEL, VERDICTS, deviation, seeds_needed, wilson
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "results"
-NEAR = 97  # % of training images right
-FEW_IMAGES = 1000  # test images, below which their own uncertainty stands beside that over seeds
+NEAR = 97  # % of training images predicted correctly
+FEW_IMAGES = 1000  # for fewer test images, the uncertainty over images is shown in addition to that over seeds
 # metric: heading, decimals
 COLUMNS = {
     "train_top1": ("train top-1 %", 2),
@@ -54,10 +54,10 @@ def render() -> None:
 
 
 def rendered() -> dict[Path, str]:
-    """The pages as they have to be. A block is named for the file, or folder, that it shows: see tables.block."""
+    """The up-to-date text of each page. A block is named after the file, or folder, that it shows: see tables.block."""
     runs = read_runs()
     judged = claims.tables(metrics_of(runs))
-    from index_page import index_page  # which imports this module
+    from index_page import index_page  # imported here: it imports this module
 
     found = {RESULTS / "README.md": page(runs, judged), RESULTS / "index.html": index_page(runs, judged)}
     for path in tables.pages():
@@ -69,7 +69,7 @@ def rendered() -> dict[Path, str]:
 
 
 def block(name: str, runs: dict, judged: dict) -> str:
-    """What stands in a page between the marks of that name: the summary of all runs, the papers' figures, or tables."""
+    """The content of a page between the marks of that name: the summary of all runs, the papers' numbers, or tables."""
     if name == "results/runs":
         return summary(runs, judged) or "No experiment is finished yet.\n"
     if name == "results/papers.json":
@@ -81,7 +81,7 @@ def block(name: str, runs: dict, judged: dict) -> str:
 def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
     """A run's JSON by experiment, method and seed, in the order of experiments.py.
 
-    Seeds beyond the planned ones are left out: verdicts that changed with each of them could be stopped at a lucky one.
+    Seeds beyond the planned ones are omitted: if each of them could change verdicts, one could stop at a lucky one.
     """
     found: dict = {}
     for name, experiment in EXPERIMENTS.items():
@@ -123,7 +123,7 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
 
 
 def worthwhile(judged: dict[str, list[Test]]) -> list[str]:
-    """Experiments of fewer than MANY_SEEDS in which so many would decide a further claim, as reproduce.py --power says."""
+    """Experiments with fewer than MANY_SEEDS seeds in which that many would decide a further claim, by reproduce.py --power."""
     every = [test for found in judged.values() for test in found if test.verdict == VERDICTS[2] and not test.nothing]
     few = [test for test in every if EXPERIMENTS[test.experiment].seeds < MANY_SEEDS]
     found = {t.experiment for t in few if (seeds_needed(t.mean, deviation(t.values), t.level) or 1000) <= MANY_SEEDS}
@@ -144,7 +144,7 @@ def at_matched_strength(judged: dict[str, list[Test]]) -> list[Test]:
 
 
 def counts(judged: dict[str, list[Test]]) -> str:
-    """How the tests at matched strength came out, in one line."""
+    """The verdicts of the tests at matched strength, in one line."""
     verdicts = [test.verdict for test in at_matched_strength(judged) if not test.nothing]
     each = ", ".join(f"{word} {verdicts.count(word)}" for word in VERDICTS)
     return f"{len(verdicts)} tests at constant strengths, after correction for multiple testing: {each}."
@@ -158,7 +158,7 @@ def small(judged: dict[str, list[Test]]) -> str:
 
 
 def of_right_predictions(metrics: dict, judged: dict[str, list[Test]]) -> dict[str, str]:
-    """In how many experiments of C25b MaxSup has the lower MSP of right predictions, too; in how many of them by more."""
+    """In how many experiments of C25b MaxSup also has the lower MSP of right predictions; in how many of them by more."""
     tests = [test for test in at_matched_strength(judged) if test.claim.id == "C25b"]
     means = [
         [statistics.fmean(values_of({arm: metrics[test.experiment][arm]}, "confidence_right")) for arm in test.arms]
@@ -169,7 +169,7 @@ def of_right_predictions(metrics: dict, judged: dict[str, list[Test]]) -> dict[s
 
 
 def weak(judged: dict[str, list[Test]]) -> str:
-    """What a single verdict is worth. Each experiment has one table at constant strength, and one of each other kind."""
+    """How much a single verdict is worth. Each experiment has one table at constant strength, and one of each other kind."""
     tested = len({test.experiment for test in at_matched_strength(judged)})
     others = {(title, test.experiment) for title, found in judged.items() if title not in claims.TOPICS for test in found}
     tables = tested + len(others)
@@ -178,7 +178,7 @@ def weak(judged: dict[str, list[Test]]) -> str:
 
 
 def summary(runs: dict, judged: dict[str, list[Test]]) -> str:
-    """For the main README: how the tests at matched strength came out, and the claims that were decided, by how."""
+    """For the main README: the verdicts of the tests at matched strength, and the claims, grouped by verdict."""
     matched = at_matched_strength(judged)
     if not matched:
         return ""
@@ -233,7 +233,7 @@ def table_of_claims(found: list[Test], words: Sequence[str] = VERDICTS[:2], link
 
 
 def anchor(experiment: str) -> str:
-    """Of the experiment's section in this page, as GitHub makes it of the heading."""
+    """The anchor of the experiment's section on this page, as GitHub derives it from the heading."""
     return re.sub(r"[^\w -]", "", section(experiment).lower()).replace(" ", "-")
 
 
@@ -266,7 +266,7 @@ def table_of_tests(found: list[Test]) -> str:
 
 
 def changed(name: str, before: dict[str, list[Test]], now: dict[str, list[Test]]) -> str:
-    """Which verdicts of an experiment its first seeds alone would have given otherwise. before, now: its tests by title."""
+    """Which verdicts of an experiment would have differed with only its first seeds. before, now: its tests by title."""
     found = []
     for title, tests in before.items():
         verdicts = {test.claim: test.verdict for test in now[title]}
@@ -278,7 +278,7 @@ def changed(name: str, before: dict[str, list[Test]], now: dict[str, list[Test]]
 
 
 def label(title: str) -> str:
-    """What sets a claim of other strengths apart from the same one at matched constant strengths."""
+    """What distinguishes a claim at other strengths from the same one at matched constant strengths."""
     return f" ({claims.OTHER_STRENGTHS[title][0]})" if title in claims.OTHER_STRENGTHS else ""
 
 
@@ -303,7 +303,7 @@ def heading(metric: str) -> tuple[str, int]:
 
 
 def table_of_runs(experiment: str, methods: dict) -> str:
-    """What the runs of an experiment gave, and what they took."""
+    """The results of an experiment's runs, and the time that they took."""
     some = next(iter(next(iter(methods.values())).values()))
     metrics = metrics_of({experiment: methods})[experiment]
     shown = [key for key in COLUMNS if values_of(metrics, key)]
@@ -311,7 +311,7 @@ def table_of_runs(experiment: str, methods: dict) -> str:
         shown = [key for key in shown if key != "many"]
     lines = means(metrics, shown)
     runs = [run for seeds in methods.values() for run in seeds.values()]
-    seconds = statistics.median(run["training_seconds"] for run in runs)  # a machine that slept in one run spoils a mean
+    seconds = statistics.median(run["training_seconds"] for run in runs)  # one run on a machine that slept spoils a mean
     took = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.3g} seconds"
     if {run["data"] for run in runs} != {EXPERIMENTS[experiment].data}:
         raise ValueError(f"{experiment}: runs on {sorted({run['data'] for run in runs})}, not {EXPERIMENTS[experiment].data}")
@@ -357,10 +357,10 @@ def machines_of(seeds: dict[int, dict]) -> set[str]:
 
 
 def of_images(metrics: dict[str, dict[int, dict]]) -> list[str]:
-    """Where test images are few: how uncertain they leave the top-1. metrics[method][seed]."""
+    """If test images are few: the uncertainty of the top-1 over images. metrics[method][seed]."""
     some = next(iter(next(iter(metrics.values())).values()))
     images = some.get("images") or FEW_IMAGES
-    if images >= FEW_IMAGES or "miou" in some:  # pixels of an image are no independent trials
+    if images >= FEW_IMAGES or "miou" in some:  # pixels of an image are not independent trials
         return []
     parts = []
     for method, seeds in metrics.items():
@@ -400,7 +400,7 @@ def planned() -> str:
         cells = ["", row["experiment"], "", "", ""]
         if "command" in row:
             hours = row["losses"] * row["epochs"] * row["images"] / row["images_per_second"] / 3600
-            command = row["command"].replace("|", "\\|")  # a bar would end the cell
+            command = row["command"].replace("|", "\\|")  # a | would end the cell
             cells = [row["name"], row["experiment"], f"`{command}`", f"{row['images_per_second']:,.0f}", f"{hours:,.0f}"]
         lines.append(f"| {' | '.join([*cells, row['storage']])} |")
     return prose.PLANNED.format(**content) + "\n".join(lines) + "\n"

@@ -1,14 +1,14 @@
-"""Run the experiments that test the papers' claims, and write down what came out.
+"""Run the experiments that test the papers' claims, and render the results.
 
     python results/reproduce.py --list                     # every experiment: data, methods, seeds, minutes, what is done
-    python results/reproduce.py fashion-coarse             # runs what is missing, goes on after a kill, then renders
+    python results/reproduce.py fashion-coarse             # runs what is missing, also after a kill, then renders
     python results/reproduce.py cifar10-fine --data-path cifar10=FOLDER --jobs 2 --nice 10
     python results/reproduce.py cifar10-resnet20 --device cuda --jobs 4 --minutes 9   # as much as fits, then stops
     python results/reproduce.py imagenet-resnet50 --data-path imagenet=FOLDER       # a planned one, where there are GPUs
     python results/reproduce.py --power fashion-coarse     # how many seeds each claim would need, from the finished runs
-    python results/reproduce.py --render                   # the pages of results/ and the blocks of all others, from JSON alone
+    python results/reproduce.py --render                   # the pages of results/ and the blocks of all others, from the JSON
 
-Several of these commands may work on one experiment, on machines that share the folder too: each takes runs that no other has.
+Several of these commands may work on one experiment, also on machines that share the folder: each takes runs that no other has.
 A finished run is results/runs/<experiment>/<method>-seed<n>.json; its checkpoint stays in output/results/.
 """
 
@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import errors  # noqa: F401  it says in one line which package is missing
+import errors  # noqa: F401  it reports a missing package in one line
 
 from tqdm import tqdm
 
@@ -37,7 +37,7 @@ STOPPED = "stopped; the same command goes on where it was"
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that what was started is stopped too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that child processes are stopped, too
     parser = argparse.ArgumentParser(description="Run the experiments behind the claims, and render what came out.")
     parser.add_argument(
         "experiments", nargs="*", metavar="EXPERIMENT", help="experiments to run, see --list; finished runs are kept"
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def check(args) -> None:
-    """Exit with one line for names, methods and paths that are not there, and for options that would do nothing."""
+    """Exit with one line for unknown names and methods, for missing paths, and for options without effect."""
     plans = planned()
     instead = [name for name in ("list", "power", "render") if getattr(args, name)]
     others = [*(f"--{name}" for name in instead[1:]), *args.experiments]
@@ -142,13 +142,13 @@ def check(args) -> None:
 
 
 def chosen(name: str, args) -> list[Run]:
-    """Runs of an experiment seed by seed, so that whatever is finished is paired."""
+    """The runs of an experiment that were asked for, seed by seed, so that finished runs are paired."""
     methods = [method for method in EXPERIMENTS[name].methods if method in (args.methods or EXPERIMENTS[name].methods)]
     return [Run(name, method, seed) for seed in range(args.seeds or EXPERIMENTS[name].seeds) for method in methods]
 
 
 def blocked(runs: list[Run]) -> bool:
-    """Whether one of the runs needs another, not finished, which was not asked for."""
+    """Whether one of the runs needs another that is neither finished nor asked for."""
     needs = [need for run in runs if not run.json.exists() for need in run.needs]
     return any(not need.json.exists() and need not in runs for need in needs)
 
@@ -175,14 +175,14 @@ def planned() -> dict[str, dict]:
 
 
 def run_planned(name: str, plan: dict, data_path: Path) -> None:
-    """Run a planned experiment's command; its trainers say how far they are, and go on where they were."""
+    """Run a planned experiment's command; its trainers show their progress, and resume where they stopped."""
     environment = os.environ | {"DATA": str(data_path.resolve()), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if subprocess.run(["bash", "-c", plan["command"]], cwd=TOP, env=environment).returncode:
         sys.exit(f"error: {name} failed; see above")
 
 
 def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float) -> int:
-    """Train and measure what is missing of the runs; each leaves its JSON file only when it is whole. How many are left."""
+    """Train and measure the missing runs, each of which writes its JSON file only when complete. Returns how many are left."""
     missing = [run for run in runs if not run.json.exists()]
     for run in runs:
         if run not in missing:
@@ -202,24 +202,24 @@ def finish(name: str, runs: list[Run], machine: Machine, args, deadline: float) 
         while waiting:
             waiting = [run for run in waiting if not run.json.exists()]  # another process may have finished some
             ready = [run for run in waiting if all(need.json.exists() for need in run.needs) and fits(run)]
-            if ready:  # what another process works on comes last
+            if ready:  # runs that another process works on come last
                 run, lock = next(((run, lock) for run in ready if (lock := run.claim())), (ready[0], None))
                 waiting.remove(run)
                 started[run] = time.time() if lock else None  # None: trained by another process, for an unknown time
                 yield run.whole(machine, lock)
             elif any(not run.json.exists() for run in started):
-                yield None  # one that is needed is under way
+                yield None  # a run that others need is under way
             else:
                 return
 
     def fits(run: Run) -> bool:
-        """Whether a run ends before the deadline. One that is longer than the whole time is advanced by a part instead."""
+        """Whether a run would end before the deadline. A run that is longer than the whole time is started all the same."""
         took = [run.json.stat().st_mtime - start for run, start in started.items() if start and run.json.exists()]
         seconds = max(took) if took else 60 * EXPERIMENTS[name].minutes
         left = deadline - time.time()
         return left > 0 and (seconds * (1 - run.finished_epochs / epochs) < left or seconds > 60 * args.minutes)
 
-    pause = 1 if sys.stderr.isatty() else 60  # seconds between two states of the bar: a log file keeps every one
+    pause = 1 if sys.stderr.isatty() else 60  # seconds between updates of the bar: a log file keeps every one
     with tqdm(total=epochs * len(missing), desc=name, unit="epoch", dynamic_ncols=True, mininterval=pause) as bar:
 
         def tick() -> None:
@@ -245,6 +245,6 @@ if __name__ == "__main__":
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(STOPPED)
-    except BrokenPipeError:  # whoever read the list has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-        sys.exit(141)  # as the shell says of a command that SIGPIPE ended
+        sys.exit(141)  # the status that a shell gives a command that SIGPIPE ended

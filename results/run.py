@@ -1,7 +1,7 @@
 """One run of an experiment, as processes: its trainer, then viz/measure.py; then its JSON file.
 
-Each step is a generator that yields while a process works, so that one loop (`together`) drives many. A run's folder holds a lock
-that its trainer holds too: a trainer that outlived a killed reproduce.py, or belongs to another one, is waited for.
+Each step is a generator that yields while a process works, so that one loop (`together`) drives many. A run's folder has a lock,
+which its trainer holds, too: a trainer that outlived a killed reproduce.py, or that belongs to another one, is waited for.
 """
 
 import fcntl
@@ -27,11 +27,12 @@ from experiments import EXPERIMENTS, Experiment
 TOP = Path(__file__).resolve().parents[1]
 RUNS = TOP / "results/runs"
 WORK = TOP / "output/results"
-# What trainers know and logits do not show: accuracy by the classes' numbers of training images, overlap of whole segments.
+# What trainers know and logits do not show: accuracy of classes with many, medium or few training images, and mIoU.
 FROM_TRAINER = ("many", "medium", "low", "miou")
 NEEDS = re.compile(r"\{(.+?)\}")
-# glibc gives the memory of large tensors back after each step, and the kernel clears it again for the next one. With these, which
-# other C libraries ignore, a step of the small networks here takes about a fifth less time on a CPU. The results are the same.
+# glibc returns the memory of large tensors to the kernel after each step, which then clears it for the next one. With these
+# settings, which other C libraries ignore, a step of the small networks here takes about a fifth less time on a CPU. The results
+# are the same.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the largest that glibc accepts
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
@@ -42,12 +43,12 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 class Failed(Exception):
-    """A process of a run ended with an error: its last line, and where the others are."""
+    """A process of a run ended with an error: its last line, and the file that holds the others."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where runs work: device, threads of each run, and where data lie, by the names of --data-path."""
+    """Where runs work: device, threads per run, and paths of the data, by the names of --data-path."""
 
     device: str = "cpu"
     threads: int = 1
@@ -86,10 +87,10 @@ class Run:
         return [Run(self.name, method, self.seed, self.work, self.experiment) for method in methods]
 
     def claim(self) -> TextIO | None:
-        """Lock this run's folder: the open file that holds the lock, or None where another process works there.
+        """Lock this run's folder. Returns the open file that holds the lock, or None if another process works there.
 
-        That process may be another reproduce.py, or a trainer that outlived one. Where nothing can be locked, of which wait_for
-        speaks, the file is returned all the same.
+        That process may be another reproduce.py, or a trainer that outlived one. If locking is not supported, which wait_for
+        reports, the file is returned all the same.
         """
         lock = self._lock()
         try:
@@ -118,13 +119,13 @@ class Run:
         return f"python {self.experiment.trainer} {NEEDS.sub(lambda found: found[1].replace(' ', '-'), words)}"
 
     def check(self, found: dict) -> None:
-        """Exit with one line where the content of its JSON file comes from another recipe than the experiment has now."""
+        """Exit with one line if `found`, the content of its JSON file, does not come from the experiment's present recipe."""
         if found["command"] != self.command:
             old = "the recipe in experiments.py has changed since; give the new one another name, or move the old runs away"
             sys.exit(f"error: {self.json.relative_to(TOP)}: {old}")
 
     def train(self, machine: Machine) -> Iterator[None]:
-        """Train, or go on with it, or wait for whoever does."""
+        """Train, resume training, or wait for the process that trains."""
         with self._lock() as lock:
             yield from wait_for(lock)
             yield from self._train(machine, lock)
@@ -133,7 +134,7 @@ class Run:
         """Train, measure, and write the JSON file. `lock` is what `claim` returned."""
         with lock or self._lock() as lock:
             yield from wait_for(lock)
-            if self.json.exists():  # whoever was waited for has written it
+            if self.json.exists():  # the process that was waited for has written it
                 return
             yield from self._train(machine, lock)
             start, file = time.time(), self.folder / "measured.json"
@@ -151,7 +152,7 @@ class Run:
             self._write(metrics, last["seconds"], round(time.time() - start, 1), machine)
 
     def _of_test(self) -> dict:
-        """What a trainer with a test split of its own says of it: the log is about the validation split there."""
+        """The results of a trainer that has a separate test split; its log is about the validation split."""
         file = self.folder / "test.json"
         return json.loads(file.read_text()) if file.exists() else {}
 
@@ -173,7 +174,7 @@ class Run:
         return ["--data-path", str(path.resolve())] if path else []
 
     def _write(self, metrics: dict, training: float, measuring: float, machine: Machine) -> None:
-        """Write the JSON file, whole or not at all."""
+        """Write the JSON file, completely or not at all."""
         content = {
             "experiment": self.name,
             "method": self.method,
@@ -195,7 +196,7 @@ class Run:
 
 
 def hardware(machine: Machine) -> dict:
-    """The CPU, the instruction set that torch uses there (the same seed gives other weights on another), and the GPU."""
+    """CPU, instruction set that torch uses (with another one, the same seed gives other weights), GPU, threads, cores."""
     import torch
 
     gpu = torch.cuda.get_device_name() if machine.device == "cuda" else None
@@ -236,9 +237,9 @@ def work(command: list[str], printed: Path, threads: int, lock: int | None = Non
 
 
 def together(waiting: Iterator[Iterator[None] | None], jobs: int, tick: Callable[[], object], deadline: float = math.inf) -> None:
-    """Drive generators, at most `jobs` at once; `waiting` gives the next, or None while there is none to start.
+    """Drive generators, at most `jobs` at once; `waiting` yields the next, or None while there is none to start.
 
-    tick() is called five times per second, to move a bar. At the deadline (in the seconds of time.time()) all are stopped.
+    tick() is called five times per second, to update a bar. At the deadline (in the seconds of time.time()) all are stopped.
     """
     going: list[Iterator[None]] = []
     ended = False
@@ -272,7 +273,7 @@ def over_the_bar(line: str) -> None:
 
 
 def wait_for(lock: TextIO, tell: Callable[[str], None] = over_the_bar) -> Iterator[None]:
-    """Take the lock of an open file, whoever holds it; where nothing can be locked, go on with a note."""
+    """Wait for the lock of an open file and take it; if locking is not supported, continue with a note."""
     said, folder = False, Path(lock.name).parent
     while True:
         try:

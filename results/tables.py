@@ -1,4 +1,4 @@
-"""Measured tables: a JSON file each in results/tables/, and the blocks of the READMEs that are rendered from them.
+"""Measured tables: one JSON file each in results/tables/, and the blocks of the READMEs that are rendered from them.
 
 A table is a dict: `command` that measured it, `environment` (machine, versions, sizes), `columns` [[heading, format], ...],
 `rows` [[value, ...], ...] of text and numbers. The format is Python's for numbers (".2f"), "" for text.
@@ -14,7 +14,7 @@ MARK = re.compile(r"<!-- (results/\S+) -->\n")
 
 
 def markdown(table: dict) -> str:
-    """What measured it, on what, and the table itself."""
+    """The command and environment of the measurement, and the table itself."""
     formats = [form for _, form in table["columns"]]
     lines = [f"`{table['command']}`: {table['environment']}.", "", f"| {' | '.join(title for title, _ in table['columns'])} |"]
     lines.append(f"|{'|'.join('---:' if form else '---' for form in formats)}|")
@@ -25,7 +25,7 @@ def markdown(table: dict) -> str:
 
 
 def block(text: str, name: str, content: str) -> str:
-    """A page with what stands between <!-- name --> and <!-- end of name --> made anew."""
+    """The page `text` with `content` between <!-- name --> and <!-- end of name -->. Raises ValueError for missing marks."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     if text.count(start) != 1 or text.count(end) != 1:
         raise ValueError(f"the marks {start.strip()} and {end.strip()} are needed once each")
@@ -40,7 +40,7 @@ def pages() -> list[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -50,7 +50,7 @@ def test_a_map_in_another_order_is_followed_and_evaluated_right(few, zipped, tmp
         (data / name).write_text("".join(lines))
     words = [*PLAIN, "--epochs", 8, "--batch-size", 32, "--lr", "1.6e-2", "--eval-every", 8, "--output_dir", tmp_path / "run"]
     main(options(*words, "--data-path", data, "--cache"))
-    assert "train_map.txt: its labels are not in sorted class order; they are followed" in capsys.readouterr().out
+    assert "train_map.txt: its labels are not in sorted class order; the classes keep the map's order" in capsys.readouterr().out
     checkpoint = tmp_path / "run/checkpoint.pth"
     for where in (data, few, zipped):
         main(options(*SMALL, "--eval", "--resume", checkpoint, "--data-path", where))

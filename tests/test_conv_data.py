@@ -233,5 +233,5 @@ def test_generated_corruptions_are_seeded_and_grow():
     change = {key: (value.float() - images.float()).abs().mean().item() for key, value in made.items()}
     for name in ("gaussian_noise", "contrast", "defocus_blur"):
         assert 0 < change[name, 1] < change[name, 5]
-    with pytest.raises(InputError, match="from 32x32 on"):
+    with pytest.raises(InputError, match="at least 32x32 is needed"):
         next(corruptions.generated(images[:, :28, :28], torch.zeros(2)))

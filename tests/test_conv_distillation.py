@@ -163,7 +163,7 @@ def test_bad_teachers(taught, tmp_path):
         f"{soft} --teacher-logits {tmp_path}/short.pt": ("100 rows for 1,400 training images",),
         f"{soft} --teacher-logits {tmp_path}/order.pt": ("of its labels are not those", "order of the training split"),
         f"{soft} --teacher-logits {tmp_path}/names.pt": ("names.pt: the teacher lacks 1", "9"),
-        f"{soft} --teacher-logits {tmp_path}/none.pt": ("none.pt: no logits file",),
+        f"{soft} --teacher-logits {tmp_path}/none.pt": ("none.pt: not a logits file",),
         f"{soft} --teacher-logits {taught}/logits.pt --mixup-alpha 1": ("--teacher-logits", "mixed"),
         f"{soft} --teacher-logits a --teacher-path b": ("either --teacher-path or --teacher-logits",),
         f"{soft} --distillation-alpha 1.5 --teacher-path a": ("--distillation-alpha 1.5: must lie between 0 and 1",),

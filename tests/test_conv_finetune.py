@@ -88,7 +88,7 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
     with pytest.raises(InputError, match="holds no moving average of the weights; omit --model-ema or --ema"):
         train.main(options.get_parser().parse_args([str(word) for word in (*words, "--model-ema")]))
     own = ["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--data"]
-    with pytest.raises(InputError, match="--model resnet20: .*says what it is; omit the option"):  # a default, but typed
+    with pytest.raises(InputError, match="--model resnet20: .*states it; omit the option"):  # a default, but typed
         train.main(options.get_parser().parse_args([*own[:-1], "--model", "resnet20"]))
     with pytest.raises(InputError, match="--data imagenet needs --data-path"):
         train.main(options.get_parser().parse_args([*own, "imagenet"]))
@@ -97,7 +97,7 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
     words = ["--checkpoint", str(tmp_path / "run/checkpoint.pth"), "--device", "cpu"]
     evaluate.main(evaluate.get_parser().parse_args([*words, "--input-size", "40", "--model", "resnet8"]))  # as the file says
     for option in ("--model resnet20", "--width 16", "--std 1 1 1"):
-        with pytest.raises(InputError, match=f"{option.split()[0]} .*: .*checkpoint.pth says what it is; omit the option"):
+        with pytest.raises(InputError, match=f"{option.split()[0]} .*: .*checkpoint.pth states it; omit the option"):
             evaluate.main(evaluate.get_parser().parse_args([*words, *option.split()]))
     again = trained(tmp_path / "again", "--data", "folder", "--data-path", folder, "--batch-size", 6, "--holdout", 0.25)
     assert again["training_rows"].shape == (9,)
@@ -156,7 +156,7 @@ def test_folders_that_do_not_work(tmp_path):
     cases = {
         f"{bad}": ("bad/train: ant/1.png does not decode",),
         f"{tmp_path}/empty": ("empty/train: no such folder",),
-        f"{tmp_path}/more": ("validation has classes that training has not: dog",),
+        f"{tmp_path}/more": ("validation has classes that training lacks: dog",),
         f"{tmp_path}/new --batch-size 7": ("6 training images are fewer than one batch of 7",),
         f"{tmp_path}/new --batch-size 2 --auto-augment ra": ("--auto-augment", "in memory"),
         f"{tmp_path}/new --batch-size 2 --input-size 64 --padding 2": ("--padding", "small images"),
@@ -228,7 +228,7 @@ def test_weights_that_do_not_fit_or_do_not_come(digits, tmp_path):
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "evil.pth")
     cases = {
         "nowhere.pth": ("nowhere.pth: no such checkpoint",),
-        f"{tmp_path}/page.pth": ("page.pth", "no pickle of tensors"),
+        f"{tmp_path}/page.pth": ("page.pth", "not a pickle of tensors"),
         f"{tmp_path}/evil.pth": ("refused", "nothing in it was run"),
         f"{digits} --width 16": ("the weights are another model's", "conv1.weight is (8, 3, 3, 3), not (16, 3, 3, 3)"),
         "http://localhost:9/x.pth": ("http://localhost:9/x.pth: cannot be downloaded",),

@@ -168,7 +168,7 @@ def test_groupings_name_every_class_once(tmp_path):
         ('{"a": ["0", "1"], "b": ["1"]}', "twice: 1"),
         ('{"a": ["0"], "b": ["2"]}', "in no group: 1"),
         ('{"a": ["0", "1", "2"]}', "1 groups"),
-        ('{"a": "0"}', "wants JSON"),
+        ('{"a": "0"}', "expects JSON"),
         ("[", "Expecting"),
     ):
         (tmp_path / "groups.json").write_text(content)

@@ -163,7 +163,7 @@ def test_teachers_from_elsewhere_and_teachers_that_cannot_teach(few, teacher, tm
     main(options(*SMALL[2:], *bare))
     assert "is taken for shufflenet_v2_x0_5 at 32 px" in capsys.readouterr().out
     main(options(*words, tmp_path / "b", *rest, "--teacher-model", "shufflenet_v2_x0_5"))
-    assert "has no class names: its outputs are taken to be in the student's order" in capsys.readouterr().out
+    assert "has no class names: its outputs are assumed to be in the student's order" in capsys.readouterr().out
     words = words[len(SMALL) :]
     many = ["--num-classes", 5, "--distillation-type", "soft", "--teacher-path", teacher]
     refused("--num-classes 5: a teacher has a distribution over the 2 classes", *words, tmp_path / "c", *many)

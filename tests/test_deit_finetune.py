@@ -66,7 +66,7 @@ def test_files_from_elsewhere_score_as_ours(trained, few, tmp_path, capsys):
         main(options(*words, tmp_path / name))
         printed = capsys.readouterr().out
         assert printed.split(" on 33 images: ")[1] == score and "is taken for test_vit" in printed, name
-    assert foreign.read(tmp_path / "parallel.pth").notes == ["1 tensors that are not the model's are omitted (loss.q)"]
+    assert foreign.read(tmp_path / "parallel.pth").notes == ["1 tensors do not belong to the model and are ignored (loss.q)"]
 
 
 def test_a_file_of_deit_is_continued(trained, few, tmp_path, capsys):

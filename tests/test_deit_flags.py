@@ -208,7 +208,7 @@ def test_a_launcher_starts_by_a_relative_path_and_without_pytorch_says_so(script
     assert result.stdout.startswith("The paper's r") and "GPUS" in result.stdout and result.returncode == 0
 
 
-@pytest.mark.parametrize("processes, advice", [(2, "--batch-size 512 gives"), (3, "Another number of processes would divide it")])
+@pytest.mark.parametrize("processes, advice", [(2, "--batch-size 512 gives"), (3, "Use a number of processes that divides it")])
 def test_the_warning_about_the_batch_gives_advice_that_helps(processes, advice, monkeypatch, capsys):
     report = DEIT.load("report")
     monkeypatch.setattr(report.distributed, "world_size", lambda: processes)

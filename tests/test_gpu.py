@@ -136,7 +136,7 @@ def test_more_processes_than_gpus_are_one_line(few, tmp_path):
     """NCCL refuses two processes on one GPU, in words that nobody understands."""
     words = [*DEIT_WORDS[1:], "--data-path", few, "--output_dir", tmp_path, "--device", "cuda"]
     result = torchrun(torch.cuda.device_count() + 1, *words)
-    line = f"finds {torch.cuda.device_count()} GPU(s): start as many processes as it has GPUs\n"
+    line = f"finds {torch.cuda.device_count()} GPU(s): start one process per GPU\n"
     assert result.returncode != 0 and result.stderr.count(line) == 1 and 'main.py", line' not in result.stderr, result.stderr
 
 

@@ -198,7 +198,7 @@ def test_where_nothing_can_be_locked_the_run_goes_on(tmp_path, monkeypatch, caps
 
 
 def state():
-    """A state of this project's form, and the model and the optimiser that it belongs to."""
+    """A state of this project's formatat, and the model and the optimiser that it belongs to."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -222,7 +222,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is_in_the_weights(tmp_path, capsys
     assert capsys.readouterr().out == ""
     torch.save(content, path, _use_new_zipfile_serialization=False)
     assert_same(states.read(path), content)
-    assert "has no checksums, so damage to it cannot be seen" in capsys.readouterr().out
+    assert "has no checksums, so damage cannot be detected" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_weights_that_are_not_finite_are_refused(value):
     content["model"]["bias"] = torch.tensor([0.0, value])
     with pytest.raises(InputError, match="bias holds numbers that are not finite"):
         states.load_weights(model, content["model"], "c.pth")
-    with pytest.raises(InputError, match="bias is no tensor"):
+    with pytest.raises(InputError, match="bias is not a tensor"):
         states.load_weights(model, content["model"] | {"bias": "x"}, "c.pth")
 
 
@@ -380,7 +380,7 @@ CONFIGS = {
     "deep.toml": ("a = " + "[" * 3000, "not TOML"),
     "long.yaml": (f"training:\n  epochs: {'9' * 5000}\n", "not YAML"),
     "hex.yaml": (f"training:\n  epochs: 0x{'f' * 5000}\n", "at most 18 digits"),
-    "bomb.yaml": ("a: &a [1, 1]\nb: &b [*a, *a]\nmodel:\n  arch: *b\n", "holds sections of keys"),
+    "bomb.yaml": ("a: &a [1, 1]\nb: &b [*a, *a]\nmodel:\n  arch: *b\n", "must hold sections of keys"),
     "list.yaml": ("model:\n  arch: [resnet18]\n", "one text or number"),
 }
 

@@ -433,7 +433,7 @@ def bad(kind, root):
     [
         ("missing annotation", r"train/1.jpg: its annotation .*trainannot/1.png is missing"),
         ("missing image", r"testannot/2.png: its image .*test/2.png is missing"),
-        ("value", r"trainannot/1.png: holds the value 12, which is no class of camvid"),
+        ("value", r"trainannot/1.png: holds the value 12, which is not a class of camvid"),
         ("size", r"trainannot/1.png: 64 x 47 pixels, but its image .*train/1.jpg has 64 x 48"),
         ("rgb", r"trainannot/1.png: a picture in mode RGB"),
         ("deep", r"trainannot/1.png: a picture in mode I"),
@@ -494,7 +494,7 @@ def test_an_error_in_a_loading_process_is_one_line(tmp_path):
     root = write_scenes(tmp_path / "data", {"train": 4, "val": 1, "test": 3})
     bad("value", root)
     words = [*QUICK, "--data-path", root, "--output_dir", tmp_path / "run", "--steps", 3, "--warmup-steps", 0, "--num-workers", 1]
-    complains(run(MAIN, *words), "trainannot/1.png: holds the value 12, which is no class of camvid")
+    complains(run(MAIN, *words), "trainannot/1.png: holds the value 12, which is not a class of camvid")
 
 
 def test_another_run_is_neither_resumed_nor_lost(scenes, trained, tmp_path, capsys):
@@ -513,7 +513,7 @@ def test_another_run_is_neither_resumed_nor_lost(scenes, trained, tmp_path, caps
     with pytest.raises(InputError, match="trained on other images than .*fewer holds now"):
         go(fewer, tmp_path / "d", "--resume", own, "--loss", "ce", "--epochs", 20)
     go(scenes, tmp_path / "e", "--loss", "ce", "--steps", 4)  # 3 steps are an epoch
-    with pytest.raises(InputError, match="ended after 4 steps, within its epoch 2; a run goes on from whole epochs of 3"):
+    with pytest.raises(InputError, match="ended after 4 steps, within its epoch 2; resuming needs whole epochs of 3 steps"):
         go(scenes, tmp_path / "e", "--loss", "ce", "--steps", 6, "--resume", "auto")
 
 
@@ -632,7 +632,7 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     with pytest.raises(InputError, match="--image 0: no pixel of it has a label"):
         uncertainty_maps.maps_of(states.read(own), own, args.__class__(**vars(args) | {"image": "0", "data_path": blank}))
     foreign = {"model": {}, "args": {"model": "resnet18"}}
-    with pytest.raises(InputError, match="no checkpoint of main.py"):
+    with pytest.raises(InputError, match="not a checkpoint of main.py"):
         uncertainty_maps.maps_of(foreign, own, args)
 
 

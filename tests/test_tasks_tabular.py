@@ -164,7 +164,7 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
 def test_decimal_commas_are_named(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("x;n;y\n" + "1,5;1;a\n2,25;2;b\n" * 4)
     assert data.read_csv(tmp_path / "t.csv", "y").columns["x"].dtype.kind == "U"
-    assert "column 'x' is text, for its numbers have decimal commas" in capsys.readouterr().out
+    assert "column 'x' is read as text, because its numbers have decimal commas" in capsys.readouterr().out
     data.read_csv(tmp_path / "t.csv", "y", categorical=("x",))
     assert "decimal" not in capsys.readouterr().out
 
@@ -213,7 +213,7 @@ def test_seeds_are_summarised(table, tmp_path, capsys):
     train(*words, "--seeds", 4, "--seed", 5, "--resume", "auto")  # the finished ones are measured again, the fourth is trained
     again = json.loads((tmp_path / "r/summary.json").read_text())["seeds"]
     assert again[:3] == summary["seeds"] and len(again) == 4
-    assert "summary.json sums up other runs already" in refused(*words, "--seeds", 1, "--seed", 20)
+    assert "summary.json already summarises other runs" in refused(*words, "--seeds", 1, "--seed", 20)
     text = (tmp_path / "r/summary.json").read_text()
     assert "a run with --loss ls, not maxsup" in refused(
         *words, "--seeds", 2, "--seed", 5, "--loss", "maxsup", "--resume", "auto"
@@ -294,7 +294,7 @@ BAD_TABLES = {
     "empty": ("", "is empty"),
     "ragged": ("x,y\n1,a\n2\n", "data row 2 has 1 cells"),
     "same names": ("y,y\n1,a\n2,b\n", "'y' appears 2 times"),
-    "only the target": ("y\na\nb\na\nb\n", "no column is left"),
+    "only the target": ("y\na\nb\na\nb\n", "no columns remain"),
     "a continuous target": ("x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(50)), "occur only once"),
     "open quote": ('x,y\n"1,a\n2,b\n', "not a CSV file"),
     "an identifier": ("x,y\n" + "".join(f"name{i},{i % 2}\n" for i in range(1200)), "'x' has 1,200 different texts"),

@@ -279,7 +279,7 @@ def test_seeds_are_summarised(reviews, tmp_path):
     nll = [log(tmp_path / f"r/seed{seed}")[-1]["val_nll"] for seed in (0, 1)]
     assert summary["summary"]["val_nll"]["mean"] == pytest.approx(np.mean(nll), abs=1e-12) and nll[0] != nll[1]
     assert load(tmp_path / "l-seed0.pt")["logits"].shape == load(tmp_path / "l-seed1.pt")["logits"].shape == (100, 2)
-    assert "summary.json sums up other runs already" in refused(*words, "--seed", 5)
+    assert "summary.json already summarises other runs" in refused(*words, "--seed", 5)
 
 
 def test_embeddings_are_read(reviews, tmp_path, capsys):

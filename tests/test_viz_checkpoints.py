@@ -60,7 +60,7 @@ def test_every_wrapping_gives_the_same_model(small, wrap, tmp_path, request):
     # Half precision keeps 11 bits of each weight: through 18 layers a few thousandths of the logits' size.
     torch.testing.assert_close(found, logits, **({"rtol": 0, "atol": 2e-2} if "half" in request.node.name else {}))
     if "lightning" in request.node.name:
-        assert any("1 tensors that are not the model's are omitted (criterion.matrix)" in note for note in checkpoint.notes)
+        assert any("1 tensors do not belong to the model and are ignored (criterion.matrix)" in note for note in checkpoint.notes)
 
 
 @pytest.mark.parametrize(

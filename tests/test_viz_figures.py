@@ -190,7 +190,7 @@ def test_features_that_are_all_one(models, tmp_path, monkeypatch, capsys):
     assert row["r2_train"] is row["r2_val"] is None and row["d_within_val"] == pytest.approx(0, abs=1e-6)
     assert "– |" in (tmp_path / "features.md").read_text() and "–" in out
     for split in ("train", "val"):
-        assert f"{split}: 1 files are no images and are left out (0/notes.txt)" in out
+        assert f"{split}: 1 files are not images and are ignored (0/notes.txt)" in out
     with pytest.raises(InputError, match="too few training images"):
         call(transfer, monkeypatch, *words)
     assert capsys.readouterr().out.count("are left out") == 2

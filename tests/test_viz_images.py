@@ -65,7 +65,7 @@ def test_folder_and_archive_are_torchvisions_image_folder(folder, tmp_path, pref
     ):
         same(images, reference)
         kind = "entries" if images.where.suffix == ".zip" else "files"
-        assert len(images.notes) == 1 and f"2 {kind} are no images and are left out" in images.notes[0]
+        assert len(images.notes) == 1 and f"2 {kind} are not images and are ignored" in images.notes[0]
         if kind == "files":
             assert "table.csv" in images.notes[0] and "notes.txt" in images.notes[0]
 
@@ -239,7 +239,7 @@ def test_several_processes_give_the_file_of_one(folder, tmp_path):
     words = ["--checkpoint", tmp_path / "c.pth", "--data-path", folder, "--features", "--device", "cpu", "--batch-size", 1]
     result = run(LOGITS, *words, "--output", tmp_path / "one.pt", "--num-workers", 1)
     assert result.returncode == 0, result.stderr
-    assert "9 images of 3 classes: top-1" in result.stdout and "2 files are no images" in result.stdout
+    assert "9 images of 3 classes: top-1" in result.stdout and "2 files are not images" in result.stdout
     result = torchrun(2, *words, "--output", tmp_path / "two.pt", "--num-workers", 0, script=LOGITS)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("top-1") == 1

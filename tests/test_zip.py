@@ -70,7 +70,7 @@ def test_archives_made_by_others(odd, tmp_path, method):
         write_zip(root / "train.zip", {name.removeprefix(strip): data for name, data in (junk | files).items()}, method)
         ours = ZipImages(root, "train")
         assert ours.classes == theirs.classes and ours.labels.tolist() == theirs.targets
-        assert "4 entries are no images" in ours.notes[0]
+        assert "4 entries are not images" in ours.notes[0]
         for (image, label), (mine, its) in zip(theirs, ours, strict=True):
             assert mine.tobytes() == image.tobytes() and its == label
     if method == zipfile.ZIP_STORED and shutil.which("zip"):

@@ -1,10 +1,10 @@
-"""Analyse logits files: how many logits are close to zero, how that goes with confidence, and the usual metrics.
+"""Analyse logits files: how many logits are close to zero, how this relates to confidence, and the usual metrics.
 
     python viz/analysis.py --input logits_labels.pt --output results_dir/
     python viz/analysis.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output analysis/
 
-Writes near_zero_histogram, near_zero_scatter, logit_density and top_against_mean (PNG and PDF, one panel per input, the
-same axes), model-NAME with all of them for each input, summary.json and summary.md.
+Writes near_zero_histogram, near_zero_scatter, logit_density and top_against_mean (PNG and PDF, one panel per input, on the
+same axes), model-NAME with all four panels of each input, summary.json and summary.md.
 """
 
 import json
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def analyse(files: dict[str, dict], threshold: float, output: Path, alpha: float = options.ALPHA) -> dict[str, dict[str, float]]:
-    """Write figures and tables of logits files by name into a folder; returns what summary.json holds."""
+    """Write figures and tables of logits files, given by name, into a folder; returns the content of summary.json."""
     from drawing.logit_panels import PANELS, Models, of_model, of_models
     from metrics.samples import density, samples, summary
 
@@ -55,7 +55,7 @@ def analyse(files: dict[str, dict], threshold: float, output: Path, alpha: float
 
 
 def file_names(names) -> dict[str, str]:
-    """File name: model name, one per model, whatever characters these hold."""
+    """Model names by file name: one distinct, valid file name per model, whatever characters the model's name contains."""
     plain = {}
     for name in names:
         base = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model"
@@ -71,7 +71,7 @@ def numbers(row: dict, decimals: dict[str, int]) -> list[str]:
 
 
 def page(found: dict, threshold: float, alpha: float) -> str:
-    """summary.md: two tables, the second on z_max - mean z and on label smoothing's extra term."""
+    """The text of summary.md: two tables, the second on z_max - mean z and on the two parts of label smoothing's term."""
     head = ["model", "images", "top-1 %", "top-5 %", "NLL", "Brier", "ECE", "AURC", f"logits under {threshold:g} %"]
     decimals = {"images": 0, "top1": 2, "top5": 2, "nll": 4, "brier": 4, "ece": 4, "aurc": 5, "near_zero_percent": 2}
     first = markdown(head, [[name, *numbers(row, decimals)] for name, row in found.items()])

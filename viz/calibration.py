@@ -2,9 +2,9 @@
 
     python viz/calibration.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output calibration/
 
-The temperature T divides the logits (Guo et al. 2017); it is the one of lowest NLL on held-out images. Every figure, before and
-after, is the mean over --repeats random splits of what comes out on the other images. p of the normalised logits s_p is chosen
-by the AURC on held-out images. A temperature keeps the order of max logits and of s_p; it can change the order of MSP.
+The temperature T divides the logits (Guo et al. 2017) and minimises the NLL on held-out images. Every number, before and after,
+is measured on the other images and averaged over --repeats random splits. The p of the normalised logits s_p is chosen by the
+AURC on held-out images. A temperature preserves the ranking by max logit and by s_p; it can change the ranking by MSP.
 Writes reliability (PNG and PDF), summary.json, summary.md.
 """
 
@@ -57,12 +57,12 @@ def main() -> None:
 
 
 def pairs(row: dict, decimals: dict[str, int]) -> list[str]:
-    """Each figure before and after the temperature."""
+    """Each number before and after the temperature."""
     return [number(row[key].get(figure), places) for figure, places in decimals.items() for key in ("before", "after")]
 
 
 def page(summary: dict, rankings: dict[str, str]) -> str:
-    """summary.md from what summary.json holds. rankings: the scores whose AURC it holds, and their titles."""
+    """The text of summary.md, from the content of summary.json. rankings: titles, by name, of the scores whose AURC it holds."""
     share = 100 * (1 - summary["held_out_fraction"])
     first, second = [], []
     for name, row in summary["models"].items():

@@ -1,11 +1,11 @@
-"""Fetch the papers' released checkpoints, resumably, and print what they should score.
+"""Download the checkpoints that the papers released, with resumption, and print the scores that they should reach.
 
     python viz/download.py --list
     python viz/download.py resnet50                        # into checkpoints/resnet50/
     python viz/download.py selective --files '*imagenet*'
 
-What a release holds is asked of its host; a file that is there in full is not fetched again. HF_ENDPOINT and GITHUB_API_URL name
-other hosts (mirrors).
+The host lists the files of a release; a file that is already complete is not downloaded again. HF_ENDPOINT and GITHUB_API_URL
+select other hosts (mirrors).
 """
 
 import fnmatch
@@ -24,14 +24,14 @@ from tqdm import tqdm
 WEIGHTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors", "*.bin", "*.th", "*.tar", "*params.json")
 TIMEOUT = 30  # seconds without an answer
 PIECE = 1 << 20  # bytes written at a time
-LONGEST_ANSWER = 1 << 24  # bytes of a list of files
+LONGEST_ANSWER = 1 << 24  # maximum bytes of a list of files
 
 
 class Release(NamedTuple):
     repository: str
     what: str
-    expected: str  # figures of the papers
-    tag: str | None = None  # of a release on GitHub; None: a repository of the Hugging Face hub
+    expected: str  # numbers that the papers report
+    tag: str | None = None  # of a release on GitHub; None: a repository on the Hugging Face Hub
 
 
 TABLES = """MaxSup repository, Tables 1 and 2 (ResNet-50 on ImageNet-1K): intra-class variation and inter-class separability
@@ -86,14 +86,14 @@ def main() -> None:
             errors.say(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
     except InputError:
         raise
-    except Exception as error:  # the hub's client has had several HTTP libraries below it, each with errors of its own
+    except Exception as error:  # the hub's client has used several HTTP libraries, each with its own exceptions
         why = reason(getattr(error, "reason", None) or error)
         raise InputError(f"{release.repository}: not fetched ({why}); the same command goes on where this one stopped")
     print(release.expected)
 
 
 def chosen(names: list[str], pattern: str, release: Release) -> list[str]:
-    """The weights among a release's files that match. Raises InputError where there are none."""
+    """The weight files of a release that match the pattern. Raises InputError if there are none or a name is unsafe."""
     found = [name for name in names if any(fnmatch.fnmatch(name.lower(), kind) for kind in WEIGHTS)]
     matching = [name for name in found if fnmatch.fnmatch(name, pattern)]
     if not matching:
@@ -106,11 +106,11 @@ def chosen(names: list[str], pattern: str, release: Release) -> list[str]:
 
 
 def fetch_from_hub(release: Release, pattern: str, folder: Path):
-    """Yield the path of each file once it is there; huggingface_hub resumes and shows the progress."""
+    """Yield the path of each file once it is downloaded; huggingface_hub resumes downloads and shows progress."""
     from huggingface_hub import HfApi, hf_hub_download, logging
 
     endpoint = os.environ.get("HF_ENDPOINT")
-    logging.set_verbosity_error()  # it announces each new try
+    logging.set_verbosity_error()  # it announces every retry
     found = HfApi(endpoint=endpoint).model_info(release.repository, timeout=TIMEOUT, files_metadata=True).siblings or []
     digests = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in found}
     for name in chosen(list(digests), pattern, release):
@@ -119,7 +119,7 @@ def fetch_from_hub(release: Release, pattern: str, folder: Path):
 
 
 def fetch_from_github(release: Release, pattern: str, folder: Path):
-    """Yield the path of each file of a release once it is there."""
+    """Yield the path of each file of a release once it is downloaded."""
     api = os.environ.get("GITHUB_API_URL", "https://api.github.com")
     with open_url(f"{api}/repos/{release.repository}/releases/tags/{release.tag}") as answer:
         try:
@@ -133,7 +133,7 @@ def fetch_from_github(release: Release, pattern: str, folder: Path):
 
 
 def verified(path: Path, digest: str | None) -> Path:
-    """The file, if its SHA-256 is the one that its host states or none is stated. Raises InputError and removes it if not."""
+    """Return the path of a file with the SHA-256 that its host states, if any; remove another file. Raises InputError."""
     if digest:
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -144,14 +144,14 @@ def verified(path: Path, digest: str | None) -> Path:
 
 
 def download(url: str, size: int, path: Path) -> Path:
-    """Fetch a file of a known size (bytes) under a temporary name, going on with what is there of it, and rename it."""
+    """Download a file of known size (bytes) under a temporary name, resuming a partial download; rename it when complete."""
     if path.exists() and path.stat().st_size == size:
         return path
     part = path.with_name(f"{path.name}.part")
     start = part.stat().st_size if part.exists() else 0
     with open_url(url, {"Range": f"bytes={start}-"} if 0 < start < size else {}) as answer:
         if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            start = 0  # a host that cannot resume sends the whole
+            start = 0  # a host that cannot resume sends the whole file
         bar = tqdm(total=size, initial=start, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
         with open(part, "ab" if start else "wb") as file, bar:
             while file.tell() <= size and (piece := answer.read(PIECE)):

@@ -1,11 +1,11 @@
-"""How features lie: Table 1 of the MaxSup repository for checkpoints, and its Figure 1.
+"""Geometry of penultimate features: Table 1 and Figure 1 of the MaxSup repository, for any checkpoints.
 
     python viz/features.py --checkpoint ls.pth maxsup.pth --names LS MaxSup --output features/
 
 Writes features.json and features.md (intra-class variation d_within and inter-class separability R2 of penultimate features, on
 training and validation images), and projection (PNG and PDF): features of three classes on the plane through the ends of their
-class templates, the rows of the classifier's weights (Müller et al. 2019, section 2). Features and templates are scaled to unit
-length before, as the cosine distances of the table do, so that all panels have one scale.
+class templates, the rows of the classifier's weights (Müller et al. 2019, section 2). Features and templates are first scaled to
+unit length, as the cosine distances of the table imply, so that all panels share one scale.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Where a decision comes from: Grad-CAM (Selvaraju et al. 2017) of images by models, as in the MaxSup repository's Figure 2.
+"""Where a decision comes from: Grad-CAM maps (Selvaraju et al. 2017) of images, as in the MaxSup repository's Figure 2.
 
     python viz/gradcam.py --checkpoint ls.pth maxsup.pth --names LS MaxSup --images dog.jpg cat.jpg --output cam.png
-    python viz/gradcam.py ... --target 207                 # the map of this class, a name or a label, instead of the predicted
+    python viz/gradcam.py ... --target 207                 # the map of this class (name or label), not of the predicted one
 
-A row per image: the image itself, then a column per model. Each panel shows the model's own crop, and under it its prediction
-and its probability.
+One row per image: the image itself, then one column per model. Each panel shows the model's own crop and, below it, the
+predicted class and its probability.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def read_picture(path: Path):
-    """The picture in a file, in RGB. Raises InputError."""
+    """The image in a file, as RGB. Raises InputError."""
     from PIL import Image
 
     from images.image_mode import to_rgb
@@ -50,7 +50,7 @@ def read_picture(path: Path):
     try:
         with Image.open(path) as image:
             return to_rgb(image)
-    except Exception as error:  # a damaged picture can fail in any way
+    except Exception as error:  # a damaged image can raise any exception
         raise InputError(f"--images {path}: does not decode as an image ({reason(error)})")
 
 

@@ -57,9 +57,9 @@ def extract(
 ) -> dict:
     """Run a checkpoint over images in their order; returns the content of a logits file (see above).
 
-    Labels follow the checkpoint's class order, whatever that of the images. `overrides`: what load_checkpoint takes. Under
-    torchrun the processes share the work, and the first returns the whole, the others {}. Raises InputError for input that
-    cannot be used.
+    Labels follow the checkpoint's class order, whatever the class order of the images. `overrides`: see load_checkpoint. Under
+    torchrun the processes share the work; the first returns the complete content, the others return {}. Raises InputError for
+    input that cannot be used.
     """
     from common import distributed
 

@@ -1,14 +1,14 @@
-"""Measure trained models on their own images: every metric of metrics/, by one protocol each, into one JSON file.
+"""Measure trained models on their own images: every metric of metrics/, each by one protocol, in one JSON file.
 
     python viz/measure.py --checkpoint ce.pth ls.pth --names CE LS --output measured.json
     python viz/measure.py --checkpoint ls.pth --transfer --output measured.json     # adds linear transfer to the finer classes
-    python viz/measure.py --input ce.pt ls.pt --output measured.json                # what follows from logits files
+    python viz/measure.py --input ce.pt ls.pt --output measured.json                # the metrics that need only logits
 
 The file is {"models": {name: {"checkpoint" or "input": path, "metrics": {...}}}}. Accuracies (top1, top5, train_top1,
-train_top1_clean, transfer) are percentages; risks, coverages and shares are fractions; null is what is not defined or not known.
-Training images are shown without augmentation to the model in evaluation mode, and only those that it was trained on. Metrics
-that choose something choose it on a random fifth of the validation images and are measured on the others, means over ten such
-splits.
+train_top1_clean, transfer) are percentages; risks, coverages and shares are fractions; null means not defined or not known.
+Training metrics use only the images that the model was trained on, without augmentation and with the model in evaluation mode.
+Metrics that require a choice (of a temperature, of p) make it on a random fifth of the validation images and are measured on the
+others; they are averaged over ten such splits.
 """
 
 import argparse
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from images.image_set import Images
     from metrics.outputs import Outputs, Training
 
-# What the terminal shows, and its decimals; the file has every metric.
+# The metrics that the terminal shows, and their decimals; the file has every metric.
 SHOWN = {"top1": 2, "train_top1": 2, "nll": 4, "ece": 4, "aurc": 5, "d_within_val": 4, "r2_val": 4, "transfer": 2}
 
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def check_output(path: Path) -> None:
-    """Make the folder of the output. Raises InputError unless a file of this command can be written there."""
+    """Make the folder of the output. Raises InputError unless `path` is a JSON file that this command may write or replace."""
     if path.suffix != ".json":
         raise InputError(f"--output {path}: the name of a JSON file ends with .json")
     outputs.make_folder(path.parent, path)
@@ -83,7 +83,7 @@ def check_output(path: Path) -> None:
 
 
 def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float | None]:
-    """The metrics that follow from a logits file of images (N, K) or of pixels (N, K, H, W)."""
+    """The metrics that can be computed from a logits file of images (N, K) or of pixels (N, K, H, W)."""
     from common import logits_file
 
     from metrics.outputs import Outputs
@@ -129,7 +129,7 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
 def of_training_images(
     batches: Iterator["Batch"], own_labels: "Tensor", classes: int, rows: "Tensor"
 ) -> tuple["Training", "Tensor"]:
-    """What the metrics take of the training images, and the features (n, D) of these rows (n,), in their order."""
+    """What the metrics need of the training images; and the features (n, D) of the images in `rows` (n,), in that order."""
     import torch
 
     from metrics.outputs import Training
@@ -147,7 +147,7 @@ def of_training_images(
 
 
 def all_metrics(test: "Outputs", train: "Training | None") -> dict[str, float | None]:
-    """What measure(test, train) of each module of metrics/ returns; None for numbers that are not finite."""
+    """All that measure(test, train) of each module of metrics/ returns, with None for numbers that are not finite."""
     found = {"transfer": None}
     for path in sorted((Path(__file__).parent / "metrics").glob("*.py")):
         module = import_module(f"metrics.{path.stem}")
@@ -159,7 +159,7 @@ def all_metrics(test: "Outputs", train: "Training | None") -> dict[str, float | 
 
 
 def asked_classes(images: "Images", kind: str) -> list[str]:
-    """The class of each image that linear transfer asks for: see --transfer-labels."""
+    """The class of each image that linear transfer predicts: see --transfer-labels."""
     if kind == "classes":
         return images.own_classes
     names = [Path(images.name(index)).name for index in range(len(images))]

@@ -1,11 +1,11 @@
-"""One page that shows what models are like: accuracy, calibration, ranking of errors, logits, features, Grad-CAM, mistakes.
+"""One page that describes models: accuracy, calibration, ranking of errors, logits, features, Grad-CAM, mistakes.
 
     python viz/report.py --checkpoint ce.pth ls.pth maxsup.pth --names CE LS MaxSup --data-path P --output report/
     python viz/report.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output report/      # needs only logits files
     python viz/report.py --group CE ce-*/checkpoint.pth --group LS ls-*/checkpoint.pth --output report/      # several seeds
     python viz/report.py --input ce.pt ls.pt --figure risk_coverage --output figures/             # only one figure
 
-Writes index.html, one file that needs nothing else and no network, report.json with every number on it, and figures/ with PDFs.
+Writes index.html (a single file that needs no network), report.json with every number on the page, and figures/ with PDFs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from common.errors import InputError, printable
 
 from report_page import FIGURES, SECTIONS
 
-# What a command that draws one figure repeats of the command line, where it is not the default.
+# Options that the commands printed on the page repeat where they differ from the default.
 REPEATED = ("threshold", "data_path", "data", *options.OVERRIDES, "model_ema", "batch_size", "amp")
 
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def methods(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """The files by the name of their method, one each or several seeds. Raises InputError."""
+    """The files of each method, by its name: a single file, or one per seed. Raises InputError."""
     if not args.group:
         return {name: [path] for name, path in options.models_of(args).items()}
     if args.names:
@@ -73,7 +73,7 @@ def methods(args: argparse.Namespace) -> dict[str, list[Path]]:
 
 
 def command_of(args: argparse.Namespace) -> Callable[[str | None], str]:
-    """The function from a figure's name to the command that draws it alone; from None to the command of this page."""
+    """A function that maps a figure's name to the command that draws only this figure, and None to the command of this page."""
     words = ["python", "viz/report.py"]
     for name, *paths in args.group or []:
         words += ["--group", name, *paths]

@@ -1,13 +1,13 @@
-"""Selective classification: which model rejects its own errors best, what label smoothing cost, what normalised logits give back.
+"""Selective classification: which model best rejects its own errors, what label smoothing costs, what normalised logits recover.
 
     python viz/selective.py --input ce.pt ls.pt maxsup.pt --names CE LS MaxSup --output dir/
     python viz/selective.py --input ls_0.0.pt ls_0.1.pt ls_0.2.pt ls_0.3.pt --output dir/
 
-Logits (N, K), or (N, K, H, W) for segmentation, where pixels are the samples and images are split and resampled. p of the
-normalised logits s_p is the one of lowest AURC on held-out images, MSP where none is lower than MSP's; its figures, and MSP's
-beside it, are the mean over --repeats random splits of what comes out on the other images. Intervals are 95 % percentiles over
---bootstrap resamples of the images, splits and p kept; differences between models are taken resample by resample, on the same
-images. Writes risk_coverage and max_logit (PNG and PDF), summary.json, summary.md.
+Logits are (N, K), or (N, K, H, W) for segmentation, where pixels are the samples but images are split and resampled. The p of the
+normalised logits s_p minimises the AURC on held-out images; MSP is used where no p improves on it. The numbers for s_p, and those
+for MSP next to them, are measured on the other images and averaged over --repeats random splits. Intervals are 95 % percentile
+intervals over --bootstrap resamples of the images, with splits and p fixed. Differences between models are taken resample by
+resample, on the same images. Writes risk_coverage and max_logit (PNG and PDF), summary.json, summary.md.
 """
 
 import json
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def write(summary: dict, models: dict, log_risk: bool, output: Path) -> None:
-    """Write the tables and figures of metrics.rankings.Model by name into a folder."""
+    """Write the tables and figures into a folder. models: metrics.rankings.Model by name."""
     from drawing import max_logit, risk_coverage
     from drawing.selective_table import page
     from metrics.resampling import splits

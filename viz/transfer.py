@@ -1,11 +1,11 @@
-"""Linear transfer (Table 2 of the MaxSup repository): what frozen features tell of data that the model was not trained on.
+"""Linear transfer (Table 2 of the MaxSup repository): what frozen features tell about data that the model was not trained on.
 
     python viz/transfer.py --checkpoint ls.pth maxsup.pth --names LS MaxSup --data cifar10 --output transfer/
     python viz/transfer.py --checkpoint ls.pth --data-path other/ --output transfer/      # train/ and val/ of any image folder
 
-Penultimate features, standardised by the training images' mean and deviation; multinomial logistic regression whose L2 strength
-is chosen on a fifth of the training images, then fitted to all of them; accuracy on the test images (--test-split). Nothing is
-random but the choice of that fifth, by a fixed seed. Writes transfer.json and transfer.md.
+Penultimate features are standardised by the mean and standard deviation of the training images. The L2 strength of a multinomial
+logistic regression is chosen on a held-out fifth of the training images; the regression is then fitted to all of them and scored
+on the test images (--test-split). Only the choice of that fifth is random, with a fixed seed. Writes transfer.json, transfer.md.
 """
 
 import json
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def open_split(split: str, args):
-    """The images of a part of the target data, whose classes have nothing to do with a checkpoint's. Raises InputError."""
+    """The images of one split of the target data, whose classes are unrelated to a checkpoint's. Raises InputError."""
     from images.find import ENDINGS, open_images
 
     if args.data_path and args.data_path.suffix in ENDINGS:

@@ -51,7 +51,7 @@ def generated(images: Tensor, labels: Tensor) -> Iterator[tuple[str, int, Tensor
     except ImportError:
         raise InputError(f"--corruptions without a folder needs a package: {INSTALL}")
     if min(images.shape[1:3]) < 32:
-        raise InputError(f"--corruptions: images of {images.shape[2]}x{images.shape[1]} pixels; from 32x32 on")
+        raise InputError(f"--corruptions: images of {images.shape[2]}x{images.shape[1]} pixels; at least 32x32 is needed")
     clean = images.numpy()
     for number, name in enumerate(NAMES):
         for severity in SEVERITIES:

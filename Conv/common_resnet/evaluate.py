@@ -113,7 +113,7 @@ def refuse(args: argparse.Namespace, facts: dict) -> None:
         value = getattr(args, name)
         if value not in (None, facts.get(name)):
             said = " ".join(map(str, value)) if isinstance(value, list) else value
-            raise InputError(f"--{name.replace('_', '-')} {said}: {args.checkpoint} says what it is; omit the option")
+            raise InputError(f"--{name.replace('_', '-')} {said}: {args.checkpoint} states it; omit the option")
 
 
 def build(facts: dict, weights: dict, path: Path) -> torch.nn.Module:

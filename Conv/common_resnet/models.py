@@ -34,7 +34,7 @@ def outputs(weights: dict[str, Tensor], source: str) -> int:
     """The number of classes of a bare state dict. Raises InputError if it contains no classifier weight."""
     heads = [value for key, value in weights.items() if key.startswith(("fc.", "linear.", "classifier.")) and value.ndim == 2]
     if not heads:
-        raise InputError(f"{source}: among its keys is no weight of a classifier")
+        raise InputError(f"{source}: has no classifier weight")
     return len(heads[-1])
 
 

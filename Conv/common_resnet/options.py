@@ -241,7 +241,7 @@ def check_pairs(args: argparse.Namespace) -> None:
     if not 0 <= args.ema_decay < 1:
         raise InputError(f"--ema-decay {args.ema_decay}: must be at least 0 and below 1")
     if args.width % 2:
-        raise InputError(f"--width {args.width}: must be even, for the shortcuts pad half the channels on either side")
+        raise InputError(f"--width {args.width}: must be even, because the shortcuts pad half the channels on either side")
     if args.loss == "ce" and args.alpha is not None:
         raise InputError(f"--alpha {args.alpha}: cross-entropy has no strength to set")
     if args.alpha_end is not None and args.loss not in ("ls", "maxsup"):

@@ -80,7 +80,7 @@ def read_any(path: Path) -> dict:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # what the file would have called
-        reason = found.group(1) if found else "no pickle of tensors"
+        reason = found.group(1) if found else "not a pickle of tensors"
         raise InputError(f"{path}: refused, it holds more than tensors and plain types ({reason}); nothing in it was run")
     except Exception as error:  # a damaged file can fail in any way
         raise InputError(f"{path}: damaged, or not a PyTorch checkpoint ({_reason(error)})")
@@ -89,17 +89,17 @@ def read_any(path: Path) -> dict:
     if any(value.layout != torch.strided or value.device.type != "cpu" for value in tensors(state)):
         raise InputError(f"{path}: holds sparse tensors, or empty shells without values")
     if not checked:
-        say(f"note: {path} has no checksums, so damage to it cannot be seen")
+        say(f"note: {path} has no checksums, so damage cannot be detected")
     return state
 
 
 def read(path: Path) -> dict:
-    """Read a checkpoint in this project's format. Raises InputError for what read_any refuses, and for other formats."""
+    """Read a checkpoint in this project's formatat. Raises InputError for what read_any refuses, and for other formats."""
     return check(read_any(path), path)
 
 
 def check(state: dict, path: Path) -> dict:
-    """Return the content of a checkpoint if it has this project's format. Raises InputError if it does not."""
+    """Return the content of a checkpoint if it has this project's formatat. Raises InputError if it does not."""
     if not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
     kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
@@ -110,7 +110,7 @@ def check(state: dict, path: Path) -> dict:
     wrong += ["model"] * (not all(isinstance(value, Tensor) for value in state["model"].values()))
     wrong += ["args"] * ("args" not in wrong and not is_plain(state.get("args")))
     if wrong:
-        raise InputError(f"{path}: not a checkpoint of this project's form: unexpected content under {', '.join(wrong)}")
+        raise InputError(f"{path}: not a checkpoint of this project's formatat: unexpected content under {', '.join(wrong)}")
     return state
 
 
@@ -124,7 +124,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -
     for key, value in expected.items():
         other = found.get(key, value)
         if not isinstance(other, Tensor):
-            phrases.append(f"{key} is no tensor")
+            phrases.append(f"{key} is not a tensor")
         elif other.shape != value.shape:
             phrases.append(f"{key} is {tuple(other.shape)}, not {tuple(value.shape)}")
         elif other.is_floating_point() != value.is_floating_point():

@@ -96,7 +96,7 @@ def stored_teacher(path: Path, train_data: Images, label_noise: float) -> Stored
     logits, labels, names = state.get("logits"), state.get("labels"), state.get("classes")
     right = isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point() and isinstance(labels, Tensor)
     if not right or labels.shape != logits.shape[:1] or labels.is_floating_point() or not logits.isfinite().all():
-        raise InputError(f"--teacher-logits {path}: no logits file, a dict of logits (N, K), finite, and labels (N,)")
+        raise InputError(f"--teacher-logits {path}: not a logits file, a dict of logits (N, K), finite, and labels (N,)")
     names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
     columns = match_columns(names, logits.shape[1], train_data.classes, str(path))
     rows = train_data.rows

@@ -19,7 +19,7 @@ WITHOUT_EFFECT = {
     "--world-size": "torchrun sets the number of processes",
     "--dist-url": "torchrun sets the address of the processes",
     "--start-epoch": "--resume takes the epoch from the checkpoint",
-    "--cache-dataset": "small images live in memory, and large ones are listed anew",
+    "--cache-dataset": "small images are kept in memory, and folders of large ones are listed in each run",
     "--use-v2": "both versions of torchvision's transforms give the same images",
 }
 # Refused with this reason, except for the values listed, which describe what this trainer does anyway.

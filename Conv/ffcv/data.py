@@ -290,7 +290,7 @@ def train_images(
         random_crops(images, training.seed, epoch, augmentation.min_area, augmentation.flip)
 
     if not in_memory and distributed.world_size() > 1:
-        say("data.in_memory=0 has no effect: FFCV reads by pages in one process only, so these shuffle over the mapped file")
+        say("data.in_memory=0 has no effect: FFCV reads by pages in one process only, so several shuffle over the mapped file")
     paged = not in_memory and distributed.world_size() == 1
     shuffled = EpochOrder(count, training.batch_size, training.seed, distributed.rank(), distributed.world_size())
     order = PagedOrder() if paged else shuffled

@@ -95,7 +95,11 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     if isinstance(error, InputError):
         stop(error)
     elif type(error).__name__ == "OutOfMemoryError":
-        stop(InputError(f"the GPU's memory is full at {batch}: try half of it, mixed precision, or a GPU that nobody else uses"))
+        stop(
+            InputError(
+                f"the GPU's memory is full at {batch}: try half of it, mixed precision, or a GPU that no other process uses"
+            )
+        )
     elif isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         stop(InputError(f"this machine's memory is full at {batch}: try half of it"))
     elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
@@ -106,7 +110,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
     elif isinstance(error, OSError) and error.filename is not None:  # such as a name that is too long, or no permission
         stop(InputError(f"{error.filename}: {error.strerror}"))
     elif isinstance(error, KeyboardInterrupt):
-        sys.stderr.write("interrupted; --resume auto continues a training after its last finished epoch\n")
+        sys.stderr.write("interrupted; --resume auto continues the run after its last finished epoch\n")
     elif isinstance(error, ModuleNotFoundError):
         missing = f"the package {error.name!r} is not installed for {sys.executable}"
         sys.stderr.write(f"error: {missing}; activate the environment that has it, or install requirements.txt\n")

@@ -52,7 +52,7 @@ def read(path: Path, option: str) -> File:
             count, table_start = int(header[0]["num_samples"]), int(header[0]["alloc_table_ptr"])
             data_start, table_bytes = file.tell() + count * RECORD_TYPE.itemsize, size - table_start
             if not data_start <= table_start < size or table_bytes % ALLOC_TABLE_TYPE.itemsize:
-                raise InputError(f"{option} {path}: truncated, or its writing did not end; write it again")
+                raise InputError(f"{option} {path}: truncated, or not completely written; write it again")
             records = take(file, RECORD_TYPE, count)
             file.seek(table_start)
             table = take(file, ALLOC_TABLE_TYPE, table_bytes // ALLOC_TABLE_TYPE.itemsize)

@@ -85,7 +85,7 @@ def wrap(model: nn.Module, dense: bool, compiled: bool, device: torch.device) ->
     if dense and isinstance(model, torchvision.models.ResNet):
         model = WithDenseLogits(model)
     elif dense:
-        say("zipf: the ranks come from the logits; only of ResNets the feature map can vote")
+        say("zipf: the ranks come from the logits; the feature map can vote only in ResNets")
     if distributed.world_size() > 1:
         devices = [device] if device.type == "cuda" else None
         # Gradients are views of the averaged buckets. Each process has its own batch norm statistics until share_buffers.

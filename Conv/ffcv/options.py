@@ -34,7 +34,7 @@ class Option:
 
 OPTIONS = {
     "model.arch": Option(str, "resnet50", "any classification model of torchvision"),
-    "model.blurpool": Option(bool, False, "blur before each convolution that strides"),
+    "model.blurpool": Option(bool, False, "blur before each strided convolution"),
     "model.small_stem": Option(
         bool, False, "ResNets for small images: first convolution 3x3 without stride, no pooling after it"
     ),
@@ -154,7 +154,7 @@ def read_config(path: Path) -> dict[str, Any]:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise InputError(f"--config {path}: not {kind} ({' '.join(str(error).split())[:160]})")
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
-        raise InputError(f"--config {path}: holds sections of keys, such as `loss:` and indented under it `name: maxsup`")
+        raise InputError(f"--config {path}: must hold sections of keys, such as `loss:` and indented under it `name: maxsup`")
     flat = {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
     for key in flat:
         if key not in OPTIONS and key not in original_keys.KEYS:

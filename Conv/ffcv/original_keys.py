@@ -40,7 +40,7 @@ WITHOUT_EFFECT = {
     "dist.address": "torchrun sets the address of the processes",
     "dist.port": "torchrun sets the address of the processes",
     "data.gpu": "training.device=cuda and CUDA_VISIBLE_DEVICES choose a GPU",
-    "training.bn_wd": "weight decay spares norms and biases, as ffcv-imagenet's trainer does whatever this says",
+    "training.bn_wd": "weight decay spares norms and biases, as in ffcv-imagenet, regardless of this key",
     "logging.log_level": "log.jsonl has a line per epoch",
     "experiment.experiment_name": "logging.folder names a run",
 }

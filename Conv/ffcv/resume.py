@@ -34,7 +34,7 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, global_batch
     if state["epoch"] + 1 > config.training.epochs:
         raise InputError(f"{path}: has {state['epoch'] + 1} epochs already, more than training.epochs={config.training.epochs}")
     if config.model.init not in (None, was.get("model.init")):
-        say(f"--init {config.model.init}: no effect, {path} goes on from where it was")
+        say(f"--init {config.model.init}: no effect, {path} already has the weights")
     config.model.init = was.get("model.init")
     states.load_weights(model, state["model"], path)
     states.load_parts(parts, state, path)

@@ -150,7 +150,7 @@ def write(folder: VisibleFolder, path: Path, args: argparse.Namespace) -> None:
         try:
             flush_page(allocator)
         except OSError as error:
-            give_up(complaints, f"--output {args.output}: cannot be written ({error.strerror}); nothing of it is left")
+            give_up(complaints, f"--output {args.output}: cannot be written ({error.strerror}); the partial file was removed")
 
     MemoryAllocator.flush_page = flush_or_give_up
 

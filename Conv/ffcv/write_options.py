@@ -19,7 +19,7 @@ def parse() -> Namespace:
     share = "share of images stored as JPEG, 0: all raw, 1: none raw"
     add("--compress-probability", type=float, default=0.5, metavar="P", help=share)
     add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
-    add("--seed", type=int, default=0, help="seed of the choice which ones those are")
+    add("--seed", type=int, default=0, help="seed that selects the images stored as JPEG")
     add("--num-workers", type=int, default=CORES, metavar="N", help="processes")
     add("--overwrite", action="store_true", help="replace --output where it exists")
     args = parser.parse_args()

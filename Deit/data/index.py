@@ -69,7 +69,7 @@ def file_stat(file: Path | int) -> list[int]:
 def map_records(path: Path, header: dict) -> np.ndarray:
     """The records, memory-mapped read-only. Raises InputError if the index on the disk no longer has this header."""
     if _read_header(path) != header:
-        raise InputError(f"{path}: the index has gone or changed while it was in use; start the run again")
+        raise InputError(f"{path}: the index was removed or changed during the run; start the run again")
     with open(path, "rb") as file:
         start = len(file.readline())
     # A plain array over the mapping: indexing NumPy's memmap class is several times slower.

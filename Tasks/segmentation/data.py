@@ -65,7 +65,7 @@ class Images(Dataset):
         except ValueError as error:
             raise error if isinstance(error, InputError) else InputError(f"{path}: {error}")
         if max(image.size) > 100 * min(image.size):
-            raise InputError(f"{path}: {image.width} x {image.height} pixels; no side is longer than 100 times the other")
+            raise InputError(f"{path}: {image.width} x {image.height} pixels; no side may be more than 100 times the other")
         return image, self.read_labels(index, image.size)
 
     def read_labels(self, index: int, size: tuple[int, int] | None = None) -> Image.Image:
@@ -83,7 +83,7 @@ class Images(Dataset):
         labels = self.table[values]
         if labels.min() < 0:
             value = int(values[labels < 0].max())
-            raise InputError(f"{annotation_path}: holds the value {value}, which is no class of {self.args.data}")
+            raise InputError(f"{annotation_path}: holds the value {value}, which is not a class of {self.args.data}")
         return Image.fromarray(labels.astype(np.uint8))
 
     def label_size(self, index: int) -> tuple[int, int]:

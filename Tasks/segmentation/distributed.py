@@ -20,14 +20,12 @@ def start(device_type: str) -> None:
         return
     missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise InputError(f"RANK is set, but not {', '.join(missing)}; torchrun sets them all, and one process alone needs none")
+        raise InputError(f"RANK is set, but not {', '.join(missing)}; torchrun sets them all, and a single process needs none")
     device = None
     if device_type == "cuda":
         local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= devices:
-            raise InputError(
-                f"process {local + 1} of this machine finds {devices} GPU(s): start as many processes as it has GPUs"
-            )
+            raise InputError(f"process {local + 1} of this machine finds {devices} GPU(s): start one process per GPU")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     # The other processes wait while one per machine reads or downloads the data, which takes long from a slow disk.

@@ -196,10 +196,10 @@ def restore(state: dict, path: Path, model: nn.Module, parts: dict, classes: lis
     states.load_weights(model, state["model"], path)
     epoch = state["epoch"] + 1
     if epoch > args.epochs:
-        raise InputError(f"{path}: has {epoch} epochs already, more than the {args.epochs} that are asked for")
+        raise InputError(f"{path}: has {epoch} epochs already, more than the {args.epochs} requested")
     if was.get("batch_size") == args.batch_size and was.get("steps", 0) < min(epoch * steps, args.steps):
         raise InputError(
-            f"{path}: ended after {was['steps']} steps, within its epoch {epoch}; a run goes on from whole epochs of {steps}"
+            f"{path}: ended after {was['steps']} steps, within its epoch {epoch}; resuming needs whole epochs of {steps} steps"
         )
     states.load_parts(parts, state, path)
     scheduler = parts["lr_scheduler"]

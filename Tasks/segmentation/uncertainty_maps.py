@@ -69,7 +69,7 @@ def maps_of(state: dict, path: Path, args: argparse.Namespace) -> dict[str, np.n
         data_path = args.data_path or Path(facts["data_path"])
         model = create_model(settings["model"], int(facts["num_classes"]), list(settings["input_size"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: no checkpoint of main.py ({error!r})")
+        raise error if isinstance(error, InputError) else InputError(f"{path}: not a checkpoint of main.py ({error!r})")
     states.load_weights(model, state["model"], path)
     rest = SimpleNamespace(**settings, data_path=data_path, device="cpu", batch_size=1, seed=0, num_workers=0)
     batches = Batches(Images(rest, "test"), rest)

@@ -140,11 +140,14 @@ def read_csv(path: Path, target: str, categorical: tuple[str, ...] = (), drop: t
         if name not in categorical:
             numbers = to_numbers(column, absent)
             if numbers is None and to_numbers(np.char.replace(column, ",", "."), absent) is not None:
-                print(f"warning: {path}: column {name!r} is text, for its numbers have decimal commas; write points", flush=True)
+                print(
+                    f"warning: {path}: column {name!r} is read as text, because its numbers have decimal commas; write points",
+                    flush=True,
+                )
         columns[name] = np.where(absent, "", column) if numbers is None else numbers
         check_column(path, name, columns[name], absent, labels, target)
     if not columns:
-        raise InputError(f"{path}: no column is left to predict {target!r} from")
+        raise InputError(f"{path}: no columns remain to predict {target!r} from")
     return Table(columns, labels, sort_classes(classes, labels))
 
 

@@ -55,9 +55,9 @@ def _lock(output: Path) -> TextIO | None:
         except (BlockingIOError, PermissionError):
             file.seek(0)
             other = file.read(200) or "another process"
-            raise InputError(f"--output_dir {output}: {other} is training there; wait for its end, or name another folder")
+            raise InputError(f"--output_dir {output}: {other} is training there; wait for it to finish, or name another folder")
         except (ImportError, OSError) as error:
-            say(f"note: {output} cannot be locked ({error}); see to it that no second run uses it")
+            say(f"note: {output} cannot be locked ({error}); make sure that no other run uses it")
             file.close()
             path.unlink(missing_ok=True)
             return None
@@ -88,7 +88,7 @@ def claim(output: Path, resume: str | None, overwrite: bool) -> Path | None:
     if found and not continues and not overwrite:
         raise InputError(
             f"--output_dir {output} holds a run already: --resume auto goes on with it, --overwrite replaces it, "
-            "another --output_dir leaves it alone"
+            "another --output_dir keeps it"
         )
     if resume == "auto" and not found:
         say(f"--resume auto: no checkpoint in {output}, starting fresh")

@@ -28,7 +28,7 @@ def _train_seeds(args, run: Callable[..., dict], keys: tuple[str, ...]) -> None:
     if args.overwrite and args.resume:
         raise InputError(f"--resume continues the runs in {args.output_dir}, --overwrite replaces them: give one of them")
     if path.exists() and not (args.overwrite or args.resume):
-        raise InputError(f"{path} sums up other runs already: --resume auto goes on with them, --overwrite replaces them")
+        raise InputError(f"{path} already summarises other runs: --resume auto continues them, --overwrite replaces them")
     if args.overwrite:
         path.unlink(missing_ok=True)  # it does not describe the coming runs
         for folder in folders.values():  # all of them now, so that --resume auto after a kill does not continue old runs

@@ -103,7 +103,7 @@ def open_reviews(folder: Path, max_tokens: int, vocabulary_size: int) -> Texts:
         raise InputError(f"--data-path {folder}: test/ has {len(classes)} class folder; at least two classes are needed")
     unused = [name for name in class_names["train"] if name not in classes]
     if unused:
-        print(f"left out       train/{', train/'.join(unused)}: not a class of test/", flush=True)
+        print(f"left out       train/{', train/'.join(unused)}: not in test/", flush=True)
     texts, labels = {}, {}
     for split in ("train", "test"):
         found = [(label, read_class(folder / split / name, max_tokens)) for label, name in enumerate(classes)]

@@ -1,4 +1,4 @@
-"""Take bank-full.csv out of the archive of the UCI repository, and check it.
+"""Extract bank-full.csv from the archive of the UCI repository, and check it.
 
 python data/bank/prepare.py --archive FILE.zip
 """

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import errors  # noqa: F401  it says in one line which package is missing
+import errors  # noqa: F401  it reports a missing package in one line
 
 import scipy.io
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def prepare(archives: Path, folder: Path) -> str:
-    """Fill folder/train and folder/val; returns a sentence. Raises InputError where the files are not those of Stanford Cars."""
+    """Fill folder/train and folder/val; returns a sentence. Raises InputError if the files are not those of Stanford Cars."""
     devkit = archives / "car_devkit.tgz"
     wanted = {"devkit/cars_meta.mat": None, "devkit/cars_train_annos.mat": None}
     for name, file in members(devkit):
@@ -44,7 +44,7 @@ def prepare(archives: Path, folder: Path) -> str:
         raise InputError(f"{test}: no such file; the labels of the test images are a file of their own")
     annotations = {"train": wanted["devkit/cars_train_annos.mat"], "val": read_mat(test.read_bytes(), str(test))}
     try:
-        # A slash in "Ram C/V Cargo Van Minivan 2012" would be a folder.
+        # The slash in "Ram C/V Cargo Van Minivan 2012" would make a subfolder.
         classes = [str(name).replace("/", "-") for name in wanted["devkit/cars_meta.mat"]["class_names"]]
         samples = {
             split: [(str(one.fname), classes[int(getattr(one, "class")) - 1]) for one in content["annotations"]]
@@ -61,7 +61,7 @@ def prepare(archives: Path, folder: Path) -> str:
 def read_mat(content: bytes, where: str) -> dict:
     try:
         return scipy.io.loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=False)
-    except Exception as error:  # a damaged file can fail in any way
+    except Exception as error:  # a damaged file can raise any exception
         raise InputError(f"{where}: damaged, or not a MATLAB file ({str(error)[:100]})")
 
 

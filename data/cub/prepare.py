@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def prepare(archive: Path, folder: Path) -> str:
-    """Fill folder/train and folder/val; returns a sentence. Raises InputError where the archive is not CUB's."""
+    """Fill folder/train and folder/val; returns a sentence. Raises InputError if the archive is not CUB's."""
     lists = {}
     for name, file in members(archive):
         if name.startswith("CUB_200_2011/") and name.split("/")[-1] in LISTS and name.count("/") == 1:

@@ -3,8 +3,8 @@
     python data/digits/prepare.py                                   # ten classes, into data/digits/ten
     python data/digits/prepare.py --labels parity                   # even and odd, into data/digits/parity
 
-The split is fixed: the first 1,400 images train, the last 397 validate. All but 15 of these come from forms of which no digit
-trains (see README.md). File names begin with the digit.
+The split is fixed: the first 1,400 images are for training, the last 397 for validation. All but 15 of these come from forms
+without training digits (see README.md). File names begin with the digit.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import errors  # noqa: F401  it says in one line which package is missing
+import errors  # noqa: F401  it reports a missing package in one line
 
 import numpy as np
 from PIL import Image

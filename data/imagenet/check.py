@@ -1,4 +1,4 @@
-"""Check: decode every image, and compare the set with what ImageNet-1K is known to hold."""
+"""Check: decode every image, and compare the set with the known content of ImageNet-1K."""
 
 import collections
 import importlib.util
@@ -26,12 +26,12 @@ MEAN_KB = {"train": 110, "val": 130}  # the originals' mean file size, about
 
 
 def check(root: Path, workers: int) -> int:
-    """Decode every image of the archives in `root`, or of its folders; print each broken one and what ImageNet-1K lacks.
+    """Decode every image of the archives in `root`, or of its folders; print each broken one and differences from ImageNet-1K.
 
     Returns the number of problems.
     """
     problems, classes = 0, {}
-    for split in ("train", "val"):  # both are looked for before hours of work begin
+    for split in ("train", "val"):  # look for both before hours of work begin
         if not (root / f"{split}.zip").exists() and not (root / split).is_dir():
             raise InputError(f"{root}: no {split}.zip and no folder {split}/ to check")
     for split in ("train", "val"):
@@ -45,7 +45,7 @@ def check(root: Path, workers: int) -> int:
                 continue
             try:
                 read_archive(archive, split)
-            except ArchiveError as error:  # its map is wrong: its images can be tried all the same
+            except ArchiveError as error:  # its map is wrong, but its images can still be tried
                 print(printable(str(error)))
                 problems += 1
             images = [(name, archive, record) for name, record in zip(names, records, strict=True)]
@@ -94,15 +94,15 @@ def try_image(path: Path | str, record: np.void | None) -> str | None:
             data = file.read() if record is None else read_image(lambda at, size: os.pread(file.fileno(), size, at), record)
         with Image.open(io.BytesIO(data)) as image:
             to_rgb(image)
-    except Exception as error:  # a damaged file can fail in any way
+    except Exception as error:  # a damaged file can raise any exception
         return one_line(error)
     return None
 
 
 def about_imagenet(root: Path, split: str, counts: collections.Counter | None, images: int, mean_kb: float) -> list[str]:
-    """What differs from ImageNet-1K, a line each, if the classes are named by wnids (n and eight digits).
+    """The differences from ImageNet-1K, one per line, if the classes are named by wnids (n and eight digits).
 
-    Lines that are no sure sign of trouble begin with `hint: `.
+    Lines that do not necessarily mean a problem begin with `hint: `.
     """
     if not counts or not all(re.fullmatch(r"n\d{8}", name) for name in counts):
         return []
@@ -139,7 +139,7 @@ def listing(names: list[str]) -> str:
 
 
 def imagenet_wnids() -> set[str] | None:
-    """The names of ImageNet-1K's 1,000 classes, from a list in timm, which takes seconds to import: read as a file."""
+    """The names of ImageNet-1K's 1,000 classes, from a list in timm, read as a file because importing timm takes seconds."""
     timm = importlib.util.find_spec("timm")
     path = Path(timm.origin).parent / "data/_info/imagenet_synsets.txt" if timm else None
     return set(path.read_text().split()) if path and path.exists() else None

@@ -1,4 +1,4 @@
-"""What the parts of prepare.py share: work in parallel but in order."""
+"""What the parts of prepare.py share: parallel work with results in order."""
 
 import collections
 import contextlib
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-IN_FLIGHT = 8  # images per process that wait for their turn
-PART = "part"  # ending of what is not whole yet
+IN_FLIGHT = 8  # jobs per process that wait for their turn
+PART = "part"  # suffix of incomplete files
 
 
 def in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:

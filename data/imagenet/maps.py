@@ -15,8 +15,8 @@ from unpack import InputError, write_whole
 def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
     """Write train_map.txt and val_map.txt for the archives in `root`, labels in the order of sorted class names.
 
-    Validation images in no class folders get their labels from the development kit. Validation labels follow a training map that
-    is kept, whatever its order, and whether its archive is there or not.
+    Validation images outside class folders get their labels from the development kit. If a training map is kept, validation
+    labels follow it, whatever its order, and even if its archive is missing.
     """
     archives = [root / f"{split}.zip" for split in ("train", "val") if (root / f"{split}.zip").exists()]
     if not archives:
@@ -52,7 +52,7 @@ def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
 
 
 def labels_of_map(path: Path) -> dict[str, int]:
-    """Class folder -> label as a training map has them."""
+    """Class folder -> label, as in a training map."""
     names, labels = read_map(path, "train")
     if "/" not in names[0]:
         raise InputError(f"{path}: its lines are not <class>/<file>, a tab, and a label; --overwrite writes it anew")
@@ -93,7 +93,7 @@ def read_devkit(path: Path) -> tuple[list[int], dict[int, str], dict[str, int]]:
         truth = [int(word) for word in content["ILSVRC2012_validation_ground_truth.txt"].split()]
         if not set(truth) <= wnids.keys():
             raise ValueError("labels without a class")
-    except Exception as error:  # tar, gzip and MAT readers each fail in their own ways
+    except Exception as error:  # tar, gzip and MAT readers each raise their own exceptions
         raise InputError(
             f"{path}: damaged, or not the development kit ({type(error).__name__}: {one_line(error)}); download it again"
         )

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-import errors  # noqa: F401  it says in one line which package is missing
+import errors  # noqa: F401  it reports a missing package in one line
 
 from archives import ArchiveError
 from check import check
@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. Raises InputError if another prepare.py does; a killed one holds nothing."""
+    """Lock the folder for this process. Raises InputError if another prepare.py has locked it; a killed one holds no lock."""
     with open(folder / ".prepare.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

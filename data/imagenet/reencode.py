@@ -16,12 +16,12 @@ def reencoded(images: list, read: Callable, settings: tuple, workers: int) -> It
     with processes(workers) as pool:
         try:
             yield from in_order(pool, reencode, jobs, IN_FLIGHT * workers)
-        except ValueError as error:  # this script's own kind of error does not travel between processes
+        except ValueError as error:  # from reencode, in a worker process
             raise InputError(error)
 
 
 def reencode(name: str, data: bytes, shorter_side: int | None, max_side: int | None, quality: int | None) -> bytes:
-    """The image shrunk to the sizes asked, as JPEG; its own bytes where it is small enough and no quality is asked.
+    """The image shrunk to the given sizes, as JPEG; its original bytes if it is small enough and no quality is given.
 
     Raises ValueError naming an image that does not decode.
     """
@@ -31,7 +31,7 @@ def reencode(name: str, data: bytes, shorter_side: int | None, max_side: int | N
             if factor == 1 and not quality:
                 return data
             image = to_rgb(image)
-    except Exception as error:  # a damaged file can fail in any way
+    except Exception as error:  # a damaged file can raise any exception
         raise ValueError(f"{name}: does not decode as an image ({one_line(error)}); replace or remove it")
     if factor < 1:
         image = image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Archives: an image folder or the official tars, stored into ZIP files; a killed run continues after what is whole."""
+"""Archives: an image folder or the official tars, stored in ZIP files; a killed run continues after the complete entries."""
 
 import os
 import struct
@@ -17,8 +17,8 @@ from maps import devkit_labels, write_maps
 from reencode import reencode, reencoded
 from unpack import InputError
 
-FLUSH = 256 << 20  # bytes between writes to the disk itself, and half of what a resumed run reads again
-# In the name of what is not whole yet, so that a run continues only what was made with its own settings.
+FLUSH = 256 << 20  # bytes between syncs to the disk; a resumed run checks the last two times as many
+# Part of the name of an incomplete archive, so that a run continues only one that was made with its own settings.
 SETTINGS = (("shorter", "shorter_side"), ("max", "max_side"), ("q", "quality"))
 
 
@@ -26,7 +26,7 @@ def write_archives(args, output: Path) -> None:
     """Write what is missing of {train,val}.zip, then the maps."""
     sizes = [f"{name}{getattr(args, key)}" for name, key in SETTINGS if getattr(args, key)]
     todo = [split for split in ("train", "val") if args.overwrite or not (output / f"{split}.zip").exists()]
-    images = {split: source(args.root, split) for split in todo}  # both are looked for before hours of work begin
+    images = {split: source(args.root, split) for split in todo}  # look for both before hours of work begin
     for split in ("train", "val"):
         archive = output / f"{split}.zip"
         if split not in todo:
@@ -34,7 +34,7 @@ def write_archives(args, output: Path) -> None:
             continue
         images_here, read, left_out = images.pop(split)
         if left_out:
-            print(f"{split}: {left_out} files are no images and are left out")
+            print(f"{split}: {left_out} files are not images and are ignored")
         part = archive.with_name(".".join([archive.name, *sizes, PART]))
         write_archive(part, archive, images_here, read, (args.shorter_side, args.max_side, args.quality), args.workers)
         for stale in output.glob(f"{archive.name}.*{PART}"):
@@ -44,7 +44,7 @@ def write_archives(args, output: Path) -> None:
 
 
 def source(root: Path, split: str) -> tuple[list[tuple[str, object]], Callable[[object], bytes], int]:
-    """The images of a split in ImageFolder's order, [(<class>/<file>, location)], a reader of locations, and files left out."""
+    """The images of a split in ImageFolder's order, [(<class>/<file>, location)], a reader of locations, count of other files."""
     folder, tar = root / split, root / f"ILSVRC2012_img_{split}.tar"
     if folder.is_dir():
         listed, left_out = list_folder(folder)
@@ -69,7 +69,7 @@ def source(root: Path, split: str) -> tuple[list[tuple[str, object]], Callable[[
         listed = [(f"{wnids[name]}/{name}", location) for name, location in listed]
     for name, _ in listed:  # before hours of work
         check_path(name, folder if folder.is_dir() else tar)
-        if any("\ud800" <= c <= "\udfff" for c in name):  # Python's marks of foreign bytes
+        if any("\ud800" <= c <= "\udfff" for c in name):  # Python's surrogates for bytes that are not UTF-8
             raise InputError(f"{folder / name}: its name is not in UTF-8, as names in archives and maps are; rename it")
     listed = [listed[row] for row in folder_order([name for name, _ in listed])]
     for (name, _), (after, _) in zip(listed[:-1], listed[1:], strict=True):
@@ -84,7 +84,7 @@ def read_file(path: str) -> bytes:
 
 
 def list_folder(folder: Path) -> tuple[list[tuple[str, str]], int]:
-    """Paths inside a folder and on the disk of its images, and how many other files it holds."""
+    """[(path inside the folder, path on disk)] of a folder's images, and the number of other files in it."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
@@ -136,11 +136,11 @@ def list_tar(path: Path, of_tars: bool) -> tuple[list[tuple[str, tuple[int, int]
 
 
 def write_archive(part: Path, archive: Path, images: list, read: Callable, settings: tuple, workers: int) -> None:
-    """Store images into `part`, after those that it holds already, and rename it to `archive` when it is whole.
+    """Store images in `part`, after those that it already holds, and rename it to `archive` when it is complete.
 
-    The bytes are a function of the images and `settings` (shorter side, longer side, quality) only: order and dates are fixed.
-    zipfile writes the entries and the directory. It cannot continue a file that lacks the directory, so a resumed run finds the
-    entries that are whole, and the first of `images`, by their own headers, and gives them to zipfile.
+    The bytes depend only on the images and `settings` (shorter side, longer side, quality): order and dates are fixed.
+    zipfile writes the entries and the directory. It cannot continue a file that lacks the directory. A resumed run therefore
+    finds the complete entries, which must be the first of `images`, by their own headers, and passes them to zipfile.
     """
     with open(part, "r+b" if part.exists() else "w+b") as file:
 
@@ -174,14 +174,14 @@ def write_archive(part: Path, archive: Path, images: list, read: Callable, setti
 
 
 def new_entry(split: str, name: str) -> zipfile.ZipInfo:
-    """A stored entry of the format's first day: a plain file that all may read."""
+    """A stored entry, dated the format's first day: a plain file that everyone may read."""
     entry = zipfile.ZipInfo(f"{split}/{name}", (1980, 1, 1, 0, 0, 0))
     entry.external_attr = 0o100644 << 16
     return entry
 
 
 def kept_entries(file, split: str, images: list, content: Callable) -> list[zipfile.ZipInfo]:
-    """The entries that a killed run left whole, the first of `images`. Cuts the file after them and moves to its end.
+    """The complete entries that a killed run left, the first of `images`. Truncates the file after them and moves to its end.
 
     content(name, location): the bytes of an image in the archive. The last 2 x FLUSH bytes, which a power failure may have lost,
     are read and checked.
@@ -201,7 +201,7 @@ def kept_entries(file, split: str, images: list, content: Callable) -> list[zipf
             break
         entry.header_offset, offset = offset, after
         kept.append(entry)
-    # The images may have been exchanged meanwhile: compare one, which costs little.
+    # The images may have been replaced meanwhile: compare one, which costs little.
     if kept and zlib.crc32(content(*images[len(kept) - 1])) != kept[-1].CRC:
         kept, offset = [], 0
     file.truncate(offset)

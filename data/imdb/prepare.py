@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def prepare(archive: Path, folder: Path) -> str:
-    """Write the reviews, and nothing else that the archive holds, below the folder; returns what check() does."""
+    """Write the reviews, and nothing else from the archive, below the folder; returns the sentence of check()."""
     for name, file in members(archive):
         if REVIEW.fullmatch(name):
             target = folder / name
@@ -38,7 +38,7 @@ def prepare(archive: Path, folder: Path) -> str:
 
 
 def check(folder: Path) -> str:
-    """A sentence on the reviews in a folder. Raises InputError if a class is incomplete."""
+    """A sentence about the reviews in a folder. Raises InputError if a class is incomplete."""
     for part in ("train/neg", "train/pos", "test/neg", "test/pos"):
         count = sum(path.suffix == ".txt" for path in (folder / part).iterdir()) if (folder / part).is_dir() else 0
         if count != PER_CLASS:

@@ -1,4 +1,4 @@
-"""Take online_shoppers_intention.csv out of the archive of the UCI repository, and check it.
+"""Extract online_shoppers_intention.csv from the archive of the UCI repository, and check it.
 
 python data/shoppers/prepare.py --archive FILE.zip
 """

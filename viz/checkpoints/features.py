@@ -1,4 +1,4 @@
-"""How a checkpoint's features lie: their variation by class, and the projection of three classes, as images pass."""
+"""Geometry of a checkpoint's features: their variation by class, and the projection of three classes, batch by batch."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from images.find import find_images, find_training_images
 from images.image_set import Images, check_different
 from metrics.variation import ClassSums
 
-POINTS = 500  # features of a class and split that a panel shows, the first ones
+POINTS = 500  # features per class and split that a panel shows, the first ones
 
 
 def measure(path: Path, args) -> tuple[dict, dict | None]:
-    """The table's row for a checkpoint, and what its panels show: {split: [(N, 2) per class]}, corners (3, 2), class names."""
+    """The table's row for a checkpoint; and what its panels show, see `plane`, or None for fewer than three classes."""
     checkpoint = inference.load(path, args)
     model = build_model(checkpoint)
     row, kept = {"checkpoint": str(path)}, {}
@@ -40,8 +40,8 @@ def measure(path: Path, args) -> tuple[dict, dict | None]:
 def class_sums(
     model: nn.Module, images: Images, facts: dict, title: str, wanted: list[int], loading: dict
 ) -> tuple[ClassSums, list[Tensor]]:
-    """The sums of each class's unit features over all processes; of `wanted` classes the first POINTS unit features (n, D), on
-    the first process. Memory: O(K D), whatever the number of images."""
+    """The sums of each class's unit features over all processes; and, on the first process, the first POINTS unit features (n, D)
+    of each `wanted` class. Memory: O(K D), whatever the number of images."""
     sums, kept = ClassSums(facts["num_classes"]), [[] for _ in wanted]
     for batch in inference.run(model, images, facts, title, **loading):
         unit = sums.add(batch.features, batch.labels)
@@ -54,7 +54,7 @@ def class_sums(
 
 
 def plane(model: nn.Module, classes: dict[int, str], features: dict[str, list[Tensor]]) -> dict:
-    """What drawing.projection draws of three classes, names by label, and of the unit features [(n, D)] of each split."""
+    """What drawing.projection draws. classes: three names by label; features: for each split, their unit features [(n, D)]."""
     weights, points = templates(model)[list(classes)].cpu(), {}
     for split, rows in features.items():
         points[split], corners = projection.project(weights, rows)
@@ -62,7 +62,7 @@ def plane(model: nn.Module, classes: dict[int, str], features: dict[str, list[Te
 
 
 def three_classes(classes: list[str] | None, outputs: int, wanted: list[str] | None) -> dict[int, str]:
-    """Names by label of the classes to project, none where there are fewer than three. Raises InputError for one not there."""
+    """Names by label of the classes to project, {} if there are fewer than three. Raises InputError for unknown or equal ones."""
     classes = classes or [str(index) for index in range(outputs)]
     if wanted is None:
         return dict(enumerate(classes[:3])) if len(classes) >= 3 else {}

@@ -1,4 +1,4 @@
-"""Checkpoints over images, batch by batch: the loop below every command that runs a model."""
+"""Running checkpoints over images, batch by batch: the loop of every command that runs a model."""
 
 import argparse
 import multiprocessing
@@ -43,7 +43,7 @@ def run(
     device: str = "cpu",
     amp: str = "off",
 ) -> Iterator[Batch]:
-    """Show this process's share of the images to a model, in order. Raises InputError where logits are not finite."""
+    """Run a model over this process's share of the images, in order. Raises InputError if logits are not finite."""
     if len(images) < distributed.count():
         raise InputError(f"{images.where}: {len(images)} images for {distributed.count()} processes; start fewer")
     rows = distributed.share(len(images))
@@ -69,9 +69,9 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     pixels = getattr(images.open_image, "pixels", None)  # (N, H, W) or (N, H, W, 3) uint8 in memory
     if pixels is not None and pixels.shape[1:3] == (facts["input_size"],) * 2 and facts["crop_ratio"] == 1:
-        return _batches_in_memory(pixels, images, rows, batch_size)  # nothing to decode, scale or cut
+        return _batches_in_memory(pixels, images, rows, batch_size)  # nothing to decode, resize or crop
     images.transform = transform(facts)
-    # Processes under torchrun have communication threads, which may hold a lock that a forked copy would wait for for ever.
+    # Processes under torchrun have communication threads; a forked copy could wait forever for a lock that one of them holds.
     start = multiprocessing.get_context("forkserver") if workers and distributed.count() > 1 else None
     if start:
         start.set_forkserver_preload(["torch", "torchvision", "timm.data"])  # once, not in each loading process
@@ -90,9 +90,9 @@ def _batches_in_memory(pixels: np.ndarray, images: Images, rows: range, size: in
 def outputs(
     model: nn.Module, images: Images, facts: dict, title: str, wanted: tuple[str, ...] = ("logits", "labels"), **loading
 ) -> dict[str, Tensor]:
-    """What is `wanted` of logits (N, K), features (N, D), both float32, and labels (N,), of this process's share of the images.
+    """The `wanted` ones of logits (N, K), features (N, D), both float32, and labels (N,), of this process's share of the images.
 
-    loading: what `run` takes.
+    loading: options of `run`.
     """
     count, found = len(distributed.share(len(images))), {}
     for batch in run(model, images, facts, title, **loading):
@@ -105,13 +105,13 @@ def outputs(
 
 
 def load(path: Path, args: argparse.Namespace) -> Checkpoint:
-    """A checkpoint with the command line's overrides; what had to be found out is printed once."""
+    """A checkpoint with the command line's overrides. What had to be inferred is printed once."""
     checkpoint = load_checkpoint(path, **options.overrides(args))
     say_notes(checkpoint)
     return checkpoint
 
 
 def say_notes(*found: Checkpoint | Images) -> None:
-    """Print what is worth knowing of them, once under torchrun."""
+    """Print their notes, under torchrun only once."""
     for note in [note for one in found for note in one.notes] if distributed.rank() == 0 else []:
         say(note)

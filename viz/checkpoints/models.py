@@ -58,7 +58,7 @@ def _with_size(make, name: str, word: str, size: int | None, **options) -> nn.Mo
     if size is not None:
         try:
             return make(name, **options, **{word: size})
-        except TypeError:  # models without position embeddings do not know the size
+        except TypeError:  # models without position embeddings take no size
             pass
         except (AssertionError, ValueError, RuntimeError) as error:
             raise InputError(f"{name} cannot have --input-size {size}: {reason(error)}")
@@ -72,7 +72,7 @@ def classifier(model: nn.Module) -> nn.Module:
         head = head[0] if isinstance(head, tuple) else head  # distilled DeiTs have two
         if isinstance(head, nn.ModuleList):
             raise InputError(f"{type(model).__name__}: it has several classifiers side by side, so no penultimate features")
-        if not hasattr(head, "weight"):  # a block: RepViT's holds two heads, the others normalise or have a layer before
+        if not hasattr(head, "weight"):  # a block: RepViT's holds two heads, others normalise first or have a layer before
             head = [layer for layer in getattr(head, "head", head).modules() if isinstance(layer, nn.Linear)][-1]
         return head
     layers = list(model.modules())
@@ -86,7 +86,7 @@ def templates(model: nn.Module) -> Tensor:
 
 
 def logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K), and the penultimate features (B, D): what the classifier reads, averaged where it reads a map."""
+    """Logits (B, K), and the penultimate features (B, D): the classifier's input, averaged over pixels if it is a map."""
     seen = []
     hook = classifier(model).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     try:
@@ -121,7 +121,7 @@ class CifarResNet(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without parameters: every second pixel, new channels zero (option A)."""
+    """Two 3x3 convolutions and a shortcut without parameters, which subsamples pixels and zero-pads channels (option A)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -140,7 +140,7 @@ class CifarBlock(nn.Module):
 
 
 def cifar_densenet(depth: int, num_classes: int, growth: int = 12) -> nn.Module:
-    """DenseNet-BC for small images: torchvision's, of three blocks, behind one 3x3 convolution that keeps the resolution."""
+    """DenseNet-BC for small images: torchvision's, with three blocks, after one 3x3 convolution that keeps the resolution."""
     model = torchvision.models.DenseNet(growth, ((depth - 4) // 6,) * 3, 2 * growth, num_classes=num_classes)
     stages = [(name, stage) for name, stage in model.features.named_children() if not name.endswith("0")]
     stem = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)
@@ -162,7 +162,7 @@ class BlurPool(nn.Module):
 
 
 def add_blurpool(model: nn.Module) -> None:
-    """Wrap every convolution of stride over 1 and at least 16 input channels, in the model itself."""
+    """Wrap, in place, every convolution with a stride above 1 and at least 16 input channels."""
     for name, child in list(model.named_children()):
         if isinstance(child, nn.Conv2d) and max(child.stride) > 1 and child.in_channels >= 16:
             setattr(model, name, BlurPool(child))
@@ -171,7 +171,7 @@ def add_blurpool(model: nn.Module) -> None:
 
 
 def make_stem_small(model: nn.Module) -> None:
-    """Give a torchvision ResNet or MobileNetV2, whose first layers are made for 224 px, those for 32 px, in the model given."""
+    """Replace, in place, the first layers of a torchvision ResNet or MobileNetV2, made for 224 px, by layers for 32 px."""
     if isinstance(model, torchvision.models.ResNet):
         model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()

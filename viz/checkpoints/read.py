@@ -1,7 +1,7 @@
 """Checkpoints from anywhere: read without running what is in them, and turned back into models.
 
-A file that says what it is (this project's trainers; ffcv-imagenet's with params.json beside it; DeiT's `args`) is taken at its
-word, any other is recognised by its weights (recognise.py).
+A file that describes itself (this project's trainers; ffcv-imagenet's with params.json next to it; DeiT's `args`) is believed;
+any other is recognised by its weights (recognise.py).
 """
 
 import argparse
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from checkpoints import models, torch_file
 from checkpoints.recognise import NO_WEIGHTS, differences, recognise
 
-# Where weights lie in files of DeiT, timm, Lightning, He's CIFAR models and others; and their moving averages.
+# Keys under which files of DeiT, timm, Lightning, He's CIFAR models and others hold weights; and their moving averages.
 WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "weights")
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
-WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, Lightning, and people
+WRAPPERS = ("module.", "model.", "net.")  # of DistributedDataParallel, of Lightning, and of users' own code
 OURS = {"model", "num_classes", "input_size", "crop_ratio", "interpolation", "mean", "std", "data_path"}
 SAID = ("loss", "alpha", "alpha_end", "epochs", "seed", "data")
 VARIANTS = ("small_stem", "blurpool", "width", "stem_stride")
@@ -33,7 +33,7 @@ VARIANTS = ("small_stem", "blurpool", "width", "stem_stride")
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint says, completed by what its weights tell.
+    """What a checkpoint states, completed by what its weights show.
 
     `facts`: library, model, num_classes, input_size (px), crop_ratio, interpolation (of INTERPOLATIONS), mean, std, and
     where they apply width, stem_stride, small_stem, blurpool, data_path, data, superclasses ({name: [class, ...]}). `classes`:
@@ -43,20 +43,20 @@ class Checkpoint:
     path: Path
     weights: dict[str, Tensor]
     facts: dict
-    trained_size: int | None = None  # px that position embeddings are for; facts["input_size"] may be another
+    trained_size: int | None = None  # px that position embeddings are for; facts["input_size"] may differ
     classes: list[str] | None = None
     training_rows: Tensor | None = None  # (n,) int64, rows of the training split that were trained on; None: all
     training_labels: Tensor | None = None  # (n,) int64, their labels; None: the data set's own
     notes: list[str] = field(default_factory=list)
-    args: dict = field(default_factory=dict)  # what the file says of its training
+    args: dict = field(default_factory=dict)  # what the file says about its training
 
 
 def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **overrides) -> Checkpoint:
-    """Read a checkpoint and settle all that is needed to build and feed its model; `ema`: the moving average of its weights.
+    """Read a checkpoint and determine all that its model and preprocessing need; `ema`: take the moving average of its weights.
 
-    `model`, a name of timm's, torchvision's or a CIFAR ResNet's, goes before what the file says and what its weights look like;
-    so do `overrides` of facts that are not None. Raises InputError for a file that is missing, damaged, would run code, holds no
-    weights, or fits no model.
+    `model`, the name of a model of timm or torchvision or of a CIFAR ResNet, takes precedence over what the file states and what
+    its weights look like; so do `overrides` of facts that are not None. Raises InputError for a file that is missing, damaged,
+    would run code, holds no weights, or fits no model.
     """
     state = torch_file.read(path, "checkpoint")
     if not isinstance(state, dict):
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **o
     if not ema and any(isinstance(state.get(key), dict) and state[key] for key in AVERAGES):
         notes.append(f"{path.name} also holds a moving average of the weights, which --model-ema takes")
     said, classes = facts_said(state, path)
-    if "library" in said and model is None:  # all is said
+    if "library" in said and model is None:  # the file states everything
         facts, size = said, said["input_size"]
     else:
         found, more, weights = identify(path, weights, model, said)
@@ -92,7 +92,7 @@ def load_checkpoint(path: Path, ema: bool = False, model: str | None = None, **o
 
 
 def find_weights(state: dict, path: Path, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights inside a checkpoint's content under bare keys, and a note on what was left out. Raises InputError."""
+    """The weights inside a checkpoint's content under bare keys, and notes on what was omitted. Raises InputError."""
     if ema:
         found = next((state[key] for key in AVERAGES if isinstance(state.get(key), dict)), None)
         if found is None:
@@ -114,46 +114,47 @@ def find_weights(state: dict, path: Path, ema: bool) -> tuple[dict[str, Tensor],
 
 
 def without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Take off what wrappers put before the keys, in any nesting; tensors beside a wrapped model (a loss's, say) are left out."""
+    """Remove the prefixes that wrappers add to keys, in any nesting; tensors outside a wrapped model (a loss's) are omitted."""
     weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
     notes = []
     while prefix := _wrapper(weights):
         beside = [key for key in weights if not key.startswith(prefix)]
         if beside:
-            notes.append(f"{len(beside)} tensors that are not the model's are omitted ({', '.join(beside[:3])})")
+            notes.append(f"{len(beside)} tensors do not belong to the model and are ignored ({', '.join(beside[:3])})")
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     return weights, notes
 
 
 def _wrapper(keys: Collection[str]) -> str | None:
-    """One of WRAPPERS that most keys begin with, or what all begin with: the name of an attribute that holds the model."""
+    """The one of WRAPPERS that most keys begin with, else the name of the attribute, holding the model, that all begin with."""
     known = next((prefix for prefix in WRAPPERS if 2 * sum(key.startswith(prefix) for key in keys) > len(keys)), None)
     first = {key.split(".")[0] for key in keys}
-    # Not encoder, where some of timm's ViTs have all their weights; and fc.weight and fc.bias are a layer, not a wrapped model.
+    # Not encoder, which holds all weights of some of timm's ViTs. And fc.weight with fc.bias is a layer, not a wrapped model.
     alone = len(first) == 1 and first != {"encoder"} and any(key.count(".") > 1 for key in keys)
     return known or (f"{first.pop()}." if alone else None)
 
 
 def args_of(state: dict) -> dict:
-    """The options of the command line that wrote a file; {} where it does not hold them."""
+    """The options of the command line that wrote a file; {} if it does not hold them."""
     args = state.get("args")
     return vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
 
 
 def training_said(args: dict) -> dict:
-    """Loss, alpha, alpha_end, epochs, seed and data of a training, as far as its options hold them."""
+    """Loss, alpha, alpha_end, epochs, seed and data of a training run, as far as its options state them."""
     found = {key: args[key] for key in SAID if isinstance(args.get(key), str | int | float)}
     return {key: value[:200] if isinstance(value, str) else value for key, value in found.items() if _can_be_said(value)}
 
 
 def _can_be_said(value: str | float) -> bool:
-    return isinstance(value, str) or abs(value) < 1e15  # JSON has no NaN, and Python prints no number of thousands of digits
+    return isinstance(value, str) or abs(value) < 1e15  # JSON has no NaN, and Python prints no integers of thousands of digits
 
 
 def facts_said(state: dict, path: Path) -> tuple[dict, list[str] | None]:
     """What a file says about its model, and its class names if it has them.
 
-    With all facts and a library for this project's trainers; else as much as DeiT's options or ffcv-imagenet's params.json say.
+    Files of this project's trainers give all facts and the library. Other files give what DeiT's options or ffcv-imagenet's
+    params.json say.
     """
     args = args_of(state)
     classes = state.get("classes") if isinstance(state.get("classes"), list) else None
@@ -168,7 +169,7 @@ def facts_said(state: dict, path: Path) -> tuple[dict, list[str] | None]:
 
 
 def ffcv_facts(path: Path) -> dict:
-    """What the parameters of an ffcv-imagenet run say: model, pixels and file of its validation."""
+    """What the parameters of an ffcv-imagenet run say: the model, and the resolution and file of its validation."""
     try:
         params = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -186,7 +187,7 @@ def ffcv_facts(path: Path) -> dict:
 
 
 def identify(path: Path, weights: dict[str, Tensor], model: str | None, said: dict) -> tuple[dict, list[str], dict]:
-    """Facts, notes and weights of the architecture that is named, or said by the file, or fits the weights, in this order."""
+    """Facts, notes and weights of the architecture: the one that `model` names, else the file states, else the weights fit."""
     names = [(library, model or said.get("model", "")) for library in ("cifar", "torchvision", "timm")]
     names = [pair for pair in names if models.known(*pair)]
     if model and not names:
@@ -204,9 +205,9 @@ def identify(path: Path, weights: dict[str, Tensor], model: str | None, said: di
 
 
 def default_facts(found: dict, input_size: object = None) -> dict:
-    """How images are shown to a recognised model of which no more is known: as the papers of these models do.
+    """The preprocessing for a recognised model about which no more is known: that of the papers of these models.
 
-    input_size: pixels in place of the model's own, not checked yet; None: its own.
+    input_size: pixels that replace the model's own size, not checked yet; None: its own.
     """
     from_ffcv = bool(found.get("blurpool"))
     if from_ffcv and found["input_size"] == 224:  # ffcv-imagenet validates at 256 px
@@ -221,7 +222,7 @@ def default_facts(found: dict, input_size: object = None) -> dict:
 
 
 def check_facts(facts: dict, classes: list | None, path: Path) -> None:
-    """Raise InputError where a checkpoint's facts, or those of the command line in their place, cannot be used."""
+    """Raise InputError if a checkpoint's facts, or the command line's overrides of them, cannot be used."""
 
     def numbers(values: object, kind: type, low: float, high: float) -> bool:
         return all(isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high for value in values)
@@ -249,12 +250,12 @@ def check_facts(facts: dict, classes: list | None, path: Path) -> None:
 
 
 def distinct_names(values: list) -> bool:
-    """Whether these are words, none of them twice."""
+    """Whether these are strings, each of them only once."""
     return all(isinstance(value, str) for value in values) and len(set(values)) == len(values)
 
 
 def describe(facts: dict) -> str:
-    """One line: which model, and how images are shown to it."""
+    """One line: the model and its preprocessing."""
     variant = [f"width {facts['width']}"] if "width" in facts else []
     variant += [text for key, text in (("small_stem", "3x3 stem"), ("blurpool", "BlurPool")) if facts.get(key)]
     imagenet = list(facts["mean"]) == list(IMAGENET_DEFAULT_MEAN) and list(facts["std"]) == list(IMAGENET_DEFAULT_STD)
@@ -266,11 +267,11 @@ def describe(facts: dict) -> str:
 
 
 def build_model(checkpoint: Checkpoint) -> nn.Module:
-    """The model that a checkpoint describes, with its weights, ready to evaluate. Raises InputError where they do not fit."""
+    """The model that a checkpoint describes, with its weights, ready to evaluate. Raises InputError if they do not fit."""
     facts, path = checkpoint.facts, checkpoint.path
     size, name = facts["input_size"], facts["model"]
     variant = {key: facts[key] for key in VARIANTS if key in facts}
-    # Before memory is taken for what a file only claims.
+    # Checked before memory is allocated for what a file only claims.
     if facts["num_classes"] > max((len(value) for value in checkpoint.weights.values() if value.ndim), default=0):
         raise InputError(f"{path}: none of its weights has the {facts['num_classes']:,} rows of its num_classes")
     try:
@@ -278,13 +279,13 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
         different = differences(checkpoint.weights, model)
         if different:
             raise InputError(f"{path}: its weights do not fit {name}: {'; '.join(different[:3])}")
-        model.load_state_dict(checkpoint.weights, strict=False)  # strict but for what is no weight
+        model.load_state_dict(checkpoint.weights, strict=False)  # differences() was strict, except about NO_WEIGHTS
         if size != checkpoint.trained_size and hasattr(model, "set_input_size"):
             model.set_input_size(img_size=size)  # position embeddings are interpolated
         with torch.inference_mode():
             model(torch.zeros(1, 3, size, size))
     except InputError:
         raise
-    except Exception as error:  # libraries refuse sizes in any way
+    except Exception as error:  # libraries may refuse a size with any exception
         raise InputError(f"{path}: {name} does not run at {size} px: {reason(error)}; see --input-size")
     return model

@@ -1,7 +1,7 @@
-"""Which architecture do these weights belong to? Found by keys and shapes among the models of timm, torchvision and ours.
+"""Which architecture do these weights belong to? Found by keys and shapes among models of timm, torchvision and this project.
 
-Every model is begun, without memory for its weights, and given up as soon as it has made some of a shape that the checkpoint
-lacks: most are within a millisecond, so that all 1,400 take a few seconds.
+The construction of every model is started, without memory for its weights, and stopped once it has created a few parameters of
+shapes that the checkpoint lacks. Most are stopped within a millisecond, so that all 1,400 take a few seconds.
 """
 
 import math
@@ -23,8 +23,8 @@ from tqdm import tqdm
 from checkpoints import models
 
 CLASSES = 1000  # of a candidate, until the classifier of the weights is known
-STRANGE = 6  # parameters of a foreign shape that a candidate may make: position embeddings, layers built on trial
-NEAREST = 3  # models named where none fits
+STRANGE = 6  # parameters of an unknown shape that a candidate may create: position embeddings, layers built on trial
+NEAREST = 3  # models named if none fits
 # Written by some versions of a library and not by others, or by tools that count operations; none is a weight.
 NO_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask", "total_ops", "total_params")
 
@@ -34,12 +34,12 @@ class GivenUp(Exception):
 
 
 def recognise(weights: dict[str, Tensor], names: list[tuple[str, str]] | None = None) -> tuple[dict, list[str], dict]:
-    """Find the architecture whose keys and shapes are those of the weights, prefixes taken off.
+    """Find the architecture whose keys and shapes are those of the weights, whose keys have no prefixes.
 
-    Returns facts (library, model, num_classes, input_size in px, and width, small_stem or blurpool where they apply), notes worth
-    showing, and the weights under the architecture's own keys. `names`, pairs of library and model, are looked at instead of
-    all. Of several that fit, one trained at this input size is taken, then the shortest name, then torchvision's; a note says
-    so. Raises InputError naming the nearest models and the first keys that differ where none fits.
+    Returns facts (library, model, num_classes, input_size in px, and width, small_stem or blurpool where they apply), notes to
+    print, and the weights under the architecture's own keys. `names`: pairs of library and model to try instead of all. If
+    several fit, one whose own input size matches is preferred, then the shortest name, then torchvision's; a note says so. If
+    none fits, raises InputError, which names the nearest models and the first keys that differ.
     """
     weights, variant, notes = as_torchvision(weights)
     shapes = Counter(tuple(value.shape) for value in weights.values())
@@ -66,7 +66,7 @@ def recognise(weights: dict[str, Tensor], names: list[tuple[str, str]] | None = 
 
 
 def as_torchvision(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict, list[str]]:
-    """Weights under torchvision's keys, how their model differs from the one of that name, and a note on renamed keys."""
+    """Weights under torchvision's keys, how their model differs from torchvision's of that name, and a note on renamed keys."""
     notes, variant = [], {}
     deep = any(key.startswith("layer4.") for key in weights)
     if deep and "linear.weight" in weights:  # TorchUncertainty's ResNets: the same layers under other names
@@ -83,7 +83,7 @@ def as_torchvision(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict,
 
 
 def candidates(weights: dict[str, Tensor], variant: dict) -> list[tuple[str, str]]:
-    """(library, model) of all that the weights may belong to."""
+    """(library, model) of all models that the weights may belong to."""
     if "features.denseblock1.denselayer1.norm1.weight" in weights and "features.norm0.weight" not in weights:
         return [("cifar", name) for name in models.DENSENETS]
     if "width" in variant:
@@ -96,9 +96,9 @@ def candidates(weights: dict[str, Tensor], variant: dict) -> list[tuple[str, str
 
 
 def build(weights: dict, library: str, name: str, variant: dict, shapes: Counter | None = None) -> tuple[nn.Module, dict, bool]:
-    """A model without memory, for the classes and position embeddings of the weights; its facts; whether its size is its own.
+    """A model without memory, with the classes and position embeddings of the weights; its facts; whether its size is its own.
 
-    Raises GivenUp once more than a few of its parameters are not among `shapes`, where these are given.
+    Raises GivenUp once more than STRANGE of its parameters have shapes that are not among `shapes`, if these are given.
     """
     facts = {"library": library, "model": name}
     if library == "cifar" and name not in models.DENSENETS:
@@ -121,17 +121,17 @@ def build(weights: dict, library: str, name: str, variant: dict, shapes: Counter
 
 def _without_memory(*what, **options) -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about how weights are initialised, which do not exist
+        warnings.simplefilter("ignore")  # about the initialisation of weights, which do not exist
         try:
             with _ParametersOnMeta():
                 return models.create(*what, **options)
-        except RuntimeError:  # a few models compute with their parameters while they are built: all of it on the meta device
+        except RuntimeError:  # a few models compute with their parameters during construction: use the meta device for all
             with torch.device("meta"):
                 return models.create(*what, **options)
 
 
 class _ParametersOnMeta(TorchFunctionMode):
-    """torch.empty, which parameters are made by, gives shapes without memory; what models compute to plan themselves is real."""
+    """torch.empty, which creates parameters, gives shapes without memory; what models compute to plan their layers is real."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.empty:
@@ -141,7 +141,7 @@ class _ParametersOnMeta(TorchFunctionMode):
 
 @contextmanager
 def giving_up(shapes: Counter | None) -> Iterator[None]:
-    """Stop the building of a model inside by GivenUp after STRANGE parameters that are not, or no longer, among the shapes."""
+    """Raise GivenUp while a model is built inside, once more than STRANGE parameters are not, or no longer, among the shapes."""
     left, known, strange = Counter(shapes), 0, 0
 
     def look(layer: nn.Module, name: str, parameter: Tensor | None) -> None:
@@ -165,7 +165,7 @@ def giving_up(shapes: Counter | None) -> Iterator[None]:
 
 
 def classes_of(weights: dict[str, Tensor], model: nn.Module) -> int | None:
-    """Rows of the classifier's weights; None where the weights lack that layer."""
+    """Rows of the classifier's weights; None if the weights lack that layer."""
     head = models.classifier(model)
     name = next(name for name, layer in model.named_modules() if layer is head)
     matrix = weights.get(f"{name}.weight")
@@ -173,7 +173,7 @@ def classes_of(weights: dict[str, Tensor], model: nn.Module) -> int | None:
 
 
 def default_size(model: nn.Module, library: str, name: str) -> int:
-    """Pixels a side that an architecture is made for."""
+    """Pixels per side that an architecture is designed for."""
     if library == "cifar":
         return 32
     if library == "timm":
@@ -182,7 +182,7 @@ def default_size(model: nn.Module, library: str, name: str) -> int:
 
 
 def input_size(weights: dict[str, Tensor], model: nn.Module, own: int) -> int:
-    """Pixels a side that position embeddings were trained for, which their number tells; else the architecture's own."""
+    """Pixels per side that position embeddings were trained for, inferred from their number; else the architecture's default."""
     for key, value in model.state_dict().items():
         if key.endswith(("pos_embed", "pos_embedding")) and value.ndim == 3 and key in weights and weights[key].ndim == 3:
             patches = getattr(model, "patch_embed", None)
@@ -196,7 +196,7 @@ def input_size(weights: dict[str, Tensor], model: nn.Module, own: int) -> int:
 
 
 def differences(weights: dict[str, Tensor], model: nn.Module) -> list[str]:
-    """What keeps weights from fitting a model, a phrase a key: of another shape, missing, foreign. Empty: they fit."""
+    """Why weights do not fit a model, one phrase per key: of another shape, missing, or unexpected. Empty if they fit."""
     expected, found = _compared(model.state_dict()), _compared(weights)
     phrases = [
         f"{key} is {tuple(found[key].shape)}, not {tuple(value.shape)}"
@@ -212,7 +212,7 @@ def _compared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _no_fit(weights: dict, variant: dict, near: list) -> str:
-    """Why none fits: the nearest models, by the share of keys and shapes in common, and what differs in the first."""
+    """The message when no model fits: the nearest ones, by the share of common keys and shapes, and how the first differs."""
     rows = []
     for _, library, name in sorted(near, key=lambda row: (-row[0], len(row[2]), row[1] == "timm"))[: 4 * NEAREST]:
         try:

@@ -1,3 +1,3 @@
-"""What all commands share: options, the user's errors, output folders, logits files, processes."""
+"""What all commands share: options, user errors, output folders, logits files, processes."""
 
-from common import errors  # noqa: F401  it says in one line which package is missing, so it comes before all that imports one
+from common import errors  # noqa: F401  it reports a missing package in one line, so it precedes all imports of packages

@@ -1,4 +1,4 @@
-"""The processes that torchrun started, each with its share of the images; one process without it."""
+"""The processes that torchrun started, each with its share of the images; without torchrun, one process."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Join torchrun's other processes for what is inside, if there are any. They exchange results alone, so gloo suffices."""
+    """Join torchrun's other processes, if any, for the code inside. They exchange only results, so gloo suffices."""
     if "RANK" not in os.environ:
         yield
         return
@@ -39,7 +39,7 @@ def device(kind: str) -> str:
 
 
 def share(total: int) -> range:
-    """This process's part of 0 ... total - 1: contiguous, in the order of the processes, none left out and none twice."""
+    """This process's part of 0 ... total - 1: contiguous, in the order of the processes, none omitted and none twice."""
     return range(rank() * total // count(), (rank() + 1) * total // count())
 
 
@@ -50,7 +50,7 @@ def gather(rows: torch.Tensor) -> torch.Tensor | None:
 
 
 def collect(value: object) -> list:
-    """What every process has, in their order, on the first process; nothing on the others."""
+    """The value of every process, in their order, on the first process; [] on the others."""
     if not dist.is_initialized():
         return [value]
     found = [None] * count() if rank() == 0 else None
@@ -59,9 +59,9 @@ def collect(value: object) -> list:
 
 
 def start_worker(worker: int) -> None:
-    """First in a loading process: Ctrl-C is left to the main process, whose end, killed perhaps, is its end too.
+    """Called first in a loading process: leave Ctrl-C to the main process, and exit when the main process ends, even if killed.
 
-    Between the two stands the forkserver, which stays while it has workers: neither of them would notice.
+    Without this, a worker would not notice that end: its direct parent is the forkserver, which stays alive while it has workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend: printed as a single line, without a traceback."""
+"""The errors that the user can fix: printed as a single line, without a traceback."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ class InputError(ValueError):
 
 
 def printable(text: object) -> str:
-    """The text on one line: line breaks, other control characters and bytes that are no characters are escaped."""
+    """The text on one line: line breaks, other control characters and bytes that are not valid characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text).replace("\u00a0", " "))
 
 
@@ -28,35 +28,35 @@ def say(line: object) -> None:
 
 
 def warn(line: object) -> None:
-    """Print a doubt as one line on stderr."""
+    """Print a warning as one line on stderr."""
     sys.stderr.write(f"warning: {printable(line)}\n")
 
 
 def stop(message: object) -> NoReturn:
     """Print an error as one line on stderr and exit with status 1.
 
-    Where the first process of a machine finds it too, torchrun ends the others before they repeat it.
+    The other processes of a machine wait first: if its first process fails too, torchrun ends them before they repeat the error.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(3)
-    sys.stderr.write(f"error: {printable(message)}\n")  # one write: the lines of several processes must not run into each other
+    sys.stderr.write(f"error: {printable(message)}\n")  # one write: the lines of several processes must not mix
     sys.exit(1)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; a mistake of the user, a full disk, and Ctrl-C end it with one line and without a traceback."""
+    """Run a command. A user error, a full disk, and Ctrl-C end it with one line and without a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # of characters that the terminal's encoding lacks
+        stream.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     try:
         main()
         sys.stdout.flush()
     except InputError as error:
         stop(error)
-    except BrokenPipeError:  # whoever read what is printed has seen enough, as in `... | head`
+    except BrokenPipeError:  # the reader of the output has closed it, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-        sys.exit(141)  # as the shell says of a command that SIGPIPE ended
-    except OSError as error:  # that no part of the command expected
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more to write what is printed
+        sys.exit(141)  # the status that a shell gives a command that SIGPIPE ended
+    except OSError as error:  # not expected by any part of the command
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more to write the output
         stop(f"{error.filename or 'the output'}: {reason(error)}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was not whole was not written\n")
@@ -64,13 +64,13 @@ def run(main: Callable[[], None]) -> None:
 
 
 def reason(error: object) -> str:
-    """What a library says of a failure, as part of one line: its message's first line, or its kind where it has none."""
+    """A library's error, as part of one line: the first line of its message, or its type if it has none."""
     text = str(getattr(error, "strerror", None) or error)
     return text.splitlines()[0][:160] if text else type(error).__name__
 
 
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """A package that is not installed is the user's to mend, too."""
+    """Report a package that is not installed in one line: the user can fix that, too."""
     if isinstance(error, ModuleNotFoundError):
         missing = f"the package {error.name!r} is not installed for {sys.executable}"
         sys.stderr.write(f"error: {missing}; activate the environment that has it, or install requirements.txt\n")
@@ -78,5 +78,5 @@ def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace:
         sys.__excepthook__(kind, error, trace)
 
 
-# It takes effect with the import of this module, which is therefore the first of every command (see pyproject.toml).
+# It takes effect when this module is imported, so every command imports this module first (see pyproject.toml).
 sys.excepthook = _say_what_is_missing

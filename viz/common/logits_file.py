@@ -1,6 +1,6 @@
 """Logits files (.pt): a dict with logits float32 (N, K), labels int64 (N,), and optionally features, classes, paths, model, args.
 
-In segmentation logits (N, K, H, W) and labels (N, H, W). A file may be larger than memory: its tensors stay on the disk.
+In segmentation: logits (N, K, H, W) and labels (N, H, W). A file may be larger than memory: its tensors stay on disk.
 """
 
 from pathlib import Path
@@ -12,12 +12,12 @@ import torch
 
 from checkpoints import torch_file
 
-CHUNK = 1024  # rows looked at at a time, so that checking a large file needs no second copy of it
+CHUNK = 1024  # rows checked at a time, so that checking a large file needs no second copy of it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load(path: Path, ignore_index: int | None = None) -> dict:
-    """Read and check a logits file of images, ours or not; with ignore_index, of pixels too. Raises InputError.
+    """Read and check a logits file of images from any source; with ignore_index, also one of pixels. Raises InputError.
 
     A file of pixels also gets the keys `path`, `ignore_index` and `pixels`, the number of labelled pixels; whether its logits are
     finite is checked later, image by image.
@@ -66,19 +66,19 @@ def _check_optional(path: Path, content: dict, count: int, classes: int) -> None
 
 
 def _check_finite(path: Path, key: str, values: torch.Tensor) -> None:
-    # Beyond float32's range nothing that a model puts out lies, and squares of it would overflow.
+    # No model puts out values beyond float32's range, and squares of such values could overflow.
     broken = sum(int((~rows.float().isfinite()).any(1).sum()) for rows in values.split(CHUNK))
     if broken:
         raise InputError(f"{path}: {broken} samples have {key} that are NaN or infinite in float32")
 
 
 def _are_probabilities(rows: torch.Tensor) -> bool:
-    """Whether all rows (n, K) are so, up to the rounding of half precision."""
+    """Whether all rows (n, K) are probabilities, up to the rounding of half precision."""
     return bool((rows >= 0).all()) and bool(((rows.double().sum(1) - 1).abs() < 0.01).all())
 
 
 def _check_labels(where: str, labels: torch.Tensor, classes: int, ignore_index: int | None) -> int:
-    """How many labels there are, without those to ignore. Raises InputError for one that is no class."""
+    """The number of labels, without those to ignore. Raises InputError for a label that is not a class."""
     labels = labels.long()
     labels = labels if ignore_index is None else labels[labels != ignore_index]
     if len(labels) and (labels.min() < 0 or labels.max() >= classes):
@@ -88,6 +88,6 @@ def _check_labels(where: str, labels: torch.Tensor, classes: int, ignore_index: 
 
 
 def save(content: dict, path: Path) -> None:
-    """Write a logits file whole or not at all."""
+    """Write a logits file completely or not at all."""
     with whole(path) as temporary, open(temporary, "wb") as file:
         torch.save(content, file)

@@ -1,4 +1,4 @@
-"""The command lines: options that several commands have, and what is checked of them before anything is read."""
+"""The command lines: options that several commands share, and the checks on them before anything is read."""
 
 import argparse
 import difflib
@@ -12,20 +12,20 @@ from common.errors import InputError, printable
 # The cores that this process may use, which taskset and clusters limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")  # what --data knows
-INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which cuts before it scales
+INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which crops before it resizes
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
 SPEED = ("batch_size", "num_workers", "amp")
 OF_CHECKPOINTS = ("data_path", "data", *OVERRIDES, "model_ema", *SPEED)  # options that do nothing for logits files
 THRESHOLD = 0.01  # the MaxSup repository's: a logit z is near zero if |z| is below this
 ALPHA = 0.1  # of label smoothing
-FRACTION, REPEATS, SEED = 0.2, 10, 0  # of the images held out for fitting, in so many random splits
-TRANSFER_IMAGES = 10_000  # training images at most of measure.py's linear transfer
+FRACTION, REPEATS, SEED = 0.2, 10, 0  # the share of images held out for fitting, the number of random splits, their seed
+TRANSFER_IMAGES = 10_000  # maximum number of training images in measure.py's linear transfer
 STRENGTHS = [10.0**power for power in range(-5, 3)]  # C of a logistic regression: the larger, the weaker the penalty
 KINDS = {
     "checkpoint": "checkpoints of any form: .pth, .pt, .ckpt, .safetensors",
     "input": "logits files, as viz/logits.py writes them",
 }
-# The smallest and largest value of each option that is a number, whichever command has it.
+# The smallest and largest value of each numeric option, whichever command has it.
 RANGES = {
     "val_fraction": (1e-6, 1 - 1e-6),
     "repeats": (1, 1000),
@@ -46,14 +46,14 @@ RANGES = {
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults in the help, of the options that have one."""
+    """Shows in the help the defaults of the options that have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, without abbreviations. Raises InputError for a mistake; for an unknown option with the nearest one's name."""
+    """argparse's parser, but it raises InputError for a mistake; for an unknown option, the message names the nearest one."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         found, unknown = self.parse_known_args(args, namespace)
@@ -72,7 +72,7 @@ def parser(description: str) -> Parser:
 
 
 def add_models(to: argparse.ArgumentParser, *kinds: str) -> argparse._ActionsContainer:
-    """--checkpoint or --input or, of both kinds, one of them; and --names. Returns the group of the first."""
+    """--checkpoint or --input or, for both kinds, exactly one of them; and --names. Returns the group of the former."""
     group = to.add_mutually_exclusive_group(required=True) if len(kinds) > 1 else to
     for kind in kinds:
         group.add_argument(f"--{kind}", type=Path, nargs="+", help=KINDS[kind], **{} if len(kinds) > 1 else {"required": True})
@@ -119,10 +119,10 @@ def add_preprocessing(to: argparse.ArgumentParser) -> None:
 
 
 def parse(to: argparse.ArgumentParser, shared: bool = False, **ranges: tuple[float, float]) -> argparse.Namespace:
-    """The command line, and in `given` the names of the options that are not at their default.
+    """The parsed command line; its `given` holds the names of the options that are not at their default.
 
-    shared: whether the command shares its work among the processes of torchrun. Raises InputError where there are several and it
-    does not, for a number out of RANGES or `ranges`, and for a --device that is not there.
+    shared: whether the command shares its work among the processes of torchrun. Raises InputError if there are several and it
+    does not, for a number outside RANGES or `ranges`, and for a --device that is not available.
     """
     args = to.parse_args()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not shared:
@@ -147,14 +147,14 @@ def parse(to: argparse.ArgumentParser, shared: bool = False, **ranges: tuple[flo
 
 
 def refuse(args: argparse.Namespace, why: str, *names: str) -> None:
-    """Raise InputError for an option that is given where it does nothing: whoever gives it expects something of it."""
+    """Raise InputError for an option that is given where it has no effect, because whoever gives it expects one."""
     for name in names:
         if name in args.given:
             raise InputError(f"--{name.replace('_', '-')}: {why}")
 
 
 def models_of(args: argparse.Namespace) -> dict[str, Path]:
-    """The files of --checkpoint or --input by name: --names, else file names, or their folders' where these are alike.
+    """The files of --checkpoint or --input by name: --names, else file names, or their folders' if file names are equal.
 
     Raises InputError.
     """
@@ -171,12 +171,12 @@ def models_of(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def load_all(args: argparse.Namespace) -> dict[str, dict]:
-    """The logits files by name. Raises InputError where one cannot be read, or they differ in their number of classes."""
+    """The logits files by name. Raises InputError if one cannot be read, or if they differ in their number of classes."""
     from common import logits_file
 
     import torch
 
-    torch.set_num_threads(1)  # passes over memory: more threads save little, and where others compute too they wait
+    torch.set_num_threads(1)  # memory-bound: more threads save little, and on a busy machine they wait
     files = {name: logits_file.load(path, getattr(args, "ignore_index", None)) for name, path in models_of(args).items()}
     classes = {name: content["logits"].shape[1] for name, content in files.items()}
     if len(set(classes.values())) > 1:

@@ -1,4 +1,4 @@
-"""Where the commands write: an output folder, and files that have their final name only when they are whole."""
+"""Where the commands write: an output folder, and files that get their final name only when they are complete."""
 
 import os
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from common.errors import InputError, reason
 
-# The commands that write summary.json and summary.md, by a figure that each of them alone writes beside these.
+# The commands that write summary.json and summary.md, with a figure that only this command writes into the same folder.
 FIGURES = {"analysis": "near_zero_histogram.png", "selective": "risk_coverage.png", "calibration": "reliability.png"}
 
 
 def folder(path: Path, command: str) -> None:
-    """Make the output folder of a command. Raises InputError where that cannot be done, or where another command's summary is."""
+    """Make the output folder of a command. Raises InputError if that fails or if the folder holds another command's summary."""
     for other, figure in FIGURES.items():
         if command in FIGURES and other != command and (path / figure).exists():
             raise InputError(f"--output {path}: holds the output of viz/{other}.py; choose another --output")
@@ -20,7 +20,7 @@ def folder(path: Path, command: str) -> None:
 
 
 def check_file(output: Path, overwrite: bool, *inputs: Path) -> None:
-    """Make the folder of a file. Raises InputError unless a file can be written at `output` without the loss of another."""
+    """Make the folder of an output file. Raises InputError unless `output` can be written without the loss of another file."""
     if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
         raise InputError(f"--output {output} is one of the files to read; choose another name")
     if output.is_dir():
@@ -31,7 +31,7 @@ def check_file(output: Path, overwrite: bool, *inputs: Path) -> None:
 
 
 def make_folder(path: Path, output: Path) -> None:
-    """Make a folder for `output`. Raises InputError where that cannot be done."""
+    """Make a folder for `output`. Raises InputError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,17 +40,17 @@ def make_folder(path: Path, output: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which gets the name `path` if it becomes whole and is removed if not. Raises InputError."""
+    """A temporary file to write. It is renamed to `path` when it is complete, and removed on failure. Raises InputError."""
     temporary = path.with_name(f".viz-{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # some disks say only now that they are full
+            os.fsync(file.fileno())  # some file systems report only now that the disk is full
         os.replace(temporary, path)
     except Exception as error:
         cause = error
         while cause and not isinstance(cause, OSError):
-            cause = cause.__context__  # libraries fail once more in clearing up after a full disk
+            cause = cause.__context__  # libraries fail again when they clean up after a full disk
         if cause is None:
             raise
         raise InputError(f"{path}: cannot be written ({reason(cause)})")
@@ -59,6 +59,6 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, whole or not at all; bytes of file names that are no characters are escaped."""
+    """Write a file in UTF-8, completely or not at all; bytes of file names that are not valid characters are escaped."""
     with whole(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))

@@ -1,15 +1,15 @@
-"""Tables: aligned columns for the terminal, of the few numbers that matter and at most 100 characters wide; and Markdown."""
+"""Tables: aligned columns for the terminal, with the few numbers that matter and at most 100 characters wide; and Markdown."""
 
 from common.errors import printable
 
 WIDTH = 100
-SHORTEST = 6  # characters of a name that stay
+SHORTEST = 6  # characters to which a name may be cut
 
 
 def table(head: list[str], rows: list[list[str]], names: int = 1) -> str:
-    """The rows under their head, the first `names` columns to the left, the others to the right.
+    """The rows under their head, the first `names` columns aligned left, the others right.
 
-    Where the lines would be longer than WIDTH, the columns of names are cut, then the last columns are left out and named.
+    If lines would be longer than WIDTH, the columns of names are cut; then the last columns are omitted, and a line names them.
     """
     rows = [[printable(cell) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -1,7 +1,7 @@
-"""Grad-CAM (Selvaraju et al. 2017) of images by models, as in the MaxSup repository's Figure 2.
+"""Grad-CAM maps (Selvaraju et al. 2017) of images, as in the MaxSup repository's Figure 2.
 
-The map is that of the last layer whose output is still a map of the image: the last feature map of a ConvNet, the tokens before
-the last block of a transformer.
+The map is taken from the last layer whose output still covers the image: the last feature map of a ConvNet, the tokens that
+enter the last attention of a transformer.
 """
 
 from pathlib import Path
@@ -47,7 +47,7 @@ def explain_all(checkpoint: Checkpoint, pictures: list[Image.Image], target: str
 
 
 def overlay_of(panel: dict) -> np.ndarray:
-    """The crop under its map, (H, W, 3) uint8. The colours grow lighter with the map, also for colour-blind readers."""
+    """The crop overlaid with its map, (H, W, 3) uint8. Larger values are lighter, which colour-blind readers can see, too."""
     return show_cam_on_image(panel["crop"], panel["heat"], use_rgb=True, colormap=cv2.COLORMAP_INFERNO)
 
 
@@ -72,10 +72,10 @@ def class_name(checkpoint: Checkpoint, index: int) -> str:
 
 
 def layer_of_maps(model: nn.Module, size: int, device: str) -> tuple[nn.Module, object]:
-    """The layer that Grad-CAM looks at, and what turns its output into maps (B, C, H, W), found by running the model once.
+    """The layer that Grad-CAM uses, and what turns its output into maps (B, C, H, W), found by running the model once.
 
-    Transformers: the norm before the last attention, whose tokens all still go into the decision. Others: the last layer with a
-    map of more than one pixel. Raises InputError for a model with neither.
+    Transformers: the norm before the last attention, where all tokens still influence the decision. Others: the last layer with
+    a map of more than one pixel. Raises InputError for a model with neither.
     """
     shapes: list[tuple[str, nn.Module, torch.Size]] = []
     hooks = [
@@ -104,7 +104,7 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 class _Tokens:
-    """Tokens (B, N, C) as maps (B, C, side, side): the last side x side of them, those before stand for no part of the image."""
+    """Tokens (B, N, C) as maps (B, C, side, side): the last side x side of them; those before represent no part of the image."""
 
     def __init__(self, count: int):
         self.side = int(count**0.5)
@@ -114,7 +114,7 @@ class _Tokens:
 
 
 def draw(columns: dict[str, list[dict]], paths: list[Path], pictures: list[Image.Image]):
-    """The grid: pictures, then a column per model."""
+    """The grid: the images, then a column per model."""
     count = 1 + len(columns)
     figure, axes = style.grid(len(paths), count, width=2.2, height=2.5)
     for axis in axes:

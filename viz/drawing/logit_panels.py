@@ -1,6 +1,6 @@
-"""The panels of analysis.py: each function fills an axis with one model, on the scales of all models, and says what of it.
+"""The panels of analysis.py: each function draws one model on an axis and returns a phrase for its title.
 
-PANELS, at the end, names those that analysis.py draws.
+PANELS lists those that analysis.py draws.
 """
 
 import math
@@ -14,11 +14,11 @@ from drawing import style
 from drawing.panels import Panels
 from metrics.samples import DENSITY_BINS, Samples
 
-POINTS = 5000  # more dots than these hide one another and make the PDF heavy
+POINTS = 5000  # more dots would hide one another and make the PDF large
 
 
 class Models(NamedTuple):
-    """What there is to draw of models by name: their samples; densities (DENSITY_BINS,) of their logits from low to high."""
+    """What the panels draw, by model name: the samples; densities (DENSITY_BINS,) of the logits from low to high."""
 
     rows: dict[str, Samples]
     densities: dict[str, np.ndarray]
@@ -34,7 +34,7 @@ class Models(NamedTuple):
 def near_zero_histogram(axis, models: Models, name: str) -> str:
     """How the share of near-zero logits is distributed over the samples."""
     highest = max(max(part.near_zero.max().item() for part in models.rows.values()), 1 / models.classes)
-    # A share is a multiple of 1 / K: with few classes each multiple gets its bar, with many a bar takes several.
+    # A share is a multiple of 1 / K: with few classes each multiple gets a bar, with many a bar covers several.
     most = round(highest * models.classes)
     step = max(1, math.ceil(most / 40))
     edges = (step * np.arange(most // step + 2) - 0.5) / models.classes
@@ -48,7 +48,7 @@ def near_zero_histogram(axis, models: Models, name: str) -> str:
 def near_zero_scatter(axis, models: Models, name: str) -> str:
     """Top-1 probability against the share of near-zero logits, a dot per sample.
 
-    A share is a multiple of 1 / K. Each dot lies a little beside its own, at random, for at few classes many have the same.
+    A share is a multiple of 1 / K. Each dot is shifted a little at random, because with few classes many share the same value.
     """
     rows = models.rows[name]
     share, top, _, said = _drawn(rows.near_zero, rows.confidence, rows.right)
@@ -59,7 +59,7 @@ def near_zero_scatter(axis, models: Models, name: str) -> str:
 
 
 def logit_density(axis, models: Models, name: str) -> str:
-    """Density of all logits; logarithmic, for most lie close together and the largest far away."""
+    """Density of all logits, on a logarithmic scale because most lie close together and the largest far away."""
     densities, low, high = models.densities, models.low, models.high
     centres = np.linspace(low, high, DENSITY_BINS, endpoint=False) + (high - low) / DENSITY_BINS / 2
     held = np.concatenate([values[values > 0] for values in densities.values()])
@@ -101,7 +101,7 @@ def _draw(panel, models: Models, name: str, title: str, axis) -> None:
 
 
 def _drawn(x: torch.Tensor, y: torch.Tensor, right: torch.Tensor):
-    """Arrays of at most POINTS samples, drawn at random by a fixed seed, and the phrase that says how many."""
+    """Arrays of at most POINTS samples, drawn at random with a fixed seed, and the phrase that says how many."""
     count = len(x)
     if count <= POINTS:
         return x.numpy(), y.numpy(), right.numpy(), f"{count:,} samples"

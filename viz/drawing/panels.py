@@ -1,4 +1,4 @@
-"""A figure of several panels: one picture for a paper, or one small SVG per panel for a page, which a phone can stack."""
+"""A figure of several panels: one image for a paper, or one small SVG per panel for a page, which a phone can stack."""
 
 import html
 import io
@@ -12,13 +12,13 @@ import matplotlib.pyplot as plt
 from drawing import style
 
 WIDTH, HEIGHT = 3.55, 2.95  # inches of a panel on a page: 341 px, which a phone shows at full size
-DOTS = 192  # per inch of the clouds of points inside an SVG: twice the pixels of a screen
-INK = "#010203"  # stands in an SVG for the colour of the page's text, which is another one in dark mode
+DOTS = 192  # per inch, of the rasterised scatter plots inside an SVG: twice the pixels of a screen
+INK = "#010203"  # stands in an SVG for the colour of the page's text, which differs in dark mode
 
 
 @dataclass
 class Panels:
-    """What each panel draws on its axes, by what it shows in words (the text for readers who cannot see it).
+    """The drawing function of each panel, by a description of what it shows (the text for readers who cannot see it).
 
     columns: of the whole figure. shared: all panels have the same scales. legend: of the first panel, below the figure, where it
     hides no point.
@@ -52,7 +52,7 @@ class Panels:
         style.save(self.whole()[0], path)
 
     def svgs(self, salt: str) -> list[str]:
-        """An SVG element per panel, on the scales that it has in the whole figure. salt: of the ids within them."""
+        """An SVG element per panel, on the scales of the whole figure. salt: prefix of the ids within them."""
         whole, axes = self.whole()
         limits = [(axis.get_xlim(), axis.get_ylim()) for axis in axes]
         plt.close(whole)
@@ -66,7 +66,7 @@ class Panels:
         return found
 
     def key(self, salt: str) -> str:
-        """An SVG element of the legend alone, one for all panels; "" where there is none."""
+        """An SVG element of only the legend, shared by all panels; "" if there is none."""
         if not self.legend:
             return ""
         with plt.rc_context(_PAGE):
@@ -108,7 +108,7 @@ def svg(figure, salt: str, words: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->|<title>.*?</title>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")
-    # The page's family; sizes stay in user units, 1/72 inch.
+    # The page's font family is used; sizes stay in user units, 1/72 inch.
     text = re.sub(r"font: (?:[\w ]+ )?(\d+(?:\.\d+)?)px [^;\"]*", r"font-size: \1px", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))

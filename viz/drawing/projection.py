@@ -12,8 +12,8 @@ SPLITS = {"train": "training", "val": "validation"}  # a row of panels each
 def project(weights: Tensor, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Unit features [(n, D)] on the plane through the ends of three unit templates (3, D): points [(n, 2)] and corners (3, 2).
 
-    Orthonormal axes: the first from the first template to the second, the third template above it; origin at the templates'
-    centre of mass. Distances in the plane are those in the space of features.
+    The axes are orthonormal: the first points from the first template to the second, and the third template lies above it. The
+    origin is the centroid of the templates. Distances in the plane are those of feature space.
     """
     unit = weights.double() / weights.double().norm(dim=1, keepdim=True)
     centre = unit.mean(0)
@@ -44,6 +44,6 @@ def _panel(name: str, plane: dict, split: str):
             axis.scatter(*corner, s=60, marker="X", color=colour, edgecolors="black", linewidths=0.8, zorder=3)
         axis.set(title=f"{name}, {SPLITS[split]}", xlabel="first axis of the plane", ylabel="second axis of the plane")
         axis.set_aspect("equal")
-        axis.locator_params(nbins=5)  # more numbers touch each other on a panel that this narrows
+        axis.locator_params(nbins=5)  # more numbers would touch: the equal aspect narrows the panel
 
     return draw

@@ -8,7 +8,7 @@ from drawing.panels import Panels
 from metrics.calibration_error import BINS
 
 Z = 1.96  # standard deviations of a 95 % interval
-FEW = 10  # images in a bin under which its bar is pale
+FEW = 10  # the bar of a bin with fewer images is pale
 
 
 def panels(diagrams: dict[str, np.ndarray], models: dict[str, dict]) -> Panels:
@@ -54,7 +54,7 @@ def _panel(bins: np.ndarray, title: str):
 
 
 def wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95 % interval of shares (n,) of so many images each (n,)."""
+    """Wilson's 95 % interval of shares (n,), each of `count` (n,) images."""
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     return (centre - half).clip(0), (centre + half).clip(max=1)

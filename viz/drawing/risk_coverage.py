@@ -11,14 +11,14 @@ from drawing.panels import Panels
 from metrics.rankings import Model
 from metrics.risk_coverage import curve, weigh
 
-LOW = 0.2  # coverage up to which the inset shows the curves
-STEADY = 0.01  # coverage below which single errors make the risk jump, and do not choose the axis
+LOW = 0.2  # coverage up to which the second panel shows the curves
+STEADY = 0.01  # below this coverage single errors make the risk jump, so it does not set the scale of the axis
 
 
 def curves(model: Model, chosen: list[str], scored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Coverages (C,), and the risk there of MSP and of normalised logits, (C,) each: the mean over the splits' scored images.
+    """Coverages (C,), and the risk there by MSP and by normalised logits, (C,) each: on the scored images, averaged over splits.
 
-    Two classes have no normalised logits: None.
+    The risk by normalised logits is None for two classes.
     """
     weights = scored.astype(np.int32)
     samples = min(int(weigh(model.rankings["msp"], weights).total.min()), 10**6)
@@ -31,8 +31,8 @@ def curves(model: Model, chosen: list[str], scored: np.ndarray) -> tuple[np.ndar
 
 
 def draw(models: dict[str, tuple], log_risk: bool, path: Path) -> None:
-    """All models on the same axes, MSP solid and normalised logits dashed; low coverage once more, larger, beside them."""
-    # Beside the curves, not among them, where it would hide those of a model that ranks badly.
+    """All models on the same axes, MSP solid and normalised logits dashed; a second panel enlarges low coverage."""
+    # Next to the curves, not among them, where it would hide those of a model that ranks badly.
     figure, parts = plt.subplot_mosaic([["all", "low"], ["all", "legend"]], figsize=(8.4, 4.2), width_ratios=[2.4, 1])
     parts["legend"].axis("off")
     lines(parts["all"], models, 1, log_risk)
@@ -46,7 +46,7 @@ def draw(models: dict[str, tuple], log_risk: bool, path: Path) -> None:
 
 
 def panels(models: dict[str, tuple], log_risk: bool = False) -> Panels:
-    """The same two for a page."""
+    """The same two panels for a page."""
     names = ", ".join(models)
     words = {1: f"Risk against coverage of {names}", LOW: f"Risk at coverages up to {100 * LOW:g} % of {names}"}
     parts = {said: lambda axis, up_to=up_to: lines(axis, models, up_to, log_risk) for up_to, said in words.items()}
@@ -58,7 +58,7 @@ def lines(axis, models: dict[str, tuple], up_to: float, log_risk: bool) -> None:
     highest, top = 0.0, 0.0
     for colour, (name, (coverages, msp, normal)) in zip(itertools.cycle(style.COLOURS), models.items(), strict=False):
         shown = coverages <= up_to
-        name += " (MSP kept)" * (normal is not None and np.array_equal(msp, normal))  # no dashed line is to be seen then
+        name += " (MSP kept)" * (normal is not None and np.array_equal(msp, normal))  # the dashed line is then hidden
         for risk, dashes, label in ((msp, "-", name), (normal, "--", None))[: 1 if normal is None else 2]:
             drawn = 100 * (np.where(risk > 0, risk, np.nan) if log_risk else risk)
             highest = max(highest, risk[shown].max())

@@ -13,7 +13,7 @@ DIFFERENCES = ("error", "aurc", "excess_aurc", "coverage_at_risk_1", "auroc")  #
 
 
 def page(summary: dict) -> str:
-    """summary.md from what summary.json holds."""
+    """The text of summary.md, from the content of summary.json."""
     resamples, repeats, models = summary["resamples"], summary["repeats"], summary["models"]
     rows = [[name, NAMES[key], *cells(found)] for name, model in models.items() for key, found in model["scores"].items()]
     text = f"In brackets: 95 % of {resamples:,} resamples of the images.\n\n" if resamples else "Without intervals.\n\n"

@@ -1,4 +1,4 @@
-"""How every figure looks: colours that colour-blind readers tell apart (Okabe & Ito), one size of type, PNG and PDF."""
+"""The style of every figure: colours that colour-blind readers can distinguish (Okabe & Ito), one font size, PNG and PDF."""
 
 from pathlib import Path
 
@@ -27,13 +27,13 @@ plt.rcParams.update(
         "axes.axisbelow": True,
         "legend.frameon": False,
         "pdf.fonttype": 42,  # text in PDFs stays text
-        "text.parse_math": False,  # a $ in the name of a class or model is a $
+        "text.parse_math": False,  # a $ in the name of a class or model stays a $
     }
 )
 
 
 def grid(rows: int, columns: int, width: float = 3.6, height: float = 3.2, **options):
-    """rows x columns axes, each with scales of its own. Returns figure and list, row by row."""
+    """rows x columns axes. Returns the figure and the list of axes, row by row."""
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
     return figure, list(axes.flat)
 
@@ -45,12 +45,12 @@ def short(text: str, width: int) -> str:
 
 
 def save(figure, path: Path) -> None:
-    """Write path.png and path.pdf, each under its final name only when whole."""
+    """Write path.png and path.pdf, each under its final name only when complete, and close the figure."""
     save_one(figure, *(path.with_name(path.name + suffix) for suffix in (".png", ".pdf")))
 
 
 def save_one(figure, *paths: Path) -> None:
-    """Write files of the kinds that their names end with."""
+    """Write files in the formats of their suffixes, and close the figure."""
     for path in paths:
         with whole(path) as temporary:
             figure.savefig(temporary)

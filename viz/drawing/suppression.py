@@ -1,16 +1,16 @@
 """What the regulariser of a loss adds to the gradient of each logit, from the formula.
 
-Each loss is the cross-entropy and a regulariser R; a positive dR/dz_k holds logit k down in training, a negative one raises it
-(Xia et al. 2025, Figure 4; [.] is 1 where it holds, else 0):
+Each loss is the cross-entropy plus a regulariser R. A positive dR/dz_k suppresses logit k in training, a negative one raises it
+(Xia et al. 2025, Figure 4; [.] is 1 if true, else 0):
 
     label smoothing   R = alpha (z_y - mean z)     dR/dz_k = alpha ([k = y] - 1/K)
     MaxSup            R = alpha (max z - mean z)   dR/dz_k = alpha ([k = argmax z] - 1/K)
     logit penalty     R = beta/2 ||z||^2           dR/dz_k = beta z_k
 
-The first two do not depend on how sharp the prediction is. For the third, logits must be known, not only the MSP: they are taken
-to have mean 0, and all classes but the predicted one to share 1 - MSP evenly, the label among them where the prediction is wrong.
-Where a prediction is right with probability q, the expected gradient is q times that of a right one plus 1 - q times that of a
-wrong one.
+The first two do not depend on how sharp the prediction is. The third depends on the logits, not only on the MSP. They are assumed
+to have mean 0, and all classes but the predicted one to share 1 - MSP evenly, including the label if the prediction is wrong. If
+a prediction is right with probability q, the expected gradient is q times that of a right one plus 1 - q times that of a wrong
+one.
 """
 
 import math
@@ -23,7 +23,7 @@ from matplotlib.colors import SymLogNorm
 from drawing import style
 
 LOSSES = {"ls": "label smoothing", "maxsup": "MaxSup", "logit-penalty": "logit penalty"}
-# The rows of a map: is the prediction right, which logit, what it is called.
+# The rows of a map: whether the prediction is right, which logit, the row's name.
 ROWS = [
     (True, "max", "right: $z_{max} = z_y$"),
     (True, "other", "right: any other"),
@@ -71,7 +71,7 @@ def even_logits(msp: np.ndarray, classes: int) -> np.ndarray:
 
 @plt.rc_context({"text.parse_math": True})
 def draw(sizes: list[int], alpha: float, beta: float, path: Path) -> None:
-    """A row of maps per number of classes, a column per loss: (right or wrong, logit) x MSP, all in the same colours."""
+    """A row of maps per number of classes, a column per loss: (right or wrong, logit) x MSP, all on the same colour scale."""
     figure, axes = plt.subplots(
         len(sizes), len(LOSSES), figsize=(12.5, 2.6 * len(sizes) + 1.6), squeeze=False, sharey=True, sharex=True
     )

@@ -57,7 +57,7 @@ def read_archive(archive: Path, split: str) -> Contents:
         beside = f", though {map_file.name} is there" if map_file.exists() else ""
         raise ArchiveError(f"{archive}: no such archive{beside}; {prepare} makes it from an image folder")
     names, records, left_out = read_directory(archive, split)
-    notes = [f"{archive}: {left_out} entries are no images and are left out"] if left_out else []
+    notes = [f"{archive}: {left_out} entries are not images and are ignored"] if left_out else []
     flat = "/" not in names[0]
     if not map_file.exists():
         if flat:
@@ -81,7 +81,7 @@ def read_archive(archive: Path, split: str) -> Contents:
         order = folder_order(paths)
         names, records = [names[row] for row in order], records[order]
     if classes and classes != sorted(classes):
-        notes.append(f"{map_file}: its labels are not in sorted class order; they are followed, by class name")
+        notes.append(f"{map_file}: its labels are not in sorted class order; the classes keep the map's order")
     return Contents(names, records, classes, notes)
 
 
@@ -207,7 +207,7 @@ def check_path(name: str, where: object) -> None:
     """Raise ArchiveError for a path that is not allowed in an archive or map."""
     outside = name[:1] in ("/", "\\", "") or (".." in name and ".." in name.replace("\\", "/").split("/"))
     if outside or "\0" in name or "\n" in name or "\r" in name:
-        raise ArchiveError(f"{where}: {name!r} is not a path inside the archive; nothing of it is used")
+        raise ArchiveError(f"{where}: {name!r} is not a path inside the archive; nothing was read")
     if len(name) > LONGEST:
         raise ArchiveError(f"{where}: a path of {len(name)} characters, more than {LONGEST}: {name[:60]}...")
 
@@ -300,4 +300,4 @@ def _classes_of_training_map(map_file: Path, labels: np.ndarray) -> list[str] | 
 
 
 def _how_to_remake(map_file: Path) -> str:
-    return f"{PREPARE.format(root=map_file.parent)} --maps-only --overwrite writes the maps anew"
+    return f"{PREPARE.format(root=map_file.parent)} --maps-only --overwrite rewrites the maps"

@@ -1,7 +1,7 @@
-"""Images from an FFCV file (.beton, .ffcv), where FFCV is installed: the validation file of Conv/ffcv or of ffcv-imagenet.
+"""Images from an FFCV file (.beton, .ffcv), if FFCV is installed: the validation file of Conv/ffcv or of ffcv-imagenet.
 
-FFCV reads the tables and decodes the JPEG data; its loader is not used, since its compiled code follows a damaged file's
-pointers anywhere.
+FFCV reads the tables and decodes the JPEG data. Its loader is not used, because its compiled code follows the pointers of a
+damaged file to any address.
 """
 
 import io
@@ -20,9 +20,9 @@ JPEG, RAW = 0, 1
 
 
 def open_ffcv(path: Path) -> Images:
-    """What an FFCV file with the fields `image` and `label` holds, in its order.
+    """The images of an FFCV file with the fields `image` and `label`, in its order.
 
-    Class names are those of the JSON file that Conv/ffcv leaves beside it; files from elsewhere have none. Raises InputError.
+    Class names come from the JSON file that Conv/ffcv writes next to it; files from elsewhere have none. Raises InputError.
     """
     try:
         from ffcv.reader import Reader
@@ -36,16 +36,16 @@ def open_ffcv(path: Path) -> Images:
         labels, reading = fields["label"], FromFfcv(path, fields["image"], reader.alloc_table)
         if labels.dtype != np.int64 or len(labels) != reader.num_samples or labels.min(initial=0) < 0:
             raise ValueError("its labels are fewer than it says, or not whole numbers from 0 on")
-    except Exception as error:  # a damaged file can fail in any way
+    except Exception as error:  # a damaged file can raise any exception
         raise InputError(f"{path}: damaged, or not an FFCV file of images and labels ({reason(error)})")
     names = [f"{index:08d}" for index in range(len(labels))]
     return Images(path, names, labels, _class_names(path, int(labels.max(initial=0))), reading)
 
 
 class FromFfcv:
-    """FFCV's own pixels of each image; the file is opened anew for each, so that nothing is shared between processes.
+    """The pixels of each image, as FFCV decodes them. The file is opened for each image, so that processes share nothing.
 
-    `images` (N,): mode, width, height and data_ptr; `table`: FFCV's ptr and size of all pieces of data. Raises ValueError.
+    `images` (N,): mode, width, height and data_ptr; `table`: FFCV's table of the ptr and size of all data. Raises ValueError.
     """
 
     def __init__(self, path: Path, images: np.ndarray, table: np.ndarray):
@@ -71,7 +71,7 @@ class FromFfcv:
             pixels = np.zeros((height, width, 3), np.uint8)
             if imdecode(data, pixels, height, width, height, width):
                 raise ValueError("not whole JPEG data")
-        except Exception as error:  # a damaged picture can fail in any way
+        except Exception as error:  # a damaged image can raise any exception
             raise InputError(f"{self.path}: image {name} is damaged ({reason(error)}); write the file again")
         return Image.fromarray(pixels)
 

@@ -1,4 +1,4 @@
-"""Where images lie, and which reader reads them."""
+"""Where the images are, and which reader opens them."""
 
 import zipfile
 from pathlib import Path
@@ -18,13 +18,13 @@ from images.zip_files import open_archive
 
 
 def open_images(path: Path | None, split: str, data: str | None = None) -> Images:
-    """The images of a split: of the named set where `data` is one of NAMED, else of what lies at `path`.
+    """The images of a split: from `path` if it holds the split, else of the set `data`, one of NAMED, if given, else from `path`.
 
     `path`: a folder holding {split}/<class>/<image> or {split}.zip, an archive, or a folder of class folders. Raises InputError.
     """
     if data in NAMED and split not in ("train", "val", "test"):
         raise InputError(f"{data} has no part {split}: train, val or test")
-    if data == "digits":  # a library brings them; of a path it is the folder's images that are meant
+    if data == "digits":  # scikit-learn brings them; with a path, the images at that path are meant
         if path is None:
             return open_known(data, path, split)
         data = None
@@ -50,7 +50,7 @@ def open_images(path: Path | None, split: str, data: str | None = None) -> Image
 
 
 def find_images(checkpoint: Checkpoint, path: Path | None, split: str, data: str | None = None) -> Images:
-    """A split of the images given, or of those the checkpoint was trained on, with the checkpoint's labels. Raises InputError."""
+    """A split of the images given, else of those that the checkpoint names, with the checkpoint's labels. Raises InputError."""
     facts = checkpoint.facts
     if path is None and data is None:
         said = facts.get("data")
@@ -69,9 +69,9 @@ def find_images(checkpoint: Checkpoint, path: Path | None, split: str, data: str
 
 
 def find_training_images(checkpoint: Checkpoint, path: Path | None, data: str | None = None) -> tuple[Images, Tensor]:
-    """The training images that the checkpoint was trained on, labelled as they were; and the data set's own labels (n,) int64.
+    """The images that the checkpoint was trained on, with their labels in training; and the data set's own labels (n,) int64.
 
-    The two differ where labels were changed for the training. Raises InputError.
+    The two differ where labels were changed for training. Raises InputError.
     """
     images = find_images(checkpoint, path, "train", data)
     rows, labels = checkpoint.training_rows, checkpoint.training_labels

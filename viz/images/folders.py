@@ -1,4 +1,4 @@
-"""Image folders: <class>/<anything>/<image>, in the order of torchvision's ImageFolder, without what is hidden."""
+"""Image folders: <class>/<anything>/<image>, in the order of torchvision's ImageFolder, without hidden files and folders."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from images.image_set import Images
 
 
 def open_folder(folder: Path) -> Images:
-    """The images of a folder of class folders. Other files are left out, with a note. Raises InputError."""
+    """The images of a folder of class folders. Files that are not images are omitted, with a note. Raises InputError."""
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(f"{entry.name}/"))
     names, labels, left_out = [], [], [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
     if not classes and any(is_image(name) for name in left_out):
@@ -46,6 +46,6 @@ class FromFolder:
 
     def __call__(self, index: int, name: str) -> str:
         path = os.path.join(self.folder, name)
-        if not os.path.isfile(path):  # a pipe would be waited for
+        if not os.path.isfile(path):  # reading a named pipe would block
             raise InputError(f"{path}: no such file, or not an ordinary one")
         return path

@@ -1,4 +1,4 @@
-"""Images with labels, and the labels that a model gives their classes.
+"""Images with labels, and the conversion of their labels to those of a model.
 
 Order and labels are those of torchvision's ImageFolder: classes by sorted name, files by sorted path.
 """
@@ -20,9 +20,9 @@ from images.image_mode import to_rgb
 class Images(Dataset):
     """images[i] -> (transform(PIL image in RGB), label).
 
-    `classes`: names in label order, or None; `labels` (N,) int64; `names` (N,) paths as bytes; `notes`: lines worth showing.
-    `own_classes` (N,): the data set's own class of each image, whatever superclasses or training labels replace it.
-    `open_image(i, name)` gives what Image.open takes, or an Image.
+    `classes`: names in label order, or None; `labels` (N,) int64; `names` (N,) paths as bytes; `notes`: lines to print.
+    `own_classes` (N,): the data set's own class of each image, even where superclasses or training labels replace it.
+    `open_image(i, name)` returns what Image.open accepts, or an Image.
     """
 
     def __init__(self, where: object, names: list[str], labels, classes: list[str] | None, open_image: Callable, left_out=()):
@@ -30,13 +30,13 @@ class Images(Dataset):
         if not len(names):
             raise InputError(f"{where}: holds no images ({', '.join(ENDINGS)}), {len(left_out)} other files{first}")
         self.where, self.classes, self.open_image, self.transform = where, classes, open_image, None
-        self.names = np.array([os.fsencode(name) for name in names])  # as lists they are copied to each loading process
+        self.names = np.array([os.fsencode(name) for name in names])  # an array: a list would be copied into each loading process
         self.labels = np.array(labels, dtype=np.int64)
         if classes and not 0 <= self.labels.min() <= self.labels.max() < len(classes):
             raise InputError(f"{where}: labels from {self.labels.min()} to {self.labels.max()}, but {len(classes)} classes")
-        self.rows = np.arange(len(self.labels))  # of open_image
+        self.rows = np.arange(len(self.labels))  # the indices that open_image takes
         self.own_classes = [classes[label] if classes else str(label) for label in self.labels]
-        self.notes = [f"{where}: {len(left_out)} files are no images and are left out{first}"] if left_out else []
+        self.notes = [f"{where}: {len(left_out)} files are not images and are ignored{first}"] if left_out else []
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,29 +49,29 @@ class Images(Dataset):
         try:
             with source if isinstance(source, Image.Image) else Image.open(source) as image:
                 image = to_rgb(image)
-        except Exception as error:  # a damaged picture can fail in any way
+        except Exception as error:  # a damaged image can raise any exception
             raise InputError(
                 f"{self.where}/{self.name(index)}: does not decode as an image ({reason(error)}); replace or remove it"
             )
         return self.transform(image) if self.transform else image, int(self.labels[index])
 
     def keep(self, rows: np.ndarray) -> None:
-        """Leave only the images of these rows (n,), in their order."""
+        """Keep only the images of these rows (n,), in the order given."""
         self.rows, self.names, self.labels = self.rows[rows], self.names[rows], self.labels[rows]
         self.own_classes = [self.own_classes[row] for row in rows]
 
 
 def check_different(train: Images, test: Images) -> None:
-    """Raise InputError where both splits are the same images: a folder of class folders, an archive or a file without splits."""
+    """Raise InputError if both splits are the same images, as from a folder of class folders, an archive or an FFCV file."""
     if str(train.where) == str(test.where) and np.array_equal(train.names, test.names):
         raise InputError(f"{train.where}: the same images for training and test; --data-path wants a folder that holds both")
 
 
 def match_classes(images: Images, classes: list[str] | None, outputs: int, owner: object) -> None:
-    """Make labels follow `classes`, the owner's names in label order, by name; without names they stay as they are.
+    """Renumber labels by class name to follow `classes`, the owner's names in label order; without names they are unchanged.
 
-    1,000 outputs without names are ImageNet's wnids in sorted order where the images' classes are such. Raises InputError where
-    a class is unknown to the owner, or where labels would have to be guessed.
+    1,000 outputs without names are taken as ImageNet's wnids in sorted order if the images' classes are wnids. Raises InputError
+    if a class is unknown to the owner, or if labels would have to be guessed.
     """
     imagenet = ImageNetInfo().label_names() if outputs == 1000 and classes is None else []
     if imagenet and images.classes and set(images.classes) <= set(imagenet):

@@ -1,4 +1,4 @@
-"""Data sets known by name: the digits, which need no download, and three of torchvision's."""
+"""Data sets known by name: the digits, which need no download, and three from torchvision."""
 
 import gzip
 import urllib.error
@@ -17,14 +17,14 @@ TRAIN_DIGITS = 1400  # of scikit-learn's 1,797, in their order; the last 397 val
 
 
 def open_known(data: str, path: Path | None, split: str) -> Images:
-    """A split of a set of NAMED, from the files at `path` or downloaded into data/. Raises InputError."""
+    """A split of one of NAMED, from the files at `path`, by default data/; missing files are downloaded. Raises InputError."""
     if data == "digits":
         return _digits(split)
     return _fashion_mnist(path, split) if data == "fashion-mnist" else _cifar(path or Path("data"), split, data)
 
 
 class FromArrays:
-    """Pictures (N, H, W) or (N, H, W, 3) uint8 in memory."""
+    """Images (N, H, W) or (N, H, W, 3) uint8 in memory."""
 
     def __init__(self, pixels: np.ndarray):
         self.pixels = pixels
@@ -41,7 +41,7 @@ def _in_memory(where: str, pixels: np.ndarray, labels, classes: list[str]) -> Im
 
 def _digits(split: str) -> Images:
     """scikit-learn's handwritten digits, 8x8: the first 1,400 for training, the last 397 for validation."""
-    from sklearn.datasets import load_digits  # takes most of a second, and only these images need it
+    from sklearn.datasets import load_digits  # imported here: it takes most of a second, and only the digits need it
 
     digits = load_digits()
     part = slice(None, TRAIN_DIGITS) if split == "train" else slice(TRAIN_DIGITS, None)
@@ -52,7 +52,7 @@ def _digits(split: str) -> Images:
 def _cifar(root: Path, split: str, data: str) -> Images:
     kind = torchvision.datasets.CIFAR10 if data == "cifar10" else torchvision.datasets.CIFAR100
     try:
-        images = kind(root, train=split == "train", download=True)  # downloads nothing where all files are whole
+        images = kind(root, train=split == "train", download=True)  # downloads nothing if all files are intact
     except (OSError, RuntimeError, urllib.error.URLError) as error:
         raise InputError(f"{root / kind.base_folder}: {data} is neither there nor can it be downloaded ({reason(error)})")
     return _in_memory(data, images.data, images.targets, images.classes)
@@ -61,8 +61,8 @@ def _cifar(root: Path, split: str, data: str) -> Images:
 def _fashion_mnist(root: Path | None, split: str) -> Images:
     """Fashion-MNIST's idx files, compressed or not, in a folder or in torchvision's subfolder of it; else torchvision's download.
 
-    They are read here because torchvision's own reader takes neither compressed files, as Debian's package has them, nor one
-    split alone.
+    They are read here because torchvision's own reader accepts neither compressed files, as in Debian's package, nor a folder
+    with only one split.
     """
     known = torchvision.datasets.FashionMNIST
     roots = [root] if root else [Path("data"), Path("/usr/share/datasets/fashion-mnist")]

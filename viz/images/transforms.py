@@ -1,4 +1,4 @@
-"""How a model is shown an image: scaled and cut as in its training's validation, then normalised."""
+"""Preprocessing of an image for a model: resized and cropped as in the validation during its training, then normalised."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from torchvision import transforms
 
 
 def transform(facts: dict) -> Callable[[Image.Image], Tensor]:
-    """Scale the shorter side to input_size / crop_ratio and cut the centre: (3, input_size, input_size) uint8.
+    """Resize the shorter side to input_size / crop_ratio and crop the centre: (3, input_size, input_size) uint8.
 
-    For models trained through FFCV ("area") the other way round, see AreaCentre.
+    Models trained through FFCV (interpolation "area") crop first and then resize, see AreaCentre.
     """
     size = facts["input_size"]
     if facts["interpolation"] == "area":
@@ -22,15 +22,15 @@ def transform(facts: dict) -> Callable[[Image.Image], Tensor]:
 
 
 def normalise(images: Tensor, facts: dict) -> Tensor:
-    """Images (B, 3, H, W) uint8 as the model wants them: float32 of the checkpoint's mean and standard deviation."""
+    """Images (B, 3, H, W) uint8 as the model expects them: float32, normalised by the checkpoint's mean and std."""
     mean, std = (images.new_tensor(facts[key], dtype=torch.float32).view(3, 1, 1) for key in ("mean", "std"))
     return images.float().div_(255).sub_(mean).div_(std)
 
 
 class AreaCentre:
-    """A PIL image -> the central square of crop_ratio x its shorter side, scaled to `size` px: (3, size, size) uint8.
+    """A PIL image -> the central square of crop_ratio x its shorter side, resized to `size` px: (3, size, size) uint8.
 
-    By OpenCV's INTER_AREA, as FFCV does: each pixel is the mean of what it covers.
+    Resized with OpenCV's INTER_AREA, as in FFCV: each pixel is the mean of the area that it covers.
     """
 
     def __init__(self, size: int, crop_ratio: float):

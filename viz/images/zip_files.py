@@ -1,4 +1,4 @@
-"""ZIP archives of image folders: their rules are those of archives.py, which every reader of the repository follows."""
+"""ZIP archives of image folders, by the rules of archives.py, which every reader in this repository follows."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from images.image_set import Images
 
 
 def open_archive(path: Path, split: str) -> Images:
-    """The images of a ZIP archive, labelled by the map file beside it or by their class folders. Raises InputError."""
+    """The images of a ZIP archive, labelled by the map file next to it or by their class folders. Raises InputError."""
     try:
         contents = read_archive(path, split)
     except ArchiveError as error:
@@ -25,7 +25,7 @@ def open_archive(path: Path, split: str) -> Images:
 
 
 class FromArchive:
-    """The bytes of entries, checked; each process opens the archive itself. records: see archives.py."""
+    """Returns the bytes of an entry, checked. Each process opens the archive itself. records: see archives.py."""
 
     def __init__(self, path: Path, records: np.ndarray):
         self.path, self.records, self.file = path, records, None

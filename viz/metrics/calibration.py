@@ -13,16 +13,16 @@ from metrics.scores import chunks, normalised_scores, plain_scores
 from metrics.selection import FEW_ERRORS, FEW_HELD_OUT, choose
 from metrics.temperature import at_temperature, fit_each
 
-# Of s_p the best, even where MSP ranks better: a temperature changes neither it nor the largest logit's ranking.
+# best_s_p is the best s_p even where MSP ranks better. A temperature changes neither its ranking nor that of the max logit.
 RANKINGS = {"msp": "MSP", "max_logit": "max logit", "best_s_p": "best s_p"}
 
 
 def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, seed: int, name: str) -> dict:
-    """Figures before and after a temperature, mean over the splits, of logits (N, K) and labels (N,).
+    """Numbers for logits (N, K) and labels (N,) before and after a temperature, averaged over the splits.
 
     Returns temperatures and chosen (one per usable split; no s_p is chosen for two classes), before and after (ece,
-    classwise_ece, nll, brier, and the AURC of RANKINGS), bins (2, BINS, 3): before and after, samples, sum of confidence and
-    right predictions in each bin of all usable splits' scored images; and notes.
+    classwise_ece, nll, brier, and the AURC of RANKINGS), bins and notes. bins (2, BINS, 3) holds, before and after, the samples,
+    the sum of confidence and the right predictions of each bin, summed over the scored images of all usable splits.
     """
     held_out = splits(len(labels), fraction, repeats, seed)
     model = rank_images(logits, labels, name)
@@ -52,7 +52,7 @@ def calibrate(logits: Tensor, labels: Tensor, fraction: float, repeats: int, see
 
 
 def rankings_at(logits: Tensor, labels: Tensor, index: Tensor, temperature: float, score: str | None) -> dict[str, float]:
-    """The AURC of RANKINGS of logits (N, K) / temperature, rows `index` (n,). score: the s_p of normalised logits, None: none."""
+    """The AURC of each of RANKINGS, for rows `index` (n,) of logits (N, K) / temperature. score: which s_p to use, or None."""
     columns = {key: [] for key in RANKINGS if score or key != "best_s_p"}
     wrong = []
     for rows, targets in chunks(logits, labels, index):

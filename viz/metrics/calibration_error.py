@@ -14,12 +14,12 @@ def bins_of(probability: Tensor, bins: int = BINS) -> Tensor:
 
 
 def ece(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
-    """The gap between confidence (N,) and accuracy, right (N,) bool, of each equal-width bin, weighted by its samples."""
+    """The absolute gap between confidence (N,) and accuracy, from right (N,) bool, per equal-width bin, averaged over samples."""
     return binned(confidence, right, bins)[:, 3].abs().sum().item() / len(confidence)
 
 
 def binned(confidence: Tensor, right: Tensor, bins: int = BINS) -> Tensor:
-    """(bins, 4) float64 sums over the samples of each bin: their number, confidence, right ones, confidence less right ones."""
+    """(bins, 4) float64 sums over the samples of each bin: number, confidence, right ones, confidence minus right ones."""
     confidence, right = confidence.double(), right.double()
     rows = torch.stack([torch.ones_like(confidence), confidence, right, confidence - right], 1)
     return torch.zeros(bins, 4, dtype=torch.float64).index_add_(0, bins_of(confidence, bins), rows)

@@ -1,4 +1,4 @@
-"""How often predictions are right, and how likely and how sure they are: top-1, top-5, NLL, Brier score, confidence."""
+"""Accuracy, likelihood and confidence of predictions: top-1, top-5, NLL, Brier score, mean MSP."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from metrics.risk_coverage import aurc
 
 
 def columns(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n, 5) float64 of logits (n, K) and labels (n,): MSP less 1, right, in the top 5, NLL in nats, Brier score.
+    """(n, 5) float64 of logits (n, K) and labels (n,): MSP - 1, right, in the top 5, NLL in nats, Brier score.
 
-    MSP: the largest softmax probability, less 1 because near certainty its digits would be lost in the 1. The Brier score is
-    summed over the classes.
+    MSP is the largest softmax probability; near certainty, rounding would lose the digits of MSP but not those of MSP - 1. The
+    Brier score is summed over the classes.
     """
     target = labels.unsqueeze(1)
     in_top5 = (logits.topk(min(5, logits.shape[1])).indices == target).any(1)
@@ -21,7 +21,7 @@ def columns(logits: Tensor, labels: Tensor) -> Tensor:
     nll = -gaps.gather(1, target).squeeze(1)
     odds = gaps.exp_()
     at_target = odds.gather(1, target).squeeze(1)
-    rest = odds.scatter_(1, predicted.unsqueeze(1), 0.0).sum(1)  # of every class but the predicted one, whose own is 1
+    rest = odds.scatter_(1, predicted.unsqueeze(1), 0.0).sum(1)  # odds of every class but the predicted one, whose own are 1
     total = 1 + rest
     brier = (1 + odds.square().sum(1)) / total**2 - 2 * at_target / total + 1
     return torch.stack([-rest / total, (predicted == labels).double(), in_top5.double(), nll + rest.log1p(), brier], 1)
@@ -36,7 +36,7 @@ def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def measure(test: Outputs, train: Training | None) -> dict[str, float | None]:
-    """Mean MSP of right and of wrong predictions too; train_top1 by the labels of the training, and by the data set's own."""
+    """Also the mean MSP of right and wrong predictions; train_top1 by the training labels, _clean by the data set's own."""
 
     def summed(logits: Tensor, labels: Tensor) -> Tensor:
         rows = columns(logits, labels)

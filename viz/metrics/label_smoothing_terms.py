@@ -11,8 +11,9 @@ from metrics.outputs import Outputs
 def terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Regularisation and error enhancement of logits (n, K), labels (n,), for alpha 1: two columns (n,) float64.
 
-    Label smoothing adds alpha (z_t - mean z). Over the classes m below and above the target t this is a regularisation part,
-    alpha/K sum_{z_m < z_t} (z_t - z_m), and an error-enhancement part, alpha/K sum_{z_m > z_t} (z_t - z_m), never positive.
+    Label smoothing adds alpha (z_t - mean z), t the target. The classes m with smaller logits contribute the regularisation,
+    alpha/K sum_{z_m < z_t} (z_t - z_m); those with larger logits contribute the error enhancement, which is never positive,
+    alpha/K sum_{z_m > z_t} (z_t - z_m).
     """
     z = logits.double()
     gaps = z.gather(1, labels.unsqueeze(1)) - z

@@ -1,8 +1,8 @@
-"""Linear transfer (Table 2 of the MaxSup repository): what frozen features tell of classes that training did not name.
+"""Linear transfer (Table 2 of the MaxSup repository): what frozen features tell about classes that training did not name.
 
-Features standardised by the training images' mean and deviation; multinomial logistic regression whose L2 strength is chosen on a
-fifth of the training images, then fitted to all of them; accuracy on the test images. Nothing is random but the choice of that
-fifth, by a fixed seed.
+Features are standardised by the mean and standard deviation of the training images. The L2 strength of a multinomial logistic
+regression is chosen on a held-out fifth of the training images; the regression is then fitted to all of them and scored on the
+test images. Only the choice of that fifth is random, with a fixed seed.
 """
 
 from collections import Counter
@@ -16,15 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 HELD_OUT = 0.2  # of the training images
-STEPS = 5000  # iterations at most of a fit
-TOLERANCE = 1e-4  # of the largest entry of the mean loss's gradient, where a fit ends
+STEPS = 5000  # maximum iterations of a fit
+TOLERANCE = 1e-4  # a fit ends when no entry of the mean loss's gradient is larger
 
 
 def drawn(classes: list[str]) -> Tensor:
-    """Indices (n,) of the training images, each of a class, that measure.py's linear transfer takes: TRANSFER_IMAGES at random.
+    """Indices (n,) of the training images that measure.py's linear transfer uses, TRANSFER_IMAGES at random. classes: of each.
 
-    All of them take minutes instead of seconds. A class that chance leaves with fewer than two gets its first ones in that order
-    in addition, for one part of each class is held out.
+    All images would take minutes instead of seconds. A class with fewer than two of the drawn images also gets its next ones in
+    the random order, because a part of each class is held out.
     """
     order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
     rows, more = order[:TRANSFER_IMAGES].tolist(), order[TRANSFER_IMAGES:].tolist()
@@ -38,7 +38,7 @@ def drawn(classes: list[str]) -> Tensor:
 
 def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes: list[str], strengths: list[float]) -> dict:
     """Chosen strength C, accuracies (%) on held-out training images and on the test images, from features (N, D)."""
-    from sklearn.linear_model import LogisticRegression  # here, for its second of import is for transfer alone
+    from sklearn.linear_model import LogisticRegression  # imported here: the import takes a second
     from sklearn.model_selection import train_test_split
 
     classes = sorted(set(train_classes))
@@ -56,7 +56,7 @@ def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes
     found, head = [], LogisticRegression(tol=TOLERANCE, max_iter=STEPS, warm_start=True)  # the last optimum is near the next
     for strength in tqdm(strengths, desc="strengths", unit="fit", leave=False, disable=None):
         found.append(100 * head.set_params(C=strength).fit(x, y[fitting]).score(z, y[held_out]))
-    best = int(np.argmax(found))  # of equal ones the strongest penalty
+    best = int(np.argmax(found))  # the strongest penalty among equals
     x, z = standardised(train, test)
     head = LogisticRegression(C=strengths[best], tol=TOLERANCE, max_iter=STEPS).fit(x, y)
     return {
@@ -70,7 +70,7 @@ def transfer(train: Tensor, train_classes: list[str], test: Tensor, test_classes
 
 
 def standardised(train: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Both less the first's mean over its deviation, float64; columns that do not vary become 0."""
+    """Both minus the mean of `train`, divided by its standard deviation where that is not 0; float64."""
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()

@@ -8,12 +8,12 @@ NAMES = ("max_logit_right", "max_logit_wrong", "max_logit_gap")
 
 
 def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
-    """Mean largest logit in each narrow bin of the MSP's odds, averaged over the bins that hold right and wrong predictions.
+    """Mean largest logit in each narrow bin of the MSP's odds, averaged over the bins that hold both right and wrong predictions.
 
-    A bin counts by its share of all samples. Bins of equal width in the MSP would not do: the last one, whose odds span powers of
-    ten, holds most of what a confident model predicts, and in it the right predictions have larger logits because their MSP is
-    larger. Under label smoothing the paper finds max_logit_gap, right less wrong, negative. None for two classes, where the MSP
-    and the mean of the logits determine the largest one.
+    Bins are weighted by their number of samples. Bins of equal width in the MSP would not do: the last one, whose odds span
+    powers of ten, holds most predictions of a confident model, and in it the right predictions have larger logits because their
+    MSP is larger. The paper finds that label smoothing makes max_logit_gap, right minus wrong, negative. None for two classes,
+    where the MSP and the mean of the logits determine the largest one.
     """
     count, total = np.moveaxis(test.ranked.given_odds[:, :, :2], 2, 0)  # each (2, bins): right and wrong
     both = (count > 0).all(0)

@@ -8,7 +8,7 @@ from metrics.outputs import Outputs
 
 
 def near_zero(logits: Tensor, threshold: float = THRESHOLD) -> Tensor:
-    """(N,) float64 share of a sample's K logits with |z| < threshold, compared in the logits' own type."""
+    """(N,) float64 share of a sample's K logits with |z| < threshold, compared in the logits' own dtype."""
     return (logits.abs() < threshold).double().mean(1)
 
 

@@ -1,4 +1,4 @@
-"""What a model put out for one split of the images, as the metrics take it."""
+"""The outputs of a model for one split of the images, in the form that the metrics take."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -15,14 +15,14 @@ from metrics.rankings import Model
 from metrics.resampling import splits
 from metrics.segmentation import EXACT, labelled_pixels, rank_file
 
-ELEMENTS = 1 << 19  # logits looked at at a time: 4 MB in float64
+ELEMENTS = 1 << 19  # logits processed at a time: 4 MB in float64
 
 
 class Training(NamedTuple):
-    """What is kept of the training images, whose logits and features would fill the memory.
+    """What is kept for the training images, whose logits and features would fill the memory.
 
-    predicted, labels (N,): the labels of the training; own_labels (N,): the data set's, which differ where these were changed for
-    the training; variation: of the features, see metrics.variation.
+    predicted (N,): classes; labels (N,): those used in training; own_labels (N,): the data set's, which differ where labels were
+    changed for training; variation: of the features, see metrics.variation.
     """
 
     predicted: Tensor
@@ -34,7 +34,7 @@ class Training(NamedTuple):
 class Outputs:
     """Logits (N, K) and labels (N,) of images, or (N, K, H, W) and (N, H, W), whose labelled pixels are the samples.
 
-    content: what logits_file.load gives, with features (N, D) or without. The units of splits are images in both forms.
+    content: what logits_file.load returns, with or without features (N, D). The units of splits are images in both forms.
     """
 
     def __init__(self, content: dict, name: str):
@@ -43,7 +43,7 @@ class Outputs:
         self.units, self.classes, self.dense = len(self.labels), self.logits.shape[1], self.logits.ndim == 4
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (n, K) of the file's own type and labels (n,) of all samples, some at a time."""
+        """Logits (n, K) in the file's own dtype and labels (n,) of all samples, a chunk at a time."""
         if self.dense:
             yield from labelled_pixels(self.content, f"metrics of {self.name}")
         else:
@@ -69,15 +69,15 @@ class Outputs:
 
     @cached_property
     def chosen(self) -> list[str]:
-        """The score that each split's held-out units choose: one of normalised logits, or MSP. Empty for two classes."""
-        from metrics.selection import choose  # that module's measure() takes this class
+        """The score chosen on each split's held-out units: one of normalised logits, or MSP. Empty for two classes."""
+        from metrics.selection import choose  # imported here: that module imports this one
 
         return choose(self.ranked, self.held_out)
 
     @cached_property
     def tempered(self) -> NamedTuple:
         """The samples of `sampled` at the temperature of each random split: metrics.temperature.Tempered."""
-        from metrics.temperature import temper  # that module's measure() takes this class
+        from metrics.temperature import temper  # imported here: that module imports this one
 
         logits, labels, unit = self.sampled
         found = temper(logits, labels, torch.from_numpy(self.held_out)[unit].T)
@@ -87,7 +87,7 @@ class Outputs:
 
     @cached_property
     def sampled(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (n, K), labels (n,) and units (n,): all images, or in segmentation at most EXACT pixels, evenly taken."""
+        """Logits (n, K), labels (n,) and units (n,): all images or, in segmentation, about EXACT pixels at most."""
         if not self.dense:
             return self.logits, self.labels, torch.arange(self.units)
         parts = list(labelled_pixels(self.content, f"pixels of {self.name}", -(-self.content["pixels"] // EXACT)))

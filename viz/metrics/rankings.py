@@ -1,4 +1,4 @@
-"""What selective classification needs to know of a model: the ranking by each score, and its largest logits given its MSP."""
+"""What selective classification needs to know about a model: the ranking by each score, and the largest logit given the MSP."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ from metrics.risk_coverage import Ranking, rank
 from metrics.scores import all_scores
 
 ODDS = (-3, 12)  # powers of ten between which the odds MSP / (1 - MSP) are binned
-ODDS_PER_TEN = 20  # bins in a factor of ten
+ODDS_PER_TEN = 20  # bins per factor of ten
 
 
 class Model(NamedTuple):
-    """rankings: by the name of the score. units, samples: images; in segmentation images, pixels. labels: as in the file.
+    """rankings: by name of the score. units: images; samples: images, or pixels in segmentation. labels: as in the file.
 
     given_odds: (2, bins, 3) float64 for right and wrong predictions: count, sum of max logit, sum of its square, by bin of log10
-    of the odds MSP / (1 - MSP), which tell confident samples apart.
+    of the odds MSP / (1 - MSP), which separate confident samples.
     """
 
     rankings: dict[str, Ranking]
@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 
 def rank_images(logits: Tensor, labels: Tensor, name: str) -> Model:
-    """logits (N, K) and labels (N,) of the model `name`: every image is a sample and a unit."""
+    """The rankings of logits (N, K) and labels (N,) of the model `name`. Every image is a sample and a unit."""
     scores, wrong = all_scores(logits, labels, f"scores of {name}")
     scores, wrong = {key: score.numpy() for key, score in scores.items()}, wrong.numpy()
     bar = tqdm(scores.items(), desc=f"ranks of {name}", unit="score", disable=None, leave=False)
@@ -39,9 +39,9 @@ def rank_images(logits: Tensor, labels: Tensor, name: str) -> Model:
 
 
 def given_odds(msp: np.ndarray, max_logit: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Model.given_odds of samples, to be added up over images: MSP less 1 (n,), max logit (n,), wrong (n,) bool.
+    """Model.given_odds of some samples, which can be summed over images; msp: MSP - 1 (n,), max_logit (n,), wrong (n,) bool.
 
-    Odds beyond ODDS count in the bins at the ends.
+    Odds outside ODDS count in the outermost bins.
     """
     with np.errstate(divide="ignore"):  # an MSP of 1 has infinite odds
         odds = np.log10((1 + msp) / np.abs(msp)).clip(*ODDS)

@@ -13,8 +13,8 @@ AT_ONCE = 16  # resamples drawn together: enough to keep vector operations long,
 def resamples(units: int, count: int, seed: int) -> list[Callable[[], np.ndarray]]:
     """Functions that each draw weights (units, <= AT_ONCE) int32, `count` columns in all: how often each unit is drawn.
 
-    A column draws `units` times with replacement. Equal arguments give equal resamples, in whatever order the functions are
-    called, so figures of two models over the same images are paired.
+    Each column is `units` draws with replacement. Equal arguments give equal resamples, in whatever order the functions are
+    called, so the figures of two models on the same images are paired.
     """
 
     def draw(start: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def resamples(units: int, count: int, seed: int) -> list[Callable[[], np.ndarray
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
-    """Percentile interval of bootstrapped values (R,), of those that are defined; None where that is fewer than half of them."""
+    """Percentile interval of the defined ones among bootstrapped values (R,); None if fewer than half of them are defined."""
     defined = values[np.isfinite(values)]
     if not len(defined) or 2 * len(defined) < len(values):
         return None
@@ -37,7 +37,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
 
 def splits(units: int, fraction: float, repeats: int, seed: int) -> np.ndarray:
     """(units, repeats) bool: True where held out, the same number in each column. Equal arguments give equal splits."""
-    generator = np.random.default_rng([seed, 1])  # another stream than the resamples
+    generator = np.random.default_rng([seed, 1])  # a different stream from that of the resamples
     held_out = np.zeros((units, repeats), bool)
     for column in range(repeats):
         held_out[generator.permutation(units)[: held_out_count(units, fraction)], column] = True
@@ -45,11 +45,11 @@ def splits(units: int, fraction: float, repeats: int, seed: int) -> np.ndarray:
 
 
 def held_out_count(units: int, fraction: float) -> int:
-    """How many of the units are held out: the nearest whole number."""
+    """The number of units that are held out, rounded to the nearest integer."""
     return round(fraction * units)
 
 
 def check_split(units: int, fraction: float, name: str) -> None:
-    """Raise InputError where one side of the splits would be empty."""
+    """Raise InputError if one side of the splits would be empty."""
     if held_out_count(units, fraction) in (0, units):
         raise InputError(f"{name}: {fraction} of {units} images, the share to hold out, leaves one side of the split empty")

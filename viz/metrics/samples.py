@@ -1,4 +1,4 @@
-"""What analysis.py draws of each sample and averages in its table, in one pass over the logits."""
+"""What analysis.py draws for each sample and averages in its table, computed in one pass over the logits."""
 
 from dataclasses import dataclass, fields
 
@@ -18,9 +18,9 @@ DENSITY_BINS = 200
 
 @dataclass
 class Samples:
-    """A row per sample, float64 (N,) unless said."""
+    """One entry per sample, float64 (N,) unless noted."""
 
-    msp: Tensor  # largest softmax probability, less 1
+    msp: Tensor  # largest softmax probability, minus 1
     right: Tensor  # bool: the prediction is the label
     in_top5: Tensor  # bool
     nll: Tensor  # nats
@@ -37,8 +37,8 @@ class Samples:
 
 
 def samples(logits: Tensor, labels: Tensor, threshold: float) -> Samples:
-    """Logits (N, K) of any floating type and labels (N,) int64, looked at chunk by chunk: O(N K) time, O(N) memory."""
-    # Made beforehand: small results between large chunks would keep the memory of these from being used again.
+    """From logits (N, K) of any floating type and labels (N,) int64, processed in chunks: O(N K) time, O(N) memory."""
+    # Allocated first: small results between large chunks would keep the memory of the chunks from being reused.
     found = torch.empty(len(fields(Samples)), len(logits), dtype=torch.float64)
     step = max(1, ELEMENTS // logits.shape[1])
     for part, rows, targets in zip(found.split(step, 1), logits.split(step), labels.split(step), strict=True):
@@ -51,7 +51,10 @@ def samples(logits: Tensor, labels: Tensor, threshold: float) -> Samples:
 
 
 def summary(rows: Samples, alpha: float) -> dict[str, float]:
-    """The numbers of the table. Quantiles and means of z_max - mean z are None where no prediction is right, or none wrong."""
+    """The numbers of the table. Means and quantiles of z_max - mean z are None if no prediction is right, or none wrong.
+
+    The quantiles are also None from 2**24 predictions on.
+    """
     gap = rows.top - rows.mean
     numbers = {
         "images": len(gap),
@@ -75,7 +78,7 @@ def summary(rows: Samples, alpha: float) -> dict[str, float]:
 
 
 def density(logits: Tensor, low: float, high: float) -> Tensor:
-    """Histogram (DENSITY_BINS,) float64 of all logits from low to high, as a density that sums to 1 over the bins' widths."""
+    """Histogram (DENSITY_BINS,) float64 of all logits from low to high, as a density whose integral is 1."""
     counts = torch.zeros(DENSITY_BINS, dtype=torch.float64)
     for rows in logits.split(max(1, 4 * ELEMENTS // logits.shape[1])):
         counts += torch.histc(rows.float(), DENSITY_BINS, low, high).double()

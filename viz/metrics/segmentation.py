@@ -1,6 +1,6 @@
 """Semantic segmentation: logits (N, K, H, W) and labels (N, H, W), whose pixels are the samples and whose images are the units.
 
-A file may be larger than memory: it stays on the disk, and one image at a time is looked at.
+A file may be larger than memory: it stays on disk and is processed one image at a time.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from metrics.rankings import Model, given_odds, rank_images
 from metrics.risk_coverage import Ranking, rank
 from metrics.scores import all_scores
 
-EXACT = 2**18  # up to so many pixels are ranked one by one; of more, the scores are put into bins
+EXACT = 2**18  # up to this many pixels are ranked one by one; the scores of more are binned
 BINS = 4096
 
 
@@ -40,7 +40,7 @@ def pixels(content: dict, title: str, step: int = 1) -> Iterator[tuple[dict[str,
 
 
 def rank_pixels(content: dict, name: str) -> Model:
-    """What logits_file.load gave of the model `name`. More than EXACT pixels are ranked by bins of the score, see edges()."""
+    """The rankings of `content`, from logits_file.load. More than EXACT pixels are ranked by bins of the score, see edges()."""
     build = _rank_each if content["pixels"] <= EXACT else _rank_bins
     rankings, sums = build(content, f"scores of {name}")
     return Model(rankings, len(content["labels"]), content["pixels"], content["logits"].shape[1], content["labels"], sums)
@@ -63,7 +63,7 @@ def _rank_each(content: dict, title: str) -> tuple[dict[str, Ranking], np.ndarra
 
 
 def _rank_bins(content: dict, title: str) -> tuple[dict[str, Ranking], np.ndarray]:
-    """Samples and errors by bin and image, gathered image by image: a bin is a group, as if its pixels had equal scores."""
+    """Samples and errors by bin and image, counted image by image. A bin is a group, as if its pixels had equal scores."""
     step = -(-content["pixels"] // EXACT)
     sample = [scores for scores, _ in pixels(content, f"{title}, bins", step)]
     bounds = {key: edges(np.concatenate([scores[key] for scores in sample])) for key in sample[0]}
@@ -83,8 +83,8 @@ def _rank_bins(content: dict, title: str) -> tuple[dict[str, Ranking], np.ndarra
 def edges(sample: np.ndarray) -> np.ndarray:
     """Ascending edges (<= BINS,) between the bins, from a sample of the scores (n,).
 
-    Three quarters of them lie at equal distances in rank, a quarter at equal ratios of it, for the beginning of the curve,
-    where few pixels are answered.
+    Three quarters of them are spaced equally in rank. One quarter is spaced by equal ratios of ranks, for the beginning of the
+    curve, where few pixels are answered.
     """
     sample = np.sort(sample)
     ranks = np.r_[np.linspace(1, len(sample), 3 * BINS // 4), np.geomspace(1, len(sample), BINS // 4)].round().astype(np.int64)

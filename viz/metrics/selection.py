@@ -1,4 +1,4 @@
-"""Selective classification: how well a model's confidence ranks its errors, and what normalised logits give back."""
+"""Selective classification: how well a model's confidence ranks its errors, and what normalised logits recover."""
 
 import itertools
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from metrics.resampling import interval, resamples, splits
 from metrics.risk_coverage import FIGURES, figures, weigh
 from metrics.scores import PLAIN, POWERS, normalised
 
-FEW_HELD_OUT = 100  # fewer held-out units than this choose p or T by chance
-FEW_ERRORS = 10  # likewise, fewer held-out errors than this
-FEW_IMAGES = 30  # resamples of fewer images than this hardly differ in what they can say
-SPLIT = ("split_msp", "normalised")  # the scores whose figures are means over splits, beside PLAIN on all images
+FEW_HELD_OUT = 100  # on fewer held-out samples than this, p or T is chosen by chance
+FEW_ERRORS = 10  # likewise on fewer held-out errors than this
+FEW_IMAGES = 30  # resamples of fewer images than this give only rough intervals
+SPLIT = ("split_msp", "normalised")  # the scores whose figures are means over splits; those of PLAIN are on all images
 TWO_CLASSES = "normalised logits need three classes or more: with two, s_p is the same for every sample"
 
 
 def analyse(
     models: dict[str, Model], fraction: float = FRACTION, repeats: int = REPEATS, bootstrap: int = 1000, seed: int = SEED
 ) -> dict:
-    """What summary.json holds of models by name. fraction, repeats: of the held-out splits; bootstrap: resamples, 0 for none.
+    """The content of summary.json for models by name. fraction, repeats: of held-out splits; bootstrap: resamples, 0 for none.
 
-    A figure is {"value", "interval"}, fractions, None where it is not defined; FIGURES lists them.
+    Each figure of FIGURES is {"value", "interval"}, as fractions, None where it is not defined.
     """
     rows, points, draws, notes = {}, {}, {}, []
     for name, model in models.items():
@@ -65,8 +65,8 @@ def analyse(
 def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
     """Risk, coverage and AUROC as fractions, by MSP unless the name says another score.
 
-    aurc_split_msp and aurc_normalised: MSP, and the score chosen on the held-out fifth, on the same other images, means over
-    the splits. normalised_kept_msp: the share of the splits whose choice was MSP.
+    aurc_split_msp and aurc_normalised: by MSP, and by the score chosen on the held-out fifth, both on the other images, averaged
+    over the splits. normalised_kept_msp: the share of the splits that chose MSP.
     """
     model = analyse({"": test.ranked}, bootstrap=0)["models"][""]
 
@@ -83,9 +83,9 @@ def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
 
 
 def choose(model: Model, held_out: np.ndarray, msp: bool = True) -> list[str]:
-    """For each split, held_out (units, repeats) bool, the s_p, or with `msp` also MSP, of the lowest AURC there, first of equals.
+    """For each split, held_out (units, repeats) bool, the s_p (or MSP, with `msp`) of lowest held-out AURC, the first of equals.
 
-    Of two classes there is nothing to choose, and the list is empty.
+    For two classes there is nothing to choose, and the list is empty.
     """
     if model.classes < 3:
         return []
@@ -96,16 +96,16 @@ def choose(model: Model, held_out: np.ndarray, msp: bool = True) -> list[str]:
 
 
 def weighted(model: Model, chosen: list[str], scored: np.ndarray, weights: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Every figure (R,) of every score under weights (units, R): of PLAIN on all images; of SPLIT, see over_splits."""
+    """Every figure (R,) of every score under weights (units, R): for PLAIN on all images; for SPLIT, see over_splits."""
     result = {name: figures(weigh(model.rankings[name], weights)) for name in PLAIN}
     return result | over_splits(model, chosen, scored, weights)
 
 
 def over_splits(model: Model, chosen: list[str], scored: np.ndarray, weights: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Every figure (R,) of SPLIT under weights (units, R): means over the splits. Nothing for two classes.
+    """Every figure (R,) of SPLIT under weights (units, R), averaged over the splits. Empty for two classes.
 
-    chosen: the score of each split, none for two classes; scored (units, repeats) bool: the images that it is scored on, those
-    not held out. A figure that is not defined in some split is the mean over the others.
+    chosen: the score of each split, empty for two classes; scored (units, repeats) bool: the images on which it is evaluated,
+    those not held out. A figure that is not defined in some splits is averaged over the others.
     """
     if not chosen:
         return {}
@@ -121,7 +121,7 @@ def over_splits(model: Model, chosen: list[str], scored: np.ndarray, weights: np
 def mean_of_defined(rows: list[np.ndarray]) -> np.ndarray:
     values = np.stack(rows)
     defined = np.isfinite(values)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where no split defines it
+    with np.errstate(invalid="ignore"):  # 0 / 0 where it is defined in no split
         return np.where(defined, values, 0).sum(0) / defined.sum(0)
 
 
@@ -132,14 +132,14 @@ def resample(name: str, model: Model, chosen: list[str], scored: np.ndarray, cou
         return weighted(model, chosen, scored, draw())
 
     draws = resamples(model.units, count, seed)
-    with ThreadPoolExecutor(min(4, CORES)) as pool:  # NumPy lets other threads run while it computes
+    with ThreadPoolExecutor(min(4, CORES)) as pool:  # NumPy releases the GIL while it computes
         bar = tqdm(pool.map(part, draws), f"bootstrap of {name}", len(draws), disable=None, leave=False)
         parts = list(bar)
     return {key: {f: np.concatenate([part[key][f] for part in parts]) for f in FIGURES} for key in parts[0]}
 
 
 def compare(point: dict[str, np.ndarray], drawn: dict[str, np.ndarray] | None) -> dict[str, dict]:
-    """Each figure's value, from point (1,), and interval, from its resamples (R,), None without; undefined ones as None."""
+    """Each figure's value, from point (1,), and interval, from its resamples (R,); None if undefined or without resamples."""
     finite = {f: float(point[f][0]) if np.isfinite(point[f][0]) else None for f in FIGURES}
     return {
         f: {"value": value, "interval": interval(drawn[f]) if drawn and value is not None else None}
@@ -148,14 +148,14 @@ def compare(point: dict[str, np.ndarray], drawn: dict[str, np.ndarray] | None) -
 
 
 def contrast(point: dict, drawn: dict, key: str, other_point: dict, other_drawn: dict, other_key: str) -> dict[str, dict]:
-    """compare() of the differences of one score's figures less another's, resample by resample."""
+    """compare() of the differences between one score's figures and another's (first minus second), resample by resample."""
     difference = {f: point[key][f] - other_point[other_key][f] for f in FIGURES}
     paired = {f: drawn[key][f] - other_drawn[other_key][f] for f in FIGURES} if drawn else None
     return compare(difference, paired)
 
 
 def doubts(model: Model, held_out: np.ndarray, bootstrap: int) -> list[str]:
-    """What the reader of this model's figures should know. bootstrap: resamples, 0 for figures without intervals."""
+    """Caveats for readers of this model's figures. bootstrap: number of resamples, 0 for figures without intervals."""
     held = weigh(model.rankings["msp"], held_out.astype(np.int32))
     samples, wrong = int(held.total.min()), int(held.wrong.min())
     few = model.classes > 2 and (samples < FEW_HELD_OUT or wrong < FEW_ERRORS)

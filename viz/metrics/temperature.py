@@ -16,9 +16,9 @@ TOLERANCE = 1e-8  # of a temperature, relative
 
 
 def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
-    """T, and ECE and NLL at T, means over the random splits of what comes out on the images that are not held out.
+    """T, and ECE and NLL at T on the images that are not held out, averaged over the random splits.
 
-    Splits that hold out all labelled pixels, or none, tell nothing; None where all are such.
+    Splits that hold out all labelled pixels, or none, are skipped; None if all splits are.
     """
     found, right = test.tempered, test.sampled[0].argmax(1) == test.sampled[1]
     rows = []
@@ -32,9 +32,9 @@ def measure(test: Outputs, train: Outputs | None) -> dict[str, float | None]:
 
 
 class Tempered(NamedTuple):
-    """temperatures (R,), one per usable split; MSP less 1 and NLL (R, N) float64 of every sample at it; held_out (R, N) bool.
+    """temperatures (R,), one per usable split; MSP - 1 and NLL (R, N) float64 of every sample at it; held_out (R, N) bool.
 
-    note: what there is to say of splits that are not usable.
+    note: about the splits that are not usable, if there are any.
     """
 
     temperatures: list[float]
@@ -53,7 +53,7 @@ def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
     for rows, targets in chunks(logits, labels):
         part = slice(row, row := row + len(rows))
         top, predicted = rows.max(1)
-        gaps = (rows - top.unsqueeze(1)).scatter_(1, predicted.unsqueeze(1), -torch.inf)  # of the others to the largest
+        gaps = (rows - top.unsqueeze(1)).scatter_(1, predicted.unsqueeze(1), -torch.inf)  # of the other logits to the largest
         at_target = torch.where(predicted == targets, 0.0, gaps.gather(1, targets.unsqueeze(1)).squeeze(1))
         for split, temperature in enumerate(temperatures):
             rest = (gaps / temperature).exp_().sum(1)
@@ -63,7 +63,7 @@ def temper(logits: Tensor, labels: Tensor, held_out: Tensor) -> Tempered:
 
 
 def fit_each(logits: Tensor, labels: Tensor, held_out: Tensor) -> tuple[list[float], list[int], str | None]:
-    """The temperature of each split, held_out (R, N) bool, of logits (N, K) and labels (N,); and what `usable` says of them."""
+    """The temperature of each split, held_out (R, N) bool, of logits (N, K) and labels (N,); and the result of `usable`."""
     start = fit_temperature(logits, labels)  # near the optimum of every split
     temperatures = [fit_temperature(logits, labels, held.nonzero().squeeze(1), start) for held in held_out]
     return temperatures, *usable(temperatures)
@@ -72,8 +72,8 @@ def fit_each(logits: Tensor, labels: Tensor, held_out: Tensor) -> tuple[list[flo
 def usable(temperatures: list[float]) -> tuple[list[int], str | None]:
     """The splits whose NLL has a minimum between COLDEST and HOTTEST; and a note on the others, if there are any.
 
-    It has none where all held-out predictions are right, say: the NLL then falls with T without end. Where it has none in any
-    split, all count, each with the end of the range that its NLL falls to.
+    There is no minimum if, for example, all held-out predictions are right: the NLL then falls as T falls, down to T = 0. If no
+    split has a minimum, all splits count, each with the end of the range towards which its NLL falls.
     """
     inside = [split for split, temperature in enumerate(temperatures) if COLDEST < temperature < HOTTEST]
     if len(inside) == len(temperatures):
@@ -84,18 +84,18 @@ def usable(temperatures: list[float]) -> tuple[list[int], str | None]:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None, start: float | None = None) -> float:
-    """The T in [COLDEST, HOTTEST] of lowest NLL of softmax(z / T), for logits (N, K) and labels (N,), or their rows `index`.
+    """The T in [COLDEST, HOTTEST] that minimises the NLL of softmax(z / T), for logits (N, K) and labels (N,), or rows `index`.
 
-    The NLL is convex in 1 / T, so the root of its slope there, E_softmax[z] - z_label on average, is the only one; where there is
-    none, an end of the range is best: the coldest where every prediction is right, the hottest where the logits mislead.
-    start: where the search begins, if something near the optimum is known.
+    The NLL is convex in 1 / T, so its slope in 1 / T, the mean of E_softmax[z] - z_label, has at most one root. If it has none,
+    an end of the range is best: the coldest if every prediction is right, the hottest if the logits mislead.
+    start: where the search begins, if a value near the optimum is known.
     """
 
     def slopes(inverse: float) -> tuple[float, float]:
         """The NLL's first and second derivative in 1 / T, summed over the samples: E[z] - z_label and Var[z]."""
         first = second = 0.0
         for rows, targets in chunks(logits, labels, index):
-            rows = rows - rows.gather(1, targets.unsqueeze(1))  # they may be the caller's own
+            rows = rows - rows.gather(1, targets.unsqueeze(1))  # not in place: the rows may be the caller's own
             weighted = (rows * inverse).softmax(1).mul_(rows)
             mean = weighted.sum(1)
             first += mean.sum().item()
@@ -105,10 +105,10 @@ def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None,
     low, high = 1 / HOTTEST, 1 / COLDEST
     if start is None and slopes(low)[0] >= 0:
         return HOTTEST
-    if slopes(high)[0] <= 0:  # asked with a start, too: a slope that falls to 0 on the way would look like the minimum
+    if slopes(high)[0] <= 0:  # checked with a start, too: a slope that reaches 0 on the way would look like the minimum
         return COLDEST
     at = min(max(1 / start if start else 1.0, low), high)
-    for _ in range(200):  # Newton's steps, within the bracket that the signs of the slope leave; bisection where one leaves it
+    for _ in range(200):  # Newton's method inside the bracket given by the signs of the slope; bisection if a step leaves it
         first, second = slopes(at)
         low, high = (at, high) if first < 0 else (low, at)
         step = at - first / second if second > 0 else low
@@ -117,18 +117,19 @@ def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None,
             break
         at = following
     if start is not None and following < 1.0001 / HOTTEST:
-        return fit_temperature(logits, labels, index)  # the end of the range, perhaps
+        return fit_temperature(logits, labels, index)  # perhaps the end of the range: search again without a start
     return 1 / following
 
 
 def at_temperature(logits: Tensor, labels: Tensor, index: Tensor, temperature: float) -> tuple[dict[str, float], np.ndarray]:
     """ece, classwise_ece, nll and brier of logits / temperature, and the bins (BINS, 3) of the reliability diagram.
 
-    Of logits (N, K) and labels (N,) the rows `index` (n,). Classwise ECE (Kull et al. 2019): the ECE of each class's probability
-    against how often it is the label, mean over the classes. Bins: samples, sum of confidence, right predictions.
+    Only the rows `index` (n,) of logits (N, K) and labels (N,) count. Classwise ECE (Kull et al. 2019): the ECE of each class's
+    probability with respect to how often the class is the label, averaged over classes. Bins: samples, sum of confidence, right
+    predictions.
     """
     classes, count = logits.shape[1], len(index)
-    gap = torch.zeros(classes * BINS, dtype=torch.float64)  # sum of probability less labels, by class and bin
+    gap = torch.zeros(classes * BINS, dtype=torch.float64)  # sum of probabilities minus number of labels, by class and bin
     sums, top = torch.zeros(2, dtype=torch.float64), torch.zeros(BINS, 4, dtype=torch.float64)
     for rows, targets in chunks(logits, labels, index):
         rows = rows / temperature

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from metrics.outputs import Outputs, Training
 
-CHUNK = 8192  # rows turned to float64 at a time
-ROUNDING = 1e-12  # distances of unit vectors in float64 are right to about 1e-15
+CHUNK = 8192  # rows converted to float64 at a time
+ROUNDING = 1e-12  # distances of unit vectors in float64 are accurate to about 1e-15
 
 
 class ClassSums:
-    """Per class the sum (K, D) float64 of its unit features and their number (K,), as batches pass: memory O(K D)."""
+    """For each class, the sum (K, D) float64 of its unit features and their number (K,), batch by batch: memory O(K D)."""
 
     def __init__(self, classes: int):
         self.sums, self.counts = None, torch.zeros(classes, dtype=torch.float64)
@@ -25,7 +25,7 @@ class ClassSums:
         return unit
 
     def variation(self) -> dict[str, float | None]:
-        """feature_variation of what was added. Classes without samples do not count. R2 is None where all features are one."""
+        """feature_variation of all that was added. Classes without samples do not count. R2 is None if all features coincide."""
         there = self.counts > 0
         means = self.sums[there] / self.counts[there].unsqueeze(1)
         within = 1 - means.square().sum(1).mean().item()
@@ -36,8 +36,8 @@ class ClassSums:
 def feature_variation(features: Tensor, labels: Tensor) -> dict[str, float | None]:
     """Intra-class variation d_within, d_total and inter-class separability R2 = 1 - d_within / d_total (Kornblith et al.).
 
-    Distances are cosine distances between penultimate features (N, D), pairs with themselves included; classes count
-    equally. With unit features both are functions of the class means alone, so the cost is O(N D).
+    Distances are cosine distances between penultimate features (N, D), including the pairs of a feature with itself; classes
+    count equally. With unit features, both depend only on the class means, so the cost is O(N D).
     """
     classes, index = labels.unique(return_inverse=True)
     found = ClassSums(len(classes))

@@ -1,4 +1,4 @@
-"""The answer of a report in a few sentences, each made from numbers and their intervals."""
+"""The answer of a report in a few sentences, each derived from numbers and their intervals."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ QUESTIONS = (
 
 
 class Sentence(NamedTuple):
-    """lead: the finding; rest: its numbers; told: whether every interval behind it excludes 0."""
+    """lead: the finding; rest: its numbers; told: whether every difference behind it has an interval that excludes 0."""
 
     lead: str
     rest: str
@@ -41,7 +41,7 @@ def shown(metric: str, value: float | None, sign: bool = False, unit: bool = Tru
     _, decimals, scale, suffix, *_ = METRICS[metric]
     text = f"{scale * value:{'+' if sign else ''}.{decimals}f}"
     text = text.lstrip("-+") if float(text) == 0 else text
-    # A difference of two percentages is one in points.
+    # A difference between two percentages is in percentage points.
     suffix = suffix.replace("%", "points") if sign else suffix
     return text.replace("-", "−") + (suffix if unit else "")
 
@@ -70,7 +70,7 @@ def answer(estimates: dict[str, dict], differences: list[dict], evidence: str) -
 
 
 def _compare(question: Question, estimates: dict, rows: list[dict]) -> Sentence | None:
-    """The sentence on one metric, about the model with the best value; None where fewer than two models have one."""
+    """The sentence about one metric and the model with its best value; None if fewer than two models have a value."""
     key = question.metric
     values = {name: found[key]["value"] for name, found in estimates.items() if found[key]["value"] is not None}
     if len(values) < 2:
@@ -105,7 +105,7 @@ def _compare(question: Question, estimates: dict, rows: list[dict]) -> Sentence 
 
 
 def _alone(name: str, found: dict) -> list[Sentence]:
-    """Of one model: its numbers, without comparisons."""
+    """For a single model: its numbers, without comparisons."""
     words = {
         "top1": "of its predictions are right",
         "aurc": "is its AURC, the share of wrong answers averaged over all coverages",
@@ -122,7 +122,7 @@ def _alone(name: str, found: dict) -> list[Sentence]:
 
 
 def _normalised(estimates: dict[str, dict]) -> list[Sentence]:
-    """What the repair of Xia et al. (2025) gives each model: one sentence, none where no model has three classes."""
+    """What the logit normalisation of Xia et al. (2025) gives each model: one sentence, or none if no model has an interval."""
     key = "normalised_less_msp"
     ends = {name: found[key]["interval"] for name, found in estimates.items() if found[key]["interval"]}
     if not ends:

@@ -1,4 +1,4 @@
-"""What a section of the page is made of: figures, tables and pictures. The template page.html.j2 says how they look."""
+"""What a section of the page is made of: figures, tables and pictures. The template page.html.j2 defines how they look."""
 
 import base64
 import io
@@ -10,13 +10,13 @@ from PIL import Image
 from drawing import style
 from drawing.panels import Panels
 
-THUMBNAIL = 176  # px at most: twice the side that a picture has on the page
+THUMBNAIL = 176  # maximum px of a side: twice the side that a picture has on the page
 
 
 @dataclass
 class Figure:
-    """A figure of the page and of figures/NAME.pdf. command: what draws it alone. rows: of pictures, in place of panels, and
-    draw: what makes the whole of them, matplotlib's."""
+    """A figure of the page and of figures/NAME.pdf. command: draws only this figure. rows: of pictures, instead of panels; draw:
+    makes the matplotlib figure of all these pictures."""
 
     name: str
     caption: str
@@ -37,7 +37,7 @@ class Figure:
 
 @dataclass
 class Cell:
-    """A cell of a table: text, a smaller text under it, a share from 0 to 1 as a bar, an interval to draw, or text to stress."""
+    """A cell of a table: text, smaller text under it, a share from 0 to 1 as a bar, an interval to draw, or text in bold."""
 
     text: str
     small: str = ""
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass
 class Picture:
-    """A small picture, as a data: URI ("" where there is none), what it shows in words, and lines under it."""
+    """A small picture, as a data: URI ("" if there is none), what it shows in words, and lines under it."""
 
     source: str
     alt: str
@@ -73,12 +73,12 @@ class Gallery:
 
 @dataclass
 class Section:
-    """A section of the page. missing: why it cannot be made, or None. numbers: what report.json has of it."""
+    """A section of the page. missing: why it cannot be made, or None. numbers: its content in report.json."""
 
     key: str
     title: str
     intro: str = ""
-    terms: list[str] = field(default_factory=list)  # keys of METRICS that it explains
+    terms: list[str] = field(default_factory=list)  # keys of METRICS that the section explains
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Section:
 
 
 def picture(image: Image.Image, alt: str, lines: list[str]) -> Picture:
-    """A thumbnail: lossless where it is small enough to be shown pixel by pixel, else a JPEG."""
+    """A thumbnail: lossless if it is small enough to be shown pixel by pixel, else a JPEG."""
     small = max(image.size) <= style.PIXELS
     image = image.convert("RGB")
     if not small:

@@ -1,4 +1,4 @@
-"""The models of a report: checkpoints shown to their images once, or logits files; and whether they can be compared."""
+"""The models of a report: checkpoints, each run once over its images, or logits files; and whether they can be compared."""
 
 import argparse
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ from metrics.samples import Samples, samples
 
 @dataclass
 class Run:
-    """One model of the report: a checkpoint or a logits file. method: the name that it shares with its other seeds."""
+    """One model of the report: a checkpoint or a logits file. method: the name that all seeds of one method share."""
 
     method: str
     path: Path
     threshold: float  # a logit z is near zero if |z| is below this
     content: dict  # of a logits file: logits (N, K), labels (N,), and perhaps features, classes, paths
-    said: dict = field(default_factory=dict)  # what the file says of its training, see training_said
+    said: dict = field(default_factory=dict)  # what the file says about its training, see training_said
     architecture: str | None = None
     checkpoint: Checkpoint | None = None
     images: Images | None = None
@@ -77,7 +77,7 @@ def of_logits(method: str, path: Path, threshold: float) -> Run:
 
 
 def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_training_images: bool) -> Run:
-    """A checkpoint's outputs for the validation images, in one pass; with its features' variation on the training images."""
+    """A checkpoint's outputs for the validation images, in one pass; if asked, also its features on the training images."""
     checkpoint = inference.load(path, args)
     images = find_images(checkpoint, args.data_path, "val", args.data)
     model = build_model(checkpoint)
@@ -95,7 +95,7 @@ def of_checkpoint(method: str, path: Path, args: argparse.Namespace, with_traini
 
 
 def _add_training_images(run: Run, model: torch.nn.Module, args: argparse.Namespace, title: str) -> None:
-    """The features' variation on the training images, in one pass over them, and the projection; a note where there are none."""
+    """Add the features' variation on the training images, in one pass, and the projection; a note if there are no such images."""
     checkpoint, images, content, loading = run.checkpoint, run.images, run.content, options.loading(args)
     classes = dict(enumerate(run.classes[:3])) if len(run.classes) >= 3 else {}
     kept = {"val": [_unit(content["features"][content["labels"] == label][:POINTS]) for label in classes]}
@@ -116,7 +116,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def check_seed(others: list[Run], run: Run) -> None:
-    """Raise InputError where a run is one of the others of its method again, or was trained otherwise, as far as they say."""
+    """Raise InputError if a run repeats another of its method, or was trained differently, as far as the files say."""
     for other in others:
         if torch.equal(run.content["logits"], other.content["logits"]):
             raise InputError(f"{other.path} and {run.path}: the same logits, so they are no two seeds of {run.method}")
@@ -127,7 +127,7 @@ def check_seed(others: list[Run], run: Run) -> None:
 
 
 def check_comparable(first: Run, run: Run) -> None:
-    """Raise InputError, which names both, unless both have the same classes and were shown the same images in one order."""
+    """Raise InputError, which names both, unless both have the same classes and were shown the same images in the same order."""
     check_split(len(run.content["labels"]), options.FRACTION, str(run.path))
     logits, labels = ([part.content[key] for part in (first, run)] for key in ("logits", "labels"))
     for what, (ours, theirs) in (

@@ -26,7 +26,7 @@ TERMINAL = ("top1", "aurc", "ece", "ece_temperature", "coverage_at_risk_1", "d_w
 
 
 def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool, step: Callable) -> dict[str, list[Run]]:
-    """The seeds of each method, each shown its images once. Raises InputError where they cannot be compared."""
+    """The seeds of each method, each run once over its images. Raises InputError if they cannot be compared."""
     kinds = {
         path: not args.checkpoint and (bool(args.input) or inputs.is_logits(path)) for paths in files.values() for path in paths
     }
@@ -34,7 +34,7 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
         raise InputError("--group: some files are logits files and others checkpoints; take one kind for all")
     if any(kinds.values()):
         options.refuse(args, "needs checkpoints, and these are logits files", *options.OF_CHECKPOINTS)
-        torch.set_num_threads(1)  # passes over memory: more threads save little, and where others compute too they wait
+        torch.set_num_threads(1)  # memory-bound: more threads save little, and on a busy machine they wait
     runs = {}
     for name, paths in files.items():
         for index, path in enumerate(paths):
@@ -51,7 +51,7 @@ def load(files: dict[str, list[Path]], args: argparse.Namespace, training: bool,
 
 
 def one_figure(files: dict[str, list[Path]], args: argparse.Namespace, command: Callable) -> None:
-    """Draw one figure into the output folder. Raises InputError where it cannot be made."""
+    """Draw one figure into the output folder. Raises InputError if it cannot be made."""
     with steps(2 * sum(map(len, files.values())) + 1) as step:
         runs = load(files, args, args.figure == "projection", step)
         step(f"drawing {args.figure}")
@@ -64,13 +64,13 @@ def one_figure(files: dict[str, list[Path]], args: argparse.Namespace, command: 
 
 
 def drawn(figure):
-    """The whole figure, matplotlib's."""
+    """The whole figure, as a matplotlib figure."""
     return figure.panels.whole()[0] if figure.panels else figure.draw()
 
 
 @contextmanager
 def steps(count: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar of the report's steps, with the time left; the function that it gives says that one begins."""
+    """A progress bar of the report's steps, with the time left; yields the function to call when a step begins."""
     with tqdm(total=count, desc="report", unit="step", dynamic_ncols=True, disable=None, leave=False) as bar:
 
         def step(name: str) -> None:
@@ -81,7 +81,7 @@ def steps(count: int) -> Iterator[Callable[[str], None]]:
 
 
 def find(runs: dict[str, list[Run]], command: Callable, intervals: bool, device: str, step: Callable) -> Findings:
-    """Measure every model; intervals are over the images of single models, over the seeds of several."""
+    """Measure every model. With one model per method, intervals are over the images; with several seeds, over the seeds."""
     measured, draws = {}, {}
     for name, seeds in runs.items():
         measured[name] = []
@@ -89,7 +89,7 @@ def find(runs: dict[str, list[Run]], command: Callable, intervals: bool, device:
             step(f"measuring {name}")
             measured[name].append(measure(run))
             if note := run.outputs.tempered.note:
-                run.notes.append(f"{run.path}: {note}")  # a seed, not its whole group
+                run.notes.append(f"{run.path}: {note}")  # the note is about one seed, not its whole group
         if intervals and all(len(seeds) == 1 for seeds in runs.values()):
             step(f"intervals of {name}")
             draws[name] = resampled(seeds[0], measured[name][0])

@@ -1,7 +1,7 @@
 """The numbers of a report: of each method with an interval, and the differences between methods.
 
-Where a method is one model, the interval is a bootstrap over the test images, and a difference is taken resample by resample on
-the same images. Where it is several seeds, it is Student's interval over the seeds, paired where both methods have the same ones.
+If a method is one model, the interval is a bootstrap over the test images, and a difference is taken resample by resample on the
+same images. If it is several seeds, it is Student's interval over the seeds, paired if both methods have the same ones.
 """
 
 import itertools
@@ -24,14 +24,14 @@ from metrics.selection import over_splits
 from report_page.inputs import Run
 
 RESAMPLES = 1000
-ROUNDING = 1e-9  # of a mean: 0.9 - 0.85 and 0.8 - 0.75 are not the same to the last bit
-FEWER = 5  # one in so many of them for normalised logits, each of which is ten rankings
+ROUNDING = 1e-9  # relative to a mean: 0.9 - 0.85 and 0.8 - 0.75 are not the same to the last bit
+FEWER = 5  # normalised logits use one in this many resamples, because each of them costs a pass per split
 
 
 class Metric(NamedTuple):
-    """title, decimals, what turns measure.py's number into what is printed, its unit; better: 1 the higher, -1 the lower, 0 none.
+    """title, decimals, factor from measure.py's number to the printed one, its unit; better: 1 if higher, -1 if lower, 0 neither.
 
-    means: the line that explains it.
+    means: the line that explains the metric.
     """
 
     title: str
@@ -84,13 +84,13 @@ METRICS = {
     "r2_train": Metric("R², training", 4, *NUMBER, 0, "Separability on the training images."),
 }
 _OF_RANKING = ("aurc", "auroc", "coverage_at_risk_1", "risk_at_coverage_80")  # of metrics.risk_coverage
-# Resampling with replacement moves these in one direction (an ECE up, a distance within classes down): their intervals are
-# shifted back by the mean of that.
+# Resampling with replacement biases these (an ECE upwards, a distance within classes downwards): their intervals are shifted back
+# by the mean bias.
 _SHIFTED = ("ece", "ece_temperature", "d_within_val", "r2_val")
 
 
 def measure(run: Run) -> dict[str, float | None]:
-    """Every metric of measure.py that a report's input gives."""
+    """Every metric of measure.py that can be computed from a report's input."""
     found = all_metrics(run.outputs, None) | {"near_zero": run.samples.near_zero.mean().item()}
     if found["aurc_normalised"] is not None:
         found["normalised_less_msp"] = found["aurc_normalised"] - found["aurc_split_msp"]
@@ -98,7 +98,7 @@ def measure(run: Run) -> dict[str, float | None]:
 
 
 def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES) -> dict[str, np.ndarray]:
-    """The metrics (count,) on resamples of the images; equal for all models of as many images, so differences are paired."""
+    """The metrics (count,) on resamples of the images. Models of equally many images share the resamples, which pairs them."""
     model, units = run.outputs.ranked, run.outputs.units
     means = sparse.csr_array(torch.stack([run.samples.nll, run.samples.near_zero]).numpy())
     scored = (~run.outputs.tempered.held_out).double().numpy()  # (splits, units)
@@ -121,7 +121,7 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
 
     draws = resamples(units, count, SEED)
     fewer = -(-len(draws) // FEWER)
-    with ThreadPoolExecutor(min(4, CORES)) as pool:  # NumPy lets other threads run while it computes
+    with ThreadPoolExecutor(min(4, CORES)) as pool:  # NumPy releases the GIL while it computes
         parts = list(tqdm(pool.map(part, range(len(draws))), f"intervals of {run.method}", len(draws), disable=None, leave=False))
     found = {key: np.concatenate([part[key] for part in parts if key in part]) for key in parts[0]}
     for key in {"aurc_normalised", "normalised_less_msp"} & found.keys():
@@ -135,8 +135,8 @@ def resampled(run: Run, metrics: dict[str, float | None], count: int = RESAMPLES
 
 
 def _calibration_gaps(run: Run) -> sparse.csr_array:
-    """((1 + splits) BINS, N): each image's confidence less whether it is right, in the row of its bin; all images without a
-    temperature, then for each split those that are not held out at its temperature."""
+    """((1 + splits) BINS, N): each image's confidence minus its correctness (0 or 1), in the row of its bin: first all images
+    without a temperature, then, for each split, the images that are not held out, at its temperature."""
     tempered, right = run.outputs.tempered, run.samples.right.double()
     confidence = 1 + torch.cat([run.samples.msp[None], tempered.msp])
     rows = bins_of(confidence) + BINS * torch.arange(len(confidence))[:, None]
@@ -168,7 +168,7 @@ def _resampled_features(features: torch.Tensor, labels: torch.Tensor, count: int
 
 
 def estimates(methods: dict[str, list[dict]], draws: dict[str, dict]) -> dict[str, dict[str, dict]]:
-    """value, interval and, of several seeds, spread (standard deviation) and seeds' values, by method and metric.
+    """value, interval and, for several seeds, spread (standard deviation) and the seeds' values, by method and metric.
 
     methods: measure() of each seed; draws: resampled() of each method that is one model.
     """
@@ -193,7 +193,7 @@ def estimates(methods: dict[str, list[dict]], draws: dict[str, dict]) -> dict[st
 
 
 def differences(runs: dict[str, list[Run]], methods: dict[str, list[dict]], draws: dict[str, dict]) -> list[dict]:
-    """Of each pair of methods and metric: model, less, metric, value, interval, told (the interval excludes 0), and how."""
+    """For each pair of methods and metric: model, less, metric, value, interval, told (the interval excludes 0), and how."""
     found = []
     for (a, b), key in itertools.product(itertools.combinations(methods, 2), METRICS):
         values = [[row.get(key) for row in methods[name]] for name in (b, a)]
@@ -213,7 +213,7 @@ def differences(runs: dict[str, list[Run]], methods: dict[str, list[dict]], draw
 
 
 def _over_seeds(first: list[float], second: list[float], seeds: list, others: list) -> dict:
-    """The difference of the means, paired by seed where the same seeds are known of both, else by Welch's interval."""
+    """The difference of the means, paired by seed if both are known to have the same seeds, else with Welch's interval."""
     if None not in [*seeds, *others] and len(set(seeds)) == len(seeds) and sorted(seeds) == sorted(others):
         pairs = [value - second[others.index(seed)] for seed, value in zip(seeds, first, strict=True)]
         error = np.std(pairs, ddof=1) / len(pairs) ** 0.5
@@ -224,7 +224,7 @@ def _over_seeds(first: list[float], second: list[float], seeds: list, others: li
 
 
 def _student(mean: float, error: float, freedom: float) -> dict:
-    if error < ROUNDING * abs(mean):  # all equal but for rounding: nothing is known of their spread
+    if error < ROUNDING * abs(mean):  # all equal but for rounding: nothing is known about their spread
         return {"value": float(mean), "interval": None}
     half = stats.t.ppf(0.975, freedom) * error
     return {"value": float(mean), "interval": [float(mean - half), float(mean + half)]}

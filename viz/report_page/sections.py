@@ -1,4 +1,4 @@
-"""The sections of a report: what each shows of the models, by the definitions of metrics/ and the figures of drawing/."""
+"""The sections of a report: what each shows about the models, by the definitions of metrics/ and the figures of drawing/."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from report_page.inputs import Run
 from report_page.numbers import METRICS
 
 PAIRS, MISTAKES, DISAGREEMENTS = 12, 8, 4  # pairs of classes, mistakes per model, images for Grad-CAM
-MOST_ROWS = 16  # of a table of differences that is shown unasked
+MOST_ROWS = 16  # a table of differences with more rows is folded
 
 
 @dataclass
 class Findings:
-    """What the sections show. runs: the seeds of each method. command: of a figure's name, what draws it alone."""
+    """What the sections show. runs: the seeds of each method. command: maps a figure's name to what draws only this figure."""
 
     runs: dict[str, list[Run]]
     estimates: dict[str, dict[str, dict]]
@@ -38,7 +38,7 @@ class Findings:
 
     @property
     def first(self) -> dict[str, Run]:
-        """The first seed of each method, for what shows single images."""
+        """The first seed of each method, for sections that show single images."""
         return {name: seeds[0] for name, seeds in self.runs.items()}
 
     @property
@@ -145,7 +145,7 @@ def selective(found: Findings) -> Section:
 
 
 def mean_curve(seeds: list[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """risk_coverage.curves, mean over the seeds."""
+    """risk_coverage.curves, averaged over the seeds."""
     rows = [risk_coverage.curves(run.outputs.ranked, run.outputs.chosen, ~run.outputs.held_out) for run in seeds]
     columns = list(zip(*rows, strict=True))
     return columns[0][0], np.mean(columns[1], 0), None if rows[0][2] is None else np.mean(columns[2], 0)
@@ -253,7 +253,7 @@ def _card(run: Run, index: int) -> tuple[Picture, dict]:
 
 
 def percent(share: float) -> str:
-    """A probability that never reads as certain when it is not."""
+    """A probability as a percentage that never reads as certain when it is not."""
     return f"{100 * share:.1f} %" if share < 0.9995 else f"{min(100 * share, 99.9999):.4f} %" if share < 1 else "100 %"
 
 
@@ -301,7 +301,8 @@ def gradcam(found: Findings) -> Section:
 
 
 def disagreements(runs: list[Run]) -> tuple[list[int], str]:
-    """Images that some models get right and others wrong, the surest first; else their surest mistakes; and which."""
+    """Images that some models get right and others wrong, the most confident mistakes first; else the most confident mistakes of
+    all; and a sentence that says which."""
     predicted, labels = torch.stack([run.predicted for run in runs]), runs[0].content["labels"]
     confidence = torch.stack([run.samples.confidence for run in runs])
     right = predicted == labels

@@ -78,7 +78,7 @@ def open_data(
         )
     if set(val.classes) - set(train.classes):
         foreign = sorted(set(val.classes) - set(train.classes))[:3]
-        raise InputError(f"{inputs.path}: validation has classes that training has not: {', '.join(foreign)}")
+        raise InputError(f"{inputs.path}: validation has classes that training lacks: {', '.join(foreign)}")
     if val.classes != train.classes:  # fewer classes, or another map's order
         val.relabel([train.classes.index(name) for name in val.classes], train.classes)
     if holdout:

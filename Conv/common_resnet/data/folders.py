@@ -53,7 +53,7 @@ class Archive(Dataset):
             raise InputError(str(error))
         if found.classes is None:
             map_file = path.with_name(f"{split}_map.txt")
-            raise InputError(f"{map_file}: names no class folders, nor does a train_map.txt beside it")
+            raise InputError(f"{map_file}: names no class folders, and there is no train_map.txt")
         for note in found.notes:
             say(f"note: {note}")
         self.root, self.names, self.records, self.classes = path, found.names, found.records, found.classes

@@ -104,7 +104,7 @@ def _idx(path: Path, split: str, size: int) -> Pixels:
 def _read_idx(file: Path, reader: Callable[[str], Tensor]) -> Tensor:
     packed = file.with_name(f"{file.name}.gz")
     if not file.is_file() and not packed.is_file():
-        raise InputError(f"{file}: no such file, nor with .gz")
+        raise InputError(f"{file}: no such file, with or without .gz")
     try:
         if file.is_file():
             return reader(str(file))

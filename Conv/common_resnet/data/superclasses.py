@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, list[str]]:
         raise InputError(f"--superclasses {path}: {getattr(error, 'strerror', None) or error}")
     members = grouping.values() if isinstance(grouping, dict) else [None]
     if not all(isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in members):
-        raise InputError(f'--superclasses {path}: wants JSON like {{"coarse": ["class", "class"], ...}}')
+        raise InputError(f'--superclasses {path}: expects JSON like {{"coarse": ["class", "class"], ...}}')
     if len(grouping) < 2:
         raise InputError(f"--superclasses {path}: {len(grouping)} groups; at least 2 are needed")
     return grouping
