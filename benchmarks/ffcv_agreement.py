@@ -67,7 +67,9 @@ def main() -> None:
     titles = {args.title} if args.data_path else MODELS.keys()
     kept = [row for row in old["rows"] if row[0] not in titles]
     if kept and old["environment"] != where:
-        sys.exit(f"error: {path} has rows of another machine or version, such as {kept[0][0]}: move it away, or measure all anew")
+        sys.exit(
+            f"error: {path} has rows of another machine or version, such as {kept[0][0]}: move it away, or measure all again"
+        )
     rows = rows_of(args.title, args.checkpoint, args.data_path, **said) if args.data_path else digits()
     rows += kept
     rows.sort(key=lambda row: row[1], reverse=True)

@@ -57,7 +57,7 @@ TINY = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=9, help="stop after so many minutes; start nothing that would not fit")
+    parser.add_argument("--minutes", type=float, default=9, help="stop after this many minutes; start nothing that would not fit")
     parser.add_argument("--output", type=Path, help="folder for results.json and the log (output/gpu, or output/gpu_rehearsal)")
     parser.add_argument("--packs", type=Path, default=TOP / "gpu_packs", help="folder that holds parts of --pack")
     parser.add_argument("--jobs", type=int, default=4, help="training runs at once on the GPU")

@@ -35,7 +35,7 @@ def pack(folder: Path, cifar: Path | None) -> None:
     wanted = [line for line in tested.split() if line.partition("==")[0] in WHEELS]
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"]
     if subprocess.run([*download, folder / "part1", *wanted]).returncode:
-        print(f"warning: {' '.join(wanted)} could not be downloaded; the packs hold the data alone")
+        print(f"warning: {' '.join(wanted)} could not be downloaded; the packs hold only the data")
     print(f"{len(pieces)} parts: {folder}/part1 ...; copy each to gpu_packs/ where the GPU is, in one call or one by one")
 
 

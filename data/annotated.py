@@ -21,7 +21,7 @@ def pairs(images: Path, suffixes: tuple[str, ...], annotations: Path, suffix: st
     """(image, annotation) of a split, sorted. Raises InputError for a missing folder or partner, or a wrong number of images."""
     for folder in (images, annotations):
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; the README beside this script shows the layout")
+            raise InputError(f"{folder}: no such folder; the README next to this script shows the layout")
     found = []
     for path in sorted(images.rglob("*")):
         ending = next((ending for ending in suffixes if path.name.endswith(ending)), None)
@@ -63,12 +63,12 @@ def _count(image_path: Path, annotation_path: Path, allowed: np.ndarray) -> np.n
             raise InputError(f"{path}: does not decode as an image ({error})")
     image, annotation = opened
     if annotation.mode not in ("L", "P"):
-        raise InputError(f"{annotation_path}: a picture in mode {annotation.mode}, not one class index of 8 bits per pixel")
+        raise InputError(f"{annotation_path}: an image in mode {annotation.mode}, not one class index of 8 bits per pixel")
     if annotation.size != image.size:
         raise InputError(f"{annotation_path}: {annotation.size} pixels, but its image has {image.size}")
     counts = np.bincount(np.asarray(annotation).ravel(), minlength=256)
     if counts[~allowed].any():
-        raise InputError(f"{annotation_path}: holds the value {np.flatnonzero(counts * ~allowed)[0]}, which is no class")
+        raise InputError(f"{annotation_path}: holds the value {np.flatnonzero(counts * ~allowed)[0]}, which is not a class")
     return counts
 
 

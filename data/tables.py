@@ -27,7 +27,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
     try:
         content = find(args.archive.read_bytes(), file) if args.archive else path.read_bytes()
         if content is None:
-            raise InputError(f"{args.archive}: holds no {file}, also not in an archive inside it")
+            raise InputError(f"{args.archive}: holds no {file}, not even in an archive inside it")
         said = check(content, args.archive or path, target, rows, columns, rarest)
         if args.archive:
             args.root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
     except InputError as error:
         sys.exit(f"error: {printable(str(error))}")
     except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename}: no such file; the README beside this script says where the data come from")
+        sys.exit(f"error: {error.filename}: no such file; the README next to this script says where the data come from")
     except OSError as error:
         sys.exit(f"error: {error.filename or path}: {error.strerror}")
 

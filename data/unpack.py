@@ -47,7 +47,7 @@ def unpack(archive: Path, targets: dict[str, str], folder: Path) -> None:
 def members(archive: Path):
     """(name, open file) of every regular file in a tar archive, compressed or not. Raises InputError if it is damaged."""
     if not archive.is_file():
-        raise InputError(f"{archive}: no such file; the README beside this script says where it comes from")
+        raise InputError(f"{archive}: no such file; the README next to this script says where it comes from")
     try:
         with tarfile.open(archive) as tar:
             for member in tar:

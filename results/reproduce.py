@@ -58,7 +58,7 @@ def main() -> None:
     )
     help_ = f"runs in parallel, which share the cores; if omitted: {CORES}, or with --device cuda {ON_A_GPU}"
     parser.add_argument("--jobs", type=int, help=help_)
-    parser.add_argument("--minutes", type=float, help="stop after so many minutes; start no run that would not fit")
+    parser.add_argument("--minutes", type=float, help="stop after this many minutes; start no run that would not fit")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")
     parser.add_argument("--nice", type=int, default=0, metavar="N", help="lower the priority of all runs by N, 0 to 19")
     args = parser.parse_args()

@@ -230,7 +230,9 @@ def work(command: list[str], printed: Path, threads: int, lock: int | None = Non
             process.terminate()
             process.wait()
     if process.returncode < 0:
-        raise Failed(f"{command[0]}: killed by signal {-process.returncode}, perhaps for memory; see --jobs, and {printed}")
+        raise Failed(
+            f"{command[0]}: killed by signal {-process.returncode}, perhaps because memory ran out; see --jobs, and {printed}"
+        )
     if process.returncode:
         lines = printed.read_bytes()[start:].decode(errors="replace").splitlines() or [f"status {process.returncode}"]
         raise Failed(f"{command[0]}: {lines[-1].removeprefix('error: ')} (see {printed})")
@@ -280,8 +282,8 @@ def wait_for(lock: TextIO, tell: Callable[[str], None] = over_the_bar) -> Iterat
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not said:
-                tell(f"another process is at work in {folder}; waiting for its end")
+                tell(f"another process is working in {folder}; waiting for it to end")
             said = True
             yield
         except OSError as error:
-            return tell(f"note: {folder} cannot be locked ({error.strerror}); see to it that no second process works there")
+            return tell(f"note: {folder} cannot be locked ({error.strerror}); make sure that no second process works there")

@@ -126,7 +126,7 @@ REFUSED = {
     "the prefix for some only": (["train/a/1.png", "train/b/2.png", "c/3.png"], {}, "some paths begin with train/"),
     "some in no class folder": (["train/a/1.png", "train/2.png"], {}, "lies in no class folder"),
     "some in no class folder, no prefix": (["a/1.png", "2.png"], {}, "lies in no class folder"),
-    "flat without a map": (["train/1.png", "train/2.png"], {}, "lie in no class folders and train_map.txt is missing"),
+    "flat without a map": (["train/1.png", "train/2.png"], {}, "are in no class folders and train_map.txt is missing"),
     "a class without images": (["train/a/1.png", "train/b/"], {}, "no image in the class folder b"),
     "no images": (["train/a/1.txt"], {}, "holds no images"),
     "a path outside": (["train/a/../../1.png"], {}, "not a path inside the archive"),

@@ -132,7 +132,7 @@ def test_splits_without_a_temperature_are_left_out(monkeypatch):
     expected = [fit_temperature(logits[held], labels[held]) for held in torch.from_numpy(held_out.T)]
     assert expected[1] == COLDEST and COLDEST < min(expected[0], expected[2])
     found = temperatures.temper(logits, labels, torch.from_numpy(held_out.T))
-    assert found.temperatures == pytest.approx(expected[::2]) and "in 1 of 3 splits, which are left out" in found.note
+    assert found.temperatures == pytest.approx(expected[::2]) and "in 1 of 3 splits, which are omitted" in found.note
     assert found.held_out.T.tolist() == held_out[:, ::2].tolist() and found.msp.shape == found.nll.shape == (2, 60)
     monkeypatch.setattr(viz.load("metrics.calibration"), "splits", lambda *_: held_out)
     result = calibrate(logits, labels, 1 / 3, 3, seed=0, name="a")
@@ -141,7 +141,7 @@ def test_splits_without_a_temperature_are_left_out(monkeypatch):
         F.cross_entropy(logits[~held].double() / t, labels[~held]).item() for held, t in zip(held_out.T, expected, strict=True)
     ]
     assert result["after"]["nll"] == pytest.approx((nll[0] + nll[2]) / 2) and result["bins"][1, :, 0].sum() == 80
-    assert any("in 1 of 3 splits, which are left out" in note for note in result["notes"])
+    assert any("in 1 of 3 splits, which are omitted" in note for note in result["notes"])
 
 
 def test_what_a_temperature_does_to_the_ranking():

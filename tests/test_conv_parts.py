@@ -301,7 +301,7 @@ def test_bad_data(ten, tmp_path):
     refused("val.zip; rename its folder test to val", tmp_path / "empty")
     refused(r"0/0_\d+.png has 8x8 pixels, not 28x28", ten, "fashion-mnist", 28)
     zipped(ten, tmp_path / "stray", "val", flat=True)
-    refused("lie in no class folders", tmp_path / "stray")
+    refused("are in no class folders", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png 0\n")
     refused("val_map.txt, line 1", tmp_path / "stray")
     (tmp_path / "stray/val_map.txt").write_text("0_1402.png\t0\n0_1402.png\t1\n")

@@ -102,5 +102,5 @@ def test_a_second_first_command_says_that_it_waits(tmp_path):
         said = second.stdout.readline()
         second.kill()
         second.wait()
-    assert said == f"another process is at work in {tmp_path}; waiting for its end\n"
+    assert said == f"another process is working in {tmp_path}; waiting for it to end\n"
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]

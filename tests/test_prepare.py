@@ -135,7 +135,7 @@ def test_killed_prepare_leaves_no_half_archive_and_goes_on(many, tmp_path, words
     with open(part, "ab") as file:
         file.write(b"PK\3\4" + bytes(40))  # and the beginning of an entry
     printed = prepare(many, "--output", broken, *words)
-    done = int(re.search(r"going on after (\d+) of 40", printed)[1])
+    done = int(re.search(r"continuing after (\d+) of 40", printed)[1])
     assert 10 <= done <= 30
     for name in ("train.zip", "val.zip", "train_map.txt", "val_map.txt"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
@@ -167,10 +167,10 @@ def test_a_part_of_other_images_is_not_continued(tmp_path, words):
     (tmp_path / "out").mkdir()
     part = "train.zip.q50.part" if words else "train.zip.part"
     (tmp_path / "out" / part).write_bytes((tmp_path / "before whole/train.zip").read_bytes()[:end])
-    assert "going on after 2" in prepare(tmp_path / "before", "--output", tmp_path / "out", *words)
+    assert "continuing after 2" in prepare(tmp_path / "before", "--output", tmp_path / "out", *words)
     (tmp_path / "out/train.zip").unlink()
     (tmp_path / "out" / part).write_bytes((tmp_path / "before whole/train.zip").read_bytes()[:end])
-    assert "going on" not in prepare(tmp_path / "now", "--output", tmp_path / "out", *words)
+    assert "continuing after" not in prepare(tmp_path / "now", "--output", tmp_path / "out", *words)
     assert (tmp_path / "out/train.zip").read_bytes() == (tmp_path / "now whole/train.zip").read_bytes()
 
 
@@ -196,7 +196,7 @@ def test_two_at_once(parity, tmp_path):
     with open(tmp_path / ".prepare.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # what a running prepare.py holds
         for words in (["--root", parity, "--output", tmp_path], ["--root", tmp_path, "--maps-only"]):
-            complains(run(PREPARE, *words), "another prepare.py is at work here")
+            complains(run(PREPARE, *words), "another prepare.py is running here")
     prepare(parity, "--output", tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_re_encoding(odd, tmp_path):
     complains(run(PREPARE, "--root", small_zips, *words), "a/2.jpg: does not decode as an image")
     assert not (tmp_path / "bad/train.zip").exists()
     (small_zips / "train/a/2.jpg").write_bytes(jpeg(2))
-    assert "going on after 1 of 2" in prepare(small_zips, "--output", tmp_path / "bad", "--quality", 50)
+    assert "continuing after 1 of 2" in prepare(small_zips, "--output", tmp_path / "bad", "--quality", 50)
 
 
 def tar_of(files):
@@ -310,9 +310,9 @@ def test_official_tars_that_are_damaged(official):
     tar = official / "ILSVRC2012_img_train.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:9000])
-    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated or no tar")
+    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated, or not a tar archive")
     tar.write_bytes(b"")
-    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated or no tar")
+    complains(run(PREPARE, "--root", official), "ILSVRC2012_img_train.tar: truncated, or not a tar archive")
     tar.write_bytes(whole)
     kit = official / "ILSVRC2012_devkit_t12.tar.gz"
     kit.write_bytes(kit.read_bytes()[:200])
@@ -387,7 +387,7 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
     assert result.stdout.count("train.zip: truncated or damaged") == 1 and f"{empty}/val.zip: " in result.stdout
     (empty / "val.zip").unlink()
     write_zip(empty / "train.zip", {"1.jpg": jpeg(1)})
-    complains(run(PREPARE, "--root", empty, "--maps-only"), "lie in no class folders")
+    complains(run(PREPARE, "--root", empty, "--maps-only"), "are in no class folders")
     write_zip(empty / "train.zip", {"a/../../1.jpg": jpeg(1)})
     complains(run(PREPARE, "--root", empty, "--maps-only"), "not a path inside the archive")
     assert not (empty / "train_map.txt").exists()
@@ -408,7 +408,7 @@ def test_a_split_without_class_folders_or_images(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
     (tmp_path / "train/1.jpg").write_bytes(jpeg(1))
-    complains(run(PREPARE, "--root", tmp_path), "train: its images lie in no class folders, which hold the labels")
+    complains(run(PREPARE, "--root", tmp_path), "train: its images are in no class folders, which hold the labels")
     result = run(PREPARE, "--root", tmp_path, "--check")
     assert result.returncode == 1 and "val: no images" in result.stdout and "ImageNet-1K" not in result.stdout
 
@@ -456,7 +456,7 @@ def test_tables_are_taken_out_of_nested_archives_and_counted(tmp_path, monkeypat
     assert "3 rows, 2 columns, y: 2 no, 1 yes" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="not the published table: 1 rows of the smaller class, not 2"):
         tables.main(tmp_path, "t.csv", "y", rows=3, columns=2, rarest=2)
-    with pytest.raises(SystemExit, match="holds no s.csv, also not in an archive inside it"):
+    with pytest.raises(SystemExit, match="holds no s.csv, not even in an archive inside it"):
         tables.main(tmp_path, "s.csv", "y", rows=3, columns=2, rarest=1)
 
 
@@ -471,7 +471,7 @@ def test_annotated_images_are_counted_and_their_values_checked(tmp_path, monkeyp
     what = ("toy", {"train": ("images", "labels", 2)}, (".jpg",), ".png")
     annotated.run(*what, {"classes": range(3), "ignored": [255]})
     assert "train: 2 images, 2 classes, 12.5% of the pixels without a label" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="0.png: holds the value 255, which is no class"):
+    with pytest.raises(SystemExit, match="0.png: holds the value 255, which is not a class"):
         annotated.run(*what, {"classes": range(3), "ignored": []})
     for folder in ("images", "labels"):  # as archives made on a Mac hold them
         (tmp_path / f"{folder}/._0.{'jpg' if folder == 'images' else 'png'}").write_bytes(b"x")

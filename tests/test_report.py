@@ -222,7 +222,7 @@ def test_a_group_is_of_different_seeds_of_one_method(tmp_path, monkeypatch):
         save(tmp_path / f"x{seed}.pt", *outputs(300, 5, 1.0 + seed / 100), args={"seed": seed, "loss": "ls", "alpha": 0.1})
     save(tmp_path / "other.pt", *outputs(300, 5, 1.5), args={"seed": 1, "loss": "ls", "alpha": 0.2})
     for paths, match in (
-        (("x0", "x0"), "x0.pt and .*x0.pt: the same logits, so they are no two seeds of x"),
+        (("x0", "x0"), "x0.pt and .*x0.pt: the same logits, so they are not two seeds of x"),
         (("x0", "other"), "x0.pt and .*other.pt: trained with alpha 0.1 and 0.2, so they are not seeds of one method"),
     ):
         words = ["--group", "x", *(tmp_path / f"{name}.pt" for name in paths), "--group", "y", tmp_path / "x1.pt"]
@@ -476,7 +476,7 @@ def test_bad_input(pair, page_of_logits, tmp_path, monkeypatch):
         ("--input", a, b, "--names", "x", "x"): "need different names, not x, x",
         ("--input", tmp_path / "none.pt"): "none.pt: no such logits file",
         ("--group", "x", a, "--group", "x", b): "--group: the methods need different names",
-        ("--group", "x"): "--group x: a name and then at least one file",
+        ("--group", "x"): "--group x: give a name, then at least one file",
         ("--input", a, "--only", "logits", "--skip", "logits"): "leave no section",
         ("--input", a, "--figure", "gradcam"): "--figure gradcam: Grad-CAM needs images",
         ("--input", a, "--figure", "projection", "--note", "x"): "--note: belongs to the page, which --figure does not make",

@@ -430,5 +430,5 @@ def test_pipes_and_circles_of_links_in_a_folder_are_one_line(tmp_path, weights):
     with pytest.raises(InputError, match="val/a/1.png: no such file, or not an ordinary one"):
         viz.load("logits").extract(checkpoint_of(tmp_path, weights), tmp_path)
     os.symlink(tmp_path / "val/a", tmp_path / "val/a/again")
-    with pytest.raises(InputError, match="val/a/again: is a link to a folder that is read already"):
+    with pytest.raises(InputError, match="val/a/again: is a link to a folder that has been read already"):
         viz.load("images.find").open_images(tmp_path, "val")

@@ -109,7 +109,7 @@ def test_githubs_release_resumes(server, tmp_path, monkeypatch):
 def test_what_cannot_be_fetched_is_one_line(server, tmp_path, monkeypatch):
     server.names = ["../../evil.pth"]
     for name, words, match in (
-        ("deit-small", [], "evil.pth' is no file name"),
+        ("deit-small", [], "evil.pth' is not a valid file name"),
         ("deit-small", ["--files", "*.ckpt"], "no weights match --files"),
         ("selective", [], "ENSTA-U2IS/Label-smoothing-Selective-classification: not fetched"),
         ("nothing", [], "no such release; there are resnet50, deit-small, selective"),
@@ -154,7 +154,7 @@ def test_a_host_that_lies_is_told_in_one_line_and_leaves_no_file(server, tmp_pat
     refused("not fetched .*redirect", elsewhere="{here}/files/again")  # to itself
     refused("not fetched .*file:", elsewhere="file:///etc/hostname")
     for name in ("../x.pth", "a/../../x.pth", "/x.pth", "a\\x.pth", "x\ny.pth", "./x.pth"):
-        refused("is no file name", names=[name])
+        refused("is not a valid file name", names=[name])
     for answer in (b"[" * 10**5, b"[]", b"null", b"\xff", b'{"assets": [{"name": 1}]}', b'{"assets": 7}'):
         refused("answers with something other than a release", release=answer)
     call(monkeypatch, "deit-small", "--output", tmp_path)

@@ -79,7 +79,7 @@ def test_table_1_and_figure_1(models, tmp_path, monkeypatch):
     pixels = matplotlib.image.imread(tmp_path / "projection.png")
     assert min(pixels.shape[:2]) > 700 and pixels.std() > 0.02
     for words, match in {
-        ("--classes", "3", "8", "x"): "--classes 3 8 x: three different ones of 0, 1, 2",
+        ("--classes", "3", "8", "x"): "--classes 3 8 x: name three different ones of 0, 1, 2",
         ("--names", "a"): "--names: 1 for 2",
         ("--batch-size", "0"): "--batch-size 0",
     }.items():
@@ -193,7 +193,7 @@ def test_features_that_are_all_one(models, tmp_path, monkeypatch, capsys):
         assert f"{split}: 1 files are not images and are ignored (0/notes.txt)" in out
     with pytest.raises(InputError, match="too few training images"):
         call(transfer, monkeypatch, *words)
-    assert capsys.readouterr().out.count("are left out") == 2
+    assert capsys.readouterr().out.count("are ignored") == 2
 
 
 def test_transfer_against_scikit_learn_where_the_test_images_differ():

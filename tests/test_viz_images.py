@@ -92,7 +92,7 @@ def test_maps_give_labels_and_class_order(folder, tmp_path):
     with zipfile.ZipFile(flat / "val.zip") as archive:
         entries = [name for name in archive.namelist() if not name.endswith(("txt", "csv"))]
     files = [file for file in sorted((folder / "val").rglob("*.*"), reverse=True) if file.suffix not in (".txt", ".csv")]
-    with pytest.raises(InputError, match="its images lie in no class folders and val_map.txt is missing"):
+    with pytest.raises(InputError, match="its images are in no class folders and val_map.txt is missing"):
         open_images(flat, "val")
     label = {name: order.index(file.relative_to(folder / "val").parts[0]) for name, file in zip(entries, files, strict=True)}
     (flat / "val_map.txt").write_text("".join(f"{name}\t{value}\n" for name, value in label.items()))
@@ -131,7 +131,7 @@ def test_damaged_archives_and_pictures_are_named(folder, tmp_path):
     with pytest.raises(InputError, match="holds no images"):
         open_images(tmp_path / "loose", "val")
     (loose / "a.png").write_bytes((folder / "val/ant/b.png").read_bytes())
-    with pytest.raises(InputError, match="its images lie in no class folders, so they have no labels"):
+    with pytest.raises(InputError, match="its images are in no class folders, so they have no labels"):
         open_images(tmp_path / "loose", "val")
     (loose / "ant").mkdir()
     with pytest.raises(InputError, match="no image in the class folder ant"):

@@ -196,7 +196,7 @@ def test_bad_maps(small_zips):
     with_map("1.jpg\t0\n2.jpg\t1\n", r"no class names, which train_map.txt .*--maps-only", "val")
     (small_zips / "val_map.txt").unlink()
     refused(
-        r"val.zip: its images lie in no class folders and val_map.txt is missing; python data/.* --maps-only", small_zips, "val"
+        r"val.zip: its images are in no class folders and val_map.txt is missing; python data/.* --maps-only", small_zips, "val"
     )
 
 

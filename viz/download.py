@@ -55,7 +55,7 @@ RELEASES = {
     "selective": Release(
         "ENSTA-U2IS/Label-smoothing-Selective-classification",
         "models at several strengths of label smoothing, Lightning checkpoints (Xia et al., ICLR 2025, arXiv:2403.14715)",
-        "the paper's figures are curves: more label smoothing, worse AURC; logit normalisation mends it (viz/selective.py)",
+        "the paper's figures are curves: more label smoothing, worse AURC; logit normalisation helps (viz/selective.py)",
     ),
 }
 
@@ -101,7 +101,7 @@ def chosen(names: list[str], pattern: str, release: Release) -> list[str]:
         raise InputError(f"{release.repository}: no weights match --files {pattern!r}; it holds {listed}")
     for name in matching:
         if name != os.path.normpath(name) or name.startswith(("/", "..")) or "\\" in name or not name.isprintable():
-            raise InputError(f"{release.repository}: {name!r} is no file name")
+            raise InputError(f"{release.repository}: {name!r} is not a valid file name")
     return matching
 
 
@@ -169,7 +169,7 @@ def download(url: str, size: int, path: Path) -> Path:
 
 def open_url(url: str, headers: dict | None = None):
     if not url.startswith(("https://", "http://")):
-        raise InputError(f"{url[:80]}: not an address of the web")
+        raise InputError(f"{url[:80]}: not a web address")
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=TIMEOUT)
 
 

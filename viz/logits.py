@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="file to write, .pt")
     parser.add_argument("--split", default="val", help="images to run: a folder or archive in --data-path")
     parser.add_argument("--features", action="store_true", help="also store the penultimate features")
-    parser.add_argument("--overwrite", action="store_true", help="replace --output where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
     options.add_images(parser)
     args = options.parse(parser, shared=True)
     outputs.check_file(args.output, args.overwrite, args.checkpoint)

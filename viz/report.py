@@ -29,7 +29,7 @@ def main() -> None:
     models.add_argument("--group", nargs="+", action="append", metavar=("NAME", "FILE"), help=help_)
     parser.add_argument("--output", type=Path, required=True, help="folder for index.html, report.json and figures/")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="make only these sections")
-    parser.add_argument("--skip", nargs="+", choices=SECTIONS, default=[], help="leave these sections out")
+    parser.add_argument("--skip", nargs="+", choices=SECTIONS, default=[], help="omit these sections")
     help_ = "draw only this figure into --output, as PNG and PDF, and make no page"
     parser.add_argument("--figure", choices=FIGURES, help=help_)
     parser.add_argument("--title", default="Model report", help="heading of the page")
@@ -65,7 +65,7 @@ def methods(args: argparse.Namespace) -> dict[str, list[Path]]:
         raise InputError("--names goes with --checkpoint and --input; --group names its files itself")
     for name, *paths in args.group:
         if not paths:
-            raise InputError(f"--group {name}: a name and then at least one file")
+            raise InputError(f"--group {name}: give a name, then at least one file")
     names = [printable(name) for name, *_ in args.group]
     if len(set(names)) != len(names):
         raise InputError(f"--group: the methods need different names, not {', '.join(names)}")

@@ -63,7 +63,7 @@ def open_split(split: str, args):
     from images.find import ENDINGS, open_images
 
     if args.data_path and args.data_path.suffix in ENDINGS:
-        raise InputError(f"{args.data_path}: transfer wants an image folder or ZIP archives, with a training and a test part")
+        raise InputError(f"{args.data_path}: transfer needs an image folder or ZIP archives, with a training and a test split")
     images = open_images(args.data_path, split, args.data)
     if images.classes is None:
         raise InputError(f"{images.where}: its classes have no names; train_map.txt would give them")

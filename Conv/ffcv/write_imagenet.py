@@ -195,7 +195,7 @@ def stop_when_one_dies(complaints: multiprocessing.SimpleQueue, asked: queue.Sim
     while not ended.wait(0.2):
         seen |= set(multiprocessing.active_children())
         if any(process.exitcode not in (None, 0) for process in seen) and complaints.empty():
-            complaints.put("a writing process was killed, perhaps for memory; try fewer --num-workers")
+            complaints.put("a writing process was killed, perhaps because memory ran out; try fewer --num-workers")
         if not asked.empty() or not complaints.empty():
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -21,7 +21,7 @@ def parse() -> Namespace:
     add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
     add("--seed", type=int, default=0, help="seed that selects the images stored as JPEG")
     add("--num-workers", type=int, default=CORES, metavar="N", help="processes")
-    add("--overwrite", action="store_true", help="replace --output where it exists")
+    add("--overwrite", action="store_true", help="replace an existing --output")
     args = parser.parse_args()
     ranges = {"max_resolution": (0, 65535), "compress_probability": (0, 1), "jpeg_quality": (1, 100), "seed": (0, 2**32 - 1)}
     for name, (low, high) in (ranges | {"num_workers": (1, 1024)}).items():

@@ -74,7 +74,7 @@ class Images(Dataset):
         annotation = _open(annotation_path)
         if annotation.mode not in ("L", "P"):
             raise InputError(
-                f"{annotation_path}: a picture in mode {annotation.mode}; an annotation holds one class index per pixel, 8 bits"
+                f"{annotation_path}: an image in mode {annotation.mode}; an annotation holds one class index per pixel, 8 bits"
             )
         if size is not None and annotation.size != size:
             sizes = [f"{width} x {height}" for width, height in (annotation.size, size)]

@@ -61,7 +61,7 @@ def read_archive(archive: Path, split: str) -> Contents:
     flat = "/" not in names[0]
     if not map_file.exists():
         if flat:
-            reason = f"lie in no class folders and {map_file.name} is missing; {prepare} --maps-only writes it"
+            reason = f"are in no class folders and {map_file.name} is missing; {prepare} --maps-only writes it"
             raise ArchiveError(f"{archive}: its images {reason}")
         classes = sorted({name.partition("/")[0] for name in names})
         label = {name: number for number, name in enumerate(classes)}

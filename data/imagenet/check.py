@@ -77,7 +77,7 @@ def check(root: Path, workers: int) -> int:
         problems += sum(not line.startswith("hint: ") for line in lines)
     if classes["train"] and classes["val"] and classes["train"].keys() != classes["val"].keys():
         different = sorted(classes["train"].keys() ^ classes["val"].keys())
-        print(f"train and val have different classes: {len(different)} are in one only ({', '.join(different[:3])})")
+        print(f"train and val have different classes: {len(different)} are in only one of them ({', '.join(different[:3])})")
         problems += 1
     print("no problem found" if not problems else f"{problems} problem{'s' * (problems > 1)} found")
     return problems

@@ -33,7 +33,7 @@ def write_maps(root: Path, overwrite: bool, devkit: Path | None = None) -> None:
         if "/" not in names[0]:
             if split == "train":
                 raise InputError(
-                    f"{archive}: its images lie in no class folders, which hold the labels; zip the folder train/ whole"
+                    f"{archive}: its images are in no class folders, which hold the labels; zip the folder train/ whole"
                 )
             wnids = devkit_labels(devkit or root, names)
         else:
@@ -62,7 +62,7 @@ def labels_of_map(path: Path) -> dict[str, int]:
 def devkit_labels(root: Path, names: list[str]) -> dict[str, str]:
     """The wnid of each flat validation image, by the number in its name, from the development kit in `root`."""
     if not (root / DEVKIT).is_file():
-        raise InputError(f"{root}: the validation images lie in no class folders, so their labels are needed: put {DEVKIT} there")
+        raise InputError(f"{root}: the validation images are in no class folders, so their labels are needed: put {DEVKIT} there")
     truth, wnids, _ = read_devkit(root / DEVKIT)
     found = {}
     for name in names:

@@ -49,12 +49,12 @@ def main() -> None:
         sys.exit(f"error: {printable(str(error))}")
     except BrokenProcessPool:
         sys.exit(
-            "error: a process that decodes was killed, perhaps for memory; the same command goes on from here, see --workers"
+            "error: a process that decodes was killed, perhaps because memory ran out; the same command continues, see --workers"
         )
     except OSError as error:
-        sys.exit(f"error: {error.filename or output}: {error.strerror or error}; the same command goes on from here")
+        sys.exit(f"error: {error.filename or output}: {error.strerror or error}; the same command continues from here")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+        sys.exit("interrupted; the same command continues from here")
 
 
 def parse() -> argparse.Namespace:
@@ -101,7 +101,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another prepare.py is at work here; let it end, then start again")
+            raise InputError(f"{folder}: another prepare.py is running here; wait until it ends, then start again")
         except OSError as error:
             print(f"note: {folder} cannot be locked ({error.strerror}); see to it that no second prepare.py works here")
         yield

@@ -63,7 +63,7 @@ def source(root: Path, split: str) -> tuple[list[tuple[str, object]], Callable[[
     if flat and len(flat) < len(listed):
         raise InputError(f"{folder}: {flat[0]} lies in no class folder, others do")
     if flat and split == "train":
-        raise InputError(f"{folder}: its images lie in no class folders, which hold the labels")
+        raise InputError(f"{folder}: its images are in no class folders, which hold the labels")
     if flat:
         wnids = devkit_labels(root, flat)
         listed = [(f"{wnids[name]}/{name}", location) for name, location in listed]
@@ -131,7 +131,7 @@ def list_tar(path: Path, of_tars: bool) -> tuple[list[tuple[str, tuple[int, int]
         ):
             read(tar, "", 0, of_tars)
     except tarfile.TarError as error:
-        raise InputError(f"{path}: truncated or no tar ({error}); download it again")
+        raise InputError(f"{path}: truncated, or not a tar archive ({error}); download it again")
     return listed, left_out
 
 
@@ -152,7 +152,7 @@ def write_archive(part: Path, archive: Path, images: list, read: Callable, setti
 
         kept = kept_entries(file, archive.stem, images, content)
         if kept:
-            print(f"going on after {len(kept):,} of {len(images):,} images in {part.name}")
+            print(f"continuing after {len(kept):,} of {len(images):,} images in {part.name}")
         todo = images[len(kept) :]
         contents = reencoded(todo, read, settings, workers) if any(settings) else (read(location) for _, location in todo)
         bar = tqdm(total=len(images), initial=len(kept), desc=archive.name, unit=" images", dynamic_ncols=True, disable=None)

@@ -68,5 +68,5 @@ def three_classes(classes: list[str] | None, outputs: int, wanted: list[str] | N
         return dict(enumerate(classes[:3])) if len(classes) >= 3 else {}
     unknown = [name for name in wanted if name not in classes]
     if unknown or len(set(wanted)) < 3:
-        raise InputError(f"--classes {' '.join(wanted)}: three different ones of {', '.join(classes[:8])}, ...")
+        raise InputError(f"--classes {' '.join(wanted)}: name three different ones of {', '.join(classes[:8])}, ...")
     return {classes.index(name): name for name in wanted}

@@ -59,7 +59,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more to write the output
         stop(f"{error.filename or 'the output'}: {reason(error)}")
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was not whole was not written\n")
+        sys.stderr.write("interrupted; incomplete files were not written\n")
         sys.exit(130)
 
 

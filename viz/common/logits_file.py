@@ -44,7 +44,7 @@ def load(path: Path, ignore_index: int | None = None) -> dict:
     if dense:
         pixels = sum(_check_labels(f"{path}, image {image}", part, classes, ignore_index) for image, part in enumerate(labels))
         if not pixels:
-            raise InputError(f"{path}: every label is {ignore_index}, --ignore-index; there is nothing to look at")
+            raise InputError(f"{path}: every label is {ignore_index}, --ignore-index; no labelled pixel remains")
         return content | {"path": path, "ignore_index": ignore_index, "pixels": pixels}
     _check_finite(path, "logits", logits)
     _check_labels(str(path), labels, classes, None)

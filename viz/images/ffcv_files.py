@@ -27,7 +27,9 @@ def open_ffcv(path: Path) -> Images:
     try:
         from ffcv.reader import Reader
     except ImportError:
-        raise InputError(f"{path}: FFCV is not installed (see Conv/ffcv/install.sh); an image folder or ZIP archive needs none")
+        raise InputError(
+            f"{path}: FFCV is not installed (see Conv/ffcv/install.sh); an image folder or ZIP archive does not need it"
+        )
     if not path.is_file():
         raise InputError(f"{path}: no such FFCV file; --data-path names another")
     try:

@@ -15,7 +15,7 @@ def open_folder(folder: Path) -> Images:
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(f"{entry.name}/"))
     names, labels, left_out = [], [], [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
     if not classes and any(is_image(name) for name in left_out):
-        raise InputError(f"{folder}: its images lie in no class folders, so they have no labels; <class>/<image> is needed")
+        raise InputError(f"{folder}: its images are in no class folders, so they have no labels; <class>/<image> is needed")
     for label, name in enumerate(classes):
         for path, files in sorted(_walk(folder / name)):
             paths = [os.path.relpath(os.path.join(path, file), folder) for file in sorted(files)]
@@ -31,7 +31,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     seen = set()
     for path, _, files in os.walk(folder, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(path)) in seen:
-            raise InputError(f"{path}: is a link to a folder that is read already; remove it")
+            raise InputError(f"{path}: is a link to a folder that has been read already; remove it")
         seen.add(real)
         yield path, files
 

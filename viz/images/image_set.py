@@ -64,7 +64,7 @@ class Images(Dataset):
 def check_different(train: Images, test: Images) -> None:
     """Raise InputError if both splits are the same images, as from a folder of class folders, an archive or an FFCV file."""
     if str(train.where) == str(test.where) and np.array_equal(train.names, test.names):
-        raise InputError(f"{train.where}: the same images for training and test; --data-path wants a folder that holds both")
+        raise InputError(f"{train.where}: the same images for training and test; --data-path must name a folder that holds both")
 
 
 def match_classes(images: Images, classes: list[str] | None, outputs: int, owner: object) -> None:

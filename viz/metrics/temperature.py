@@ -80,7 +80,7 @@ def usable(temperatures: list[float]) -> tuple[list[int], str | None]:
         return inside, None
     others = f"{len(temperatures) - len(inside)} of {len(temperatures)} splits"
     note = f"the NLL falls up to the end of the range, T from {COLDEST:g} to {HOTTEST:g}, in {others}"
-    return (inside, f"{note}, which are left out") if inside else (list(range(len(temperatures))), f"{note}: T says little")
+    return (inside, f"{note}, which are omitted") if inside else (list(range(len(temperatures))), f"{note}: T says little")
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, index: Tensor | None = None, start: float | None = None) -> float:

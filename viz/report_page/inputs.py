@@ -119,7 +119,7 @@ def check_seed(others: list[Run], run: Run) -> None:
     """Raise InputError if a run repeats another of its method, or was trained differently, as far as the files say."""
     for other in others:
         if torch.equal(run.content["logits"], other.content["logits"]):
-            raise InputError(f"{other.path} and {run.path}: the same logits, so they are no two seeds of {run.method}")
+            raise InputError(f"{other.path} and {run.path}: the same logits, so they are not two seeds of {run.method}")
         for key in ("loss", "alpha", "alpha_end", "epochs", "data"):
             if key in run.said and key in other.said and run.said[key] != other.said[key]:
                 pair = f"{other.said[key]} and {run.said[key]}"

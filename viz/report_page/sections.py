@@ -176,7 +176,9 @@ def logits(found: Findings) -> Section:
 
 def features(found: Findings) -> Section:
     keys = ("d_within_train", "d_within_val", "r2_train", "r2_val")
-    section = Section("features", "Features", "How the penultimate features lie, which the classifier reads.", ["r2_val"])
+    section = Section(
+        "features", "Features", "The geometry of the penultimate features, which are the classifier's input.", ["r2_val"]
+    )
     if all(found.values(name, "d_within_val") is None for name in found.runs):
         section.missing = "The logits files hold no features; viz/logits.py --features stores them."
         return section
@@ -235,7 +237,7 @@ def mistakes(found: Findings) -> Section:
     if not any(gallery.pictures for gallery in section.galleries):
         section.missing, section.galleries = "No prediction is wrong.", []
     elif all(run.images is None for run in found.first.values()):
-        section.notes.append("Logits files hold no pictures; with --checkpoint the pictures stand here.")
+        section.notes.append("Logits files hold no pictures; with --checkpoint the pictures appear here.")
     return section
 
 
