@@ -68,7 +68,7 @@ def test_a_block_that_adds_nothing_is_its_shortcut(size):
 def test_more_processes_than_gpus(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "99")
-    with pytest.raises(InputError, match="process 100 of this machine finds .* as many processes as it has GPUs"):
+    with pytest.raises(InputError, match="process 100 of this machine finds .*: start one process per GPU"):
         distributed.start("cuda")
 
 
