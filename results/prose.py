@@ -115,9 +115,9 @@ rests on a few errors: temperature, ECE after scaling and C24 mean little there.
 
 digits-parity was trained again after verdicts had been seen: when a fault in the choice of its
 temperatures was found, the checkpoints were gone. Another machine rounds differently, so the same
-seeds gave other networks. The training before also contradicted C1, C12 and C25a (corrected p
-0.036, 0.045 and 0.029). The one that stands here leaves them undecided, with differences of the same
-sign. The corrected p does not cover this second look.
+seeds gave other networks. The earlier training also contradicted C1, C12 and C25a (corrected p
+0.036, 0.045 and 0.029). The present one leaves them undecided, with differences of the same sign.
+The corrected p does not cover this second look.
 
 Most networks here are small and were trained for minutes. These runs can neither refute nor confirm
 the papers' ImageNet results.

@@ -18,7 +18,7 @@ batch = "its batch size"  # a trainer replaces this by the option and its value,
 
 
 class InputError(ValueError):
-    """Says in one line what is wrong, where, and what to do; unprintable characters, in file names say, are escaped."""
+    """Says in one line what is wrong, where, and what to do; unprintable characters, such as in file names, are escaped."""
 
     def __init__(self, message: object):
         super().__init__("".join(c if c.isprintable() else _escaped(c) for c in str(message)))
