@@ -94,12 +94,12 @@ def read_any(path: Path) -> dict:
 
 
 def read(path: Path) -> dict:
-    """Read a checkpoint in this project's formatat. Raises InputError for what read_any refuses, and for other formats."""
+    """Read a checkpoint in this project's format. Raises InputError for what read_any refuses, and for other formats."""
     return check(read_any(path), path)
 
 
 def check(state: dict, path: Path) -> dict:
-    """Return the content of a checkpoint if it has this project's formatat. Raises InputError if it does not."""
+    """Return the content of a checkpoint if it has this project's format. Raises InputError if it does not."""
     if not isinstance(state.get("model"), dict):
         raise InputError(f"{path}: a checkpoint is a dict with the weights under 'model'; this one is not")
     kinds = {"args": dict, "classes": list, "epoch": int, "optimizer": dict, "loss": dict, "scaler": dict, "lr_scheduler": dict}
@@ -110,7 +110,7 @@ def check(state: dict, path: Path) -> dict:
     wrong += ["model"] * (not all(isinstance(value, Tensor) for value in state["model"].values()))
     wrong += ["args"] * ("args" not in wrong and not is_plain(state.get("args")))
     if wrong:
-        raise InputError(f"{path}: not a checkpoint of this project's formatat: unexpected content under {', '.join(wrong)}")
+        raise InputError(f"{path}: not a checkpoint of this project's format: unexpected content under {', '.join(wrong)}")
     return state
 
 

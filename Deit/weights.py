@@ -216,7 +216,7 @@ def _compare(was: dict, path: str, args) -> None:
 
 
 def read_to_continue(source: str) -> Foreign:
-    """Read a checkpoint to resume, in this project's formatat or DeiT's. Raises InputError."""
+    """Read a checkpoint to resume, in this project's format or DeiT's. Raises InputError."""
     found = foreign.read(source)
     if found.ours or "classes" in found.state:
         states.check(found.state, Path(source))

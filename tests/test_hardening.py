@@ -198,7 +198,7 @@ def test_where_nothing_can_be_locked_the_run_goes_on(tmp_path, monkeypatch, caps
 
 
 def state():
-    """A state of this project's formatat, and the model and the optimiser that it belongs to."""
+    """A state of this project's format, and the model and the optimiser that it belongs to."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
