@@ -192,45 +192,50 @@ def get_parser() -> Parser:
         help="strength in the first epoch; if omitted: the published strength and schedule (maxsup: 0.1 -> 0.2)",
     )
     group.add_argument(
-        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: --alpha is constant"
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: a given --alpha is constant"
     )
     group.add_argument(
         "--prior",
         default="uniform",
         choices=["uniform", "frequency"],
-        help="for ls, the distribution to smooth towards: frequency is that of the training labels",
+        help="what ls smooths towards: 1/K, or class frequencies",
     )
-    group.add_argument("--smoothing", type=float, metavar="X", help="DeiT's name for --loss ls --alpha X; 0: for --loss ce")
+    group.add_argument("--smoothing", type=float, metavar="X", help="DeiT's name for --loss ls --alpha X; 0: --loss ce")
     group.add_argument("--bce-loss", action="store_true", help="DeiT's name for --loss bce, binary cross-entropy per class")
 
     group = parser.add_argument_group("distillation")
     group.add_argument(
-        "--distillation-type", default="none", choices=["none", "soft", "hard"], help="how the student learns from the teacher"
+        "--distillation-type",
+        default="none",
+        choices=["none", "soft", "hard"],
+        help="target: the teacher's probabilities (soft) or predicted class (hard)",
     )
     group.add_argument("--teacher-path", metavar="PATH|URL", help="the teacher's checkpoint, of any trainer")
     group.add_argument(
-        "--teacher-model", metavar="NAME", help="model of timm or torchvision; if omitted: the one that the file names"
+        "--teacher-model",
+        metavar="NAME",
+        help="the teacher's model, of timm or torchvision; if omitted: the one that the file names",
     )
     group.add_argument("--distillation-alpha", type=float, default=0.5, help="the teacher's share of the loss")
-    group.add_argument("--distillation-tau", type=float, default=1.0, help="temperature of soft distillation")
+    group.add_argument("--distillation-tau", type=float, default=1.0, help="temperature, for soft distillation")
 
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="deit_small_patch16_224", metavar="NAME", help="any timm model")
-    group.add_argument("--num-classes", type=int, help="size of the classifier; if omitted: as many as the data has classes")
+    group.add_argument("--num-classes", type=int, help="size of the classifier; if omitted: the number of classes in the data")
     group.add_argument(
-        "--input-size", type=int, help="side of the square input, pixels; if omitted: 224, or the checkpoint's with --eval"
+        "--input-size", type=int, help="side of the input, pixels; if omitted: 224, or the checkpoint's with --eval"
     )
     group.add_argument("--drop", type=float, default=0.0, help="dropout rate")
     group.add_argument("--drop-path", type=float, default=0.1, help="stochastic depth rate")
     group.add_argument("--model-ema", action=switch, default=False, help="keep an exponential moving average of the weights")
-    group.add_argument("--model-ema-decay", type=float, default=0.99996, help="decay of that average, per step")
-    group.add_argument("--model-ema-force-cpu", action="store_true", help="keep the average in the memory of the CPU")
+    group.add_argument("--model-ema-decay", type=float, default=0.99996, help="decay of the moving average, per step")
+    group.add_argument("--model-ema-force-cpu", action="store_true", help="keep the moving average in CPU memory")
 
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--finetune", metavar="PATH|URL", help="start from the weights of a checkpoint of any trainer")
     group.add_argument("--freeze-backbone", action="store_true", help="train only the classifier (a linear probe)")
     group.add_argument("--attn-only", action="store_true", help="train only attention, position embeddings and the classifier")
-    group.add_argument("--layer-decay", type=float, help="learning rate of each layer over that of the layer above it")
+    group.add_argument("--layer-decay", type=float, help="ratio of each layer's learning rate to the next layer's; if omitted: 1")
     group.add_argument("--train-mode", action=switch, default=True, help="train with dropout and stochastic depth enabled")
 
     group = parser.add_argument_group("optimisation")
@@ -239,83 +244,104 @@ def get_parser() -> Parser:
     group.add_argument("--recipe-batch", type=int, default=1024, help="warn if the global batch differs from this; 0: never")
     group.add_argument("--opt", default="adamw", metavar="NAME", help="any timm optimiser")
     group.add_argument("--opt-eps", type=float, default=1e-8, help="epsilon of the optimiser")
-    group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; if omitted: its own")
-    group.add_argument("--momentum", type=float, default=0.9, help="momentum, for SGD")
-    group.add_argument("--weight-decay", type=float, default=0.05, help="weight decay, except on norms and biases")
-    group.add_argument("--clip-grad", type=float, help="largest norm of the gradient; if omitted: not clipped")
-    group.add_argument("--lr", type=float, default=5e-4, help="learning rate for a global batch of 512, scaled linearly")
-    group.add_argument("--unscale-lr", action="store_true", help="do not scale --lr with the batch")
-    group.add_argument("--sched", default="cosine", metavar="NAME", help="cosine, step, tanh or poly; changed once per epoch")
+    group.add_argument("--opt-betas", type=float, nargs="+", help="betas of the optimiser; if omitted: its defaults")
+    group.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD")
+    group.add_argument(
+        "--weight-decay", type=float, default=0.05, help="weight decay, except on norms, biases and position embeddings"
+    )
+    group.add_argument("--clip-grad", type=float, help="maximum norm of the gradient; if omitted: no clipping")
+    group.add_argument("--lr", type=float, default=5e-4, help="peak learning rate for a global batch of 512, scaled linearly")
+    group.add_argument("--unscale-lr", action="store_true", help="do not scale --lr with the batch size")
+    group.add_argument("--sched", default="cosine", metavar="NAME", help="cosine, step, tanh or poly; updated once per epoch")
     group.add_argument("--warmup-epochs", type=int, default=5, help="epochs of linear warm-up")
     group.add_argument("--warmup-lr", type=float, default=1e-6, help="learning rate at the start of the warm-up")
-    group.add_argument("--min-lr", type=float, default=1e-5, help="learning rate at the end")
-    group.add_argument("--decay-epochs", type=float, default=30, help="epochs between steps, for step schedules")
-    group.add_argument("--decay-rate", type=float, default=0.1, help="factor per step, for step; the power, for poly")
+    group.add_argument("--min-lr", type=float, default=1e-5, help="final learning rate")
+    group.add_argument("--decay-epochs", type=float, default=30, help="epochs between drops, for --sched step")
+    group.add_argument("--decay-rate", type=float, default=0.1, help="factor of each drop, for --sched step; exponent, for poly")
     group.add_argument(
         "--lr-noise",
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="shares of the epochs where noise on the rate begins and, if given, ends",
+        help="shares of the epochs at which learning-rate noise begins and, if given, ends",
     )
-    group.add_argument("--lr-noise-pct", type=float, default=0.67, help="largest relative noise")
+    group.add_argument("--lr-noise-pct", type=float, default=0.67, help="maximum relative noise")
     group.add_argument("--lr-noise-std", type=float, default=1.0, help="standard deviation of the noise")
     group.add_argument("--start_epoch", type=int, default=0, help="first epoch, counted from 0, of a run that is not resumed")
 
     group = parser.add_argument_group("augmentation")
-    group.add_argument("--no-aug", action="store_true", help="resize and centre crop only, no mixup, no repeated augmentation")
-    group.add_argument("--color-jitter", type=float, default=0.3, help="strength of colour jitter, without --aa")
+    group.add_argument("--no-aug", action="store_true", help="resize and centre crop only, no mixing, no repeated augmentation")
+    group.add_argument("--color-jitter", type=float, default=0.3, help="strength of colour jitter, for --aa none or 3a")
     group.add_argument("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="timm's AutoAugment policy, or none")
     group.add_argument("--ThreeAugment", action="store_true", help="DeiT III's: grey, solarise or blur (--aa 3a), no erasing")
     group.add_argument("--src", action="store_true", help="DeiT III's simple random crop instead of random resized crops")
     group.add_argument("--hflip", type=float, default=0.5, help="probability of a horizontal flip")
-    group.add_argument("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area share of random resized crops")
-    group.add_argument("--train-interpolation", default="bicubic", choices=["random", "bilinear", "bicubic"], help="resizing")
+    group.add_argument("--scale", type=float, nargs=2, default=[0.08, 1.0], help="range of area shares of random resized crops")
+    group.add_argument(
+        "--train-interpolation",
+        default="bicubic",
+        choices=["random", "bilinear", "bicubic"],
+        help="interpolation of random resized crops",
+    )
     group.add_argument("--repeated-aug", action=switch, default=True, help="show each drawn image 3 times per epoch")
     group.add_argument("--reprob", type=float, default=0.25, help="probability of random erasing")
-    group.add_argument("--remode", default="pixel", choices=["const", "rand", "pixel"], help="what erased pixels become")
-    group.add_argument("--recount", type=int, default=1, help="areas to erase")
-    group.add_argument("--mixup", type=float, default=0.8, help="mixup's alpha; 0: no mixup")
-    group.add_argument("--cutmix", type=float, default=1.0, help="cutmix's alpha; 0: no cutmix")
-    group.add_argument("--cutmix-minmax", type=float, nargs=2, metavar="SHARE", help="area share of cutmix, instead of --cutmix")
+    group.add_argument(
+        "--remode",
+        default="pixel",
+        choices=["const", "rand", "pixel"],
+        help="fill of erased areas: zeros, one random colour, or noise",
+    )
+    group.add_argument("--recount", type=int, default=1, help="areas to erase per image")
+    group.add_argument("--mixup", type=float, default=0.8, help="Beta parameter of mixup; 0: none")
+    group.add_argument("--cutmix", type=float, default=1.0, help="Beta parameter of cutmix; 0: none")
+    group.add_argument(
+        "--cutmix-minmax",
+        type=float,
+        nargs=2,
+        metavar="SHARE",
+        help="range of the share of each side that cutmix replaces, instead of --cutmix",
+    )
     group.add_argument("--mixup-prob", type=float, default=1.0, help="probability of mixing a batch")
-    group.add_argument("--mixup-switch-prob", type=float, default=0.5, help="probability of cutmix where both are on")
-    group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="which images share one mix")
+    group.add_argument("--mixup-switch-prob", type=float, default=0.5, help="probability of cutmix, not mixup, if both are on")
+    group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="scope of one mixing ratio")
 
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data-path", type=Path, required=True, help="folder with train/ and val/, or their archives, or the files of CIFAR"
+        "--data-path",
+        type=Path,
+        required=True,
+        help="folder with train/ and val/, their archives, or the files of CIFAR or iNaturalist",
     )
     group.add_argument(
         "--data-set", default="image_folder", choices=DATA_SETS, help="IMNET is an image folder; CIFAR is CIFAR-100"
     )
-    group.add_argument("--inat-category", default="name", choices=CATEGORIES, help="what the labels of iNaturalist are")
+    group.add_argument("--inat-category", default="name", choices=CATEGORIES, help="level of the taxonomy that gives the labels")
     group.add_argument("--cache", action="store_true", help="train from the archives, read into memory once per machine")
     group.add_argument("--num_workers", type=int, help="data-loading workers per process; if omitted: one per core, at most 10")
-    group.add_argument("--pin-mem", action=switch, default=True, help="pinned memory, where there is a GPU")
+    group.add_argument("--pin-mem", action=switch, default=True, help="load batches into pinned memory, on GPUs")
     group.add_argument(
         "--mean", type=float, nargs=3, help="mean of the inputs; if omitted: ImageNet's, or the checkpoint's with --eval"
     )
-    group.add_argument("--std", type=float, nargs=3, help="their standard deviation; if omitted: as --mean")
+    group.add_argument("--std", type=float, nargs=3, help="standard deviation of the inputs; if omitted: as for --mean")
     group.add_argument(
         "--eval-crop-ratio",
         type=float,
-        help="crop's share of the side in evaluation; if omitted: 0.875, or the checkpoint's with --eval",
+        help="share of the shorter side that the centre crop keeps; if omitted: 0.875, or the checkpoint's with --eval",
     )
 
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, default=Path("output/deit"), help="folder for checkpoint and log")
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
     group.add_argument("--resume", metavar="auto|PATH|URL", help="continue from a checkpoint; auto: the one in --output_dir")
-    group.add_argument("--eval", action="store_true", help="evaluate --resume on val/ and stop")
+    group.add_argument("--eval", action="store_true", help="evaluate the checkpoint of --resume on val/ and stop")
     group.add_argument("--dist-eval", action=switch, default=True, help="share the validation images among the processes")
     group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
-    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
-    help_ = "mixed precision; if omitted: bf16 to train on GPUs that have it, else off"
+    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda on machines with a GPU, else cpu")
+    help_ = "mixed precision; if omitted: bf16 for training on GPUs that have it, else off"
     group.add_argument("--amp", choices=["bf16", "fp16", "off"], help=help_)
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
-    group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
+    group.add_argument("--deterministic", action="store_true", help="use deterministic GPU kernels, which are slower")
     group.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in --output_dir")
     add_unneeded(parser)
     return parser

@@ -51,15 +51,15 @@ def get_parser() -> Parser:
         description=__doc__.splitlines()[0],
         epilog="All other options, such as --data-path and --batch-size, go to main.py; python main.py --help lists them.",
     )
-    parser.add_argument("--nodes", type=int, default=1, help="machines")
+    parser.add_argument("--nodes", type=int, default=1, help="number of machines")
     parser.add_argument("--ngpus", type=int, default=8, help="processes per machine, one per GPU")
-    parser.add_argument("--hours", type=float, default=72, help="time limit of a job")
+    parser.add_argument("--hours", type=float, default=72, help="time limit of the job, in hours")
     parser.add_argument("--partition", help="SLURM partition")
-    parser.add_argument("--constraint", help="SLURM constraint, such as the kind of GPU")
+    parser.add_argument("--constraint", help="SLURM constraint, such as the GPU type")
     parser.add_argument("--cpus-per-task", type=int, default=10, help="cores per process")
     parser.add_argument("--cluster", default="slurm", choices=["slurm", "local"], help="where to run")
-    parser.add_argument("--output_dir", "--output-dir", type=Path, required=True, help="folder that all machines see")
-    parser.add_argument("--wait", action="store_true", help="stay until the job ends, and fail if it fails")
+    parser.add_argument("--output_dir", "--output-dir", type=Path, required=True, help="folder of the run, on a shared disk")
+    parser.add_argument("--wait", action="store_true", help="wait until the job ends, and fail if it fails")
     return parser
 
 

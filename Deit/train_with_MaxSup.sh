@@ -7,12 +7,12 @@
 #   python train_with_MaxSup.sh ...    the same with this interpreter
 #
 # Each --loss has its published strength and schedule unless --alpha is given. Every GPU of the machine is used, with 1024 / GPUs
-# images each. Variables:
+# images per GPU and step. Environment variables, with their defaults:
 #   PYTHON  the interpreter (python3)
-#   GPUS    how many processes (all GPUs, or 1 without)
-#   BATCH   images per step of this machine (1024)
-# Several machines: run it once on each with BATCH=256 (for four) and
-# TORCHRUN="--nnodes=4 --node-rank=N --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"; SLURM: run_with_submitit.py.
+#   GPUS    number of processes (all GPUs, or 1 without a GPU)
+#   BATCH   images per step on this machine (1024)
+# On several machines, run it once on each: for four machines, with BATCH=256 and
+# TORCHRUN="--nnodes=4 --node-rank=N --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT". On SLURM, use run_with_submitit.py.
 # --resume auto continues an interrupted run.
 set -euo pipefail
 case " $* " in *" -h "* | *" --help "*)

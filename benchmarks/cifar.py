@@ -34,14 +34,14 @@ CIFAR = SOURCES["cifar10"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Small images in memory against torchvision's pipeline.",
+        description="Time CIFAR-10 epochs with the images in memory, compared with torchvision's pipeline.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data-path", type=Path, help="CIFAR-10, folder or archives; if omitted: random images")
-    parser.add_argument("--steps", type=int, default=60, help="steps of a round; an epoch has 390")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each rival, one after the other")
+    parser.add_argument("--data-path", type=Path, help="folder or archives of CIFAR-10; if omitted: random images")
+    parser.add_argument("--steps", type=int, default=60, help="steps per round; an epoch has 390")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per loader, interleaved")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step")
-    parser.add_argument("--workers", type=int, default=2, help="loading processes of torchvision's")
+    parser.add_argument("--workers", type=int, default=2, help="data-loading workers of torchvision's pipeline")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     table.add_option(parser)
     args = parser.parse_args()

@@ -48,12 +48,14 @@ MODELS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="class folders of images; if omitted: digits")
-    parser.add_argument("--checkpoint", type=Path, help="what viz/ reads; with --data-path")
-    parser.add_argument("--title", help="what the table calls the model, with --data-path")
-    parser.add_argument("--model", help="architecture, where the checkpoint does not say it")
-    parser.add_argument("--mean", type=float, nargs=3, help="of its pixels, the same")
-    parser.add_argument("--std", type=float, nargs=3, help="of its pixels, the same")
+    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="image folder with <class>/<image>; if omitted: digits")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint of any form that viz/ reads; with --data-path")
+    parser.add_argument("--title", help="name of the model in the table; with --data-path")
+    parser.add_argument("--model", help="architecture, if the checkpoint does not state it")
+    parser.add_argument("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1], if the checkpoint does not state it")
+    parser.add_argument(
+        "--std", type=float, nargs=3, help="standard deviation of the inputs, if the checkpoint does not state it"
+    )
     args = parser.parse_args()
     said = {"model": args.model, "mean": args.mean, "std": args.std}
     if args.data_path and not (args.checkpoint and args.title):

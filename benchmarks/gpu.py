@@ -57,14 +57,14 @@ TINY = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=9, help="stop after this many minutes; start nothing that would not fit")
-    parser.add_argument("--output", type=Path, help="folder for results.json and the log (output/gpu, or output/gpu_rehearsal)")
-    parser.add_argument("--packs", type=Path, default=TOP / "gpu_packs", help="folder that holds parts of --pack")
-    parser.add_argument("--jobs", type=int, default=4, help="training runs at once on the GPU")
-    parser.add_argument("--cpu-rehearsal", action="store_true", help="everything in miniature, on a CPU")
-    parser.add_argument("--pack", type=Path, metavar="DIR", help="write what a machine without network needs, and stop")
-    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="CIFAR-10 as archives")
-    parser.add_argument("--fill", type=Path, metavar="FOLDER", help="turn its results.json into tables and runs, and stop")
+    parser.add_argument("--minutes", type=float, default=9, help="stop after this many minutes; start no part that would not fit")
+    parser.add_argument("--output", type=Path, help="folder for results.json and log; if omitted: output/gpu[_rehearsal]")
+    parser.add_argument("--packs", type=Path, default=TOP / "gpu_packs", help="folder with the parts that --pack wrote")
+    parser.add_argument("--jobs", type=int, default=4, help="training runs in parallel on the GPU")
+    parser.add_argument("--cpu-rehearsal", action="store_true", help="run everything in miniature on a CPU")
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="write what a machine without network needs into DIR, and stop")
+    parser.add_argument("--data-path", type=Path, metavar="FOLDER", help="folder with the archives of CIFAR-10")
+    parser.add_argument("--fill", type=Path, metavar="FOLDER", help="turn FOLDER's results.json into tables and runs, and stop")
     args = parser.parse_args()
     args.output = args.output or TOP / ("output/gpu_rehearsal" if args.cpu_rehearsal else "output/gpu")
     if args.pack:

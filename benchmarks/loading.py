@@ -45,10 +45,10 @@ PILLOW = transforms.Compose([transforms.RandomResizedCrop(SIDE), transforms.Rand
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data-path", type=Path, required=True, metavar="FOLDER", help="image folder with train/<class>/<image>")
-    parser.add_argument("--workers", type=int, default=2, help="loading processes")
+    parser.add_argument("--workers", type=int, default=2, help="data-loading workers")
     parser.add_argument("--batch-size", type=int, default=50, help="images per batch")
     parser.add_argument("--images", type=int, default=1000, help="images per round, drawn at random")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, each with every rival once")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, each with every loader once")
     table.add_option(parser)
     args = parser.parse_args()
     if not (args.data_path / "train").is_dir():

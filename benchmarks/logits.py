@@ -34,11 +34,11 @@ def main() -> None:
     parser.add_argument(
         "--data-path", type=Path, required=True, metavar="FOLDER", help="image folder with <split>/<class>/<image>"
     )
-    parser.add_argument("--split", default="val", help="folder in --data-path")
-    parser.add_argument("--models", nargs="+", default=["resnet50", "deit_small_patch16_224"], help="models of timm")
+    parser.add_argument("--split", default="val", help="folder of the images in --data-path")
+    parser.add_argument("--models", nargs="+", default=["resnet50", "deit_small_patch16_224"], help="timm models")
     parser.add_argument("--batch-size", type=int, default=50, help="images per batch")
-    parser.add_argument("--workers", type=int, default=2, help="loading processes")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, each with both")
+    parser.add_argument("--workers", type=int, default=2, help="data-loading workers")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, each with both programs once")
     table.add_option(parser)
     args = parser.parse_args()
     if not (args.data_path / args.split).is_dir():

@@ -44,12 +44,12 @@ TRAFFIC = "memory traffic alone"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     on_gpu = torch.cuda.is_available()
-    form = "logits; NxKxHxW: of pixels; :bf16 in bfloat16, :amp these under autocast, none: float32; if omitted: by the device"
+    form = "logits; NxKxHxW: of pixels; float32, with :bf16 bfloat16, with :amp bfloat16 under autocast; if omitted: by device"
     parser.add_argument("--shapes", type=shape_of, nargs="+", metavar="NxK", help=form)
-    parser.add_argument("--seconds", type=float, default=20, help="time for each shape")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds per shape")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="cuda or cpu")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=on_gpu, help="compiled rivals, too")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=on_gpu, help="also time compiled losses")
     table.add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

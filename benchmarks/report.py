@@ -25,7 +25,7 @@ MODELS = ("CE", "LS", "MaxSup")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--images", type=int, default=50_000, help="images per model")
-    parser.add_argument("--classes", type=int, default=1000, help="classes")
+    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
     table.add_option(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

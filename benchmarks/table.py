@@ -13,7 +13,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the table as JSON, as results/tables/ holds it")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the table as JSON, as in results/tables/")
 
 
 def _file(text: str) -> Path:

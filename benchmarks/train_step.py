@@ -69,10 +69,10 @@ COLUMNS += [("speed / torchvision's loop", ".3f"), ("time / same loop with cross
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(CASES)[:-2], choices=CASES, metavar="MODEL", help=" ".join(CASES))
-    parser.add_argument("--steps", type=int, default=20, help="steps of a round")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each loop, one after the other, after one that warms up")
-    parser.add_argument("--batch-size", type=int, help="images per step; if omitted: by the model")
-    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=("eager", "compiled"), help="of the model")
+    parser.add_argument("--steps", type=int, default=20, help="steps per round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per loop, interleaved, after one for warm-up")
+    parser.add_argument("--batch-size", type=int, help="images per step; if omitted: by model")
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=("eager", "compiled"), help="modes to time")
     parser.add_argument("--amp", default="bf16", choices=("bf16", "off"), help="mixed precision")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # where the process of one model writes its rows

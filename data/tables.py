@@ -20,7 +20,7 @@ def main(folder: Path, file: str, target: str, rows: int, columns: int, rarest: 
     target: column to predict. rows, columns, rarest: what the table must have; the last is the size of the smaller class.
     """
     parser = argparse.ArgumentParser(description=f"Write {file} into its folder, and check it.")
-    parser.add_argument("--archive", type=Path, help="the downloaded ZIP file; if omitted: check the file that is there")
+    parser.add_argument("--archive", type=Path, help="the downloaded ZIP file; if omitted: check the existing table")
     parser.add_argument("--root", type=Path, default=folder, help="folder of the table (%(default)s)")
     args = parser.parse_args()
     path = args.root / file

@@ -43,8 +43,8 @@ BAR = {"dynamic_ncols": True, "mininterval": 1, "disable": None}
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each loss")
-    parser.add_argument("--epochs", type=int, default=12, help="epochs of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds per loss")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs per run")
     parser.add_argument("--output", type=Path, default=TOP / "output/digits", help="folder for runs, tables and figures")
     parser.add_argument("--jobs", type=int, default=CORES, help="runs in parallel, one core each")
     args = parser.parse_args()

@@ -38,9 +38,9 @@ STOPPED = "stopped; the same command goes on where it was"
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that child processes are stopped, too
-    parser = argparse.ArgumentParser(description="Run the experiments behind the claims, and render what came out.")
+    parser = argparse.ArgumentParser(description="Run the experiments that test the papers' claims, and render the results.")
     parser.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help="experiments to run, see --list; finished runs are kept"
+        "experiments", nargs="*", metavar="EXPERIMENT", help="experiments to run (see --list); finished runs are kept"
     )
     parser.add_argument("--list", action="store_true", help="list the experiments and how many of their runs are finished")
     parser.add_argument(
@@ -48,15 +48,15 @@ def main() -> None:
     )
     parser.add_argument("--power", metavar="EXPERIMENT", help="print how many seeds each claim would need")
     parser.add_argument(
-        "--data-path", nargs="+", default=[], metavar="NAME=PATH", help="where a data set is, such as cifar10=FOLDER"
+        "--data-path", nargs="+", default=[], metavar="NAME=PATH", help="location of a data set, such as cifar10=FOLDER"
     )
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD", help="run only these methods, such as CE 'LS 0.1'; if omitted: all"
     )
     parser.add_argument(
-        "--seeds", type=int, help="seeds per method; if omitted: the experiment's number, beyond which pages show none"
+        "--seeds", type=int, help="seeds per method; if omitted: the experiment's number; pages show no seeds beyond it"
     )
-    help_ = f"runs in parallel, which share the cores; if omitted: {CORES}, or with --device cuda {ON_A_GPU}"
+    help_ = f"runs in parallel, which share the cores; if omitted: {CORES}, or {ON_A_GPU} with --device cuda"
     parser.add_argument("--jobs", type=int, help=help_)
     parser.add_argument("--minutes", type=float, help="stop after this many minutes; start no run that would not fit")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train and measure (%(default)s)")

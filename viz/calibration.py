@@ -21,7 +21,7 @@ FIGURES = {"ece": ("ECE", 4), "classwise_ece": ("classwise ECE", 5), "nll": ("NL
 
 
 def main() -> None:
-    parser = options.parser("Calibration of one or more logits files, before and after a temperature.")
+    parser = options.parser("Calibration of one or more logits files, before and after temperature scaling.")
     options.add_models(parser, "input")
     parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
     options.add_splits(parser)

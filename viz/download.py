@@ -61,15 +61,15 @@ RELEASES = {
 
 
 def main() -> None:
-    parser = options.parser("Fetch the papers' released checkpoints.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help=f"release to fetch: {', '.join(RELEASES)}")
+    parser = options.parser("Download the checkpoints that the papers released.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"release to download: {', '.join(RELEASES)}")
     parser.add_argument(
-        "--list", action="store_true", help="list the releases and the figures that the papers report; needs no network"
+        "--list", action="store_true", help="list the releases and the numbers that the papers report; needs no network"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("checkpoints"), help="folder in which each release gets its own folder"
     )
-    parser.add_argument("--files", default="*", metavar="PATTERN", help="fetch only the files whose names match this pattern")
+    parser.add_argument("--files", default="*", metavar="PATTERN", help="download only the files whose names match this pattern")
     args = parser.parse_args()
     if args.list or args.name is None:
         for name, release in RELEASES.items():

@@ -15,10 +15,10 @@ from common.terminal import counted
 
 
 def main() -> None:
-    parser = options.parser("Figure 2 of the MaxSup repository: Grad-CAM of images, by each model.")
+    parser = options.parser("Figure 2 of the MaxSup repository: Grad-CAM maps of images, for each model.")
     options.add_models(parser, "checkpoint")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="image files, one row of the figure each")
-    parser.add_argument("--target", help="class to explain, a name or a label; if omitted: what each model predicts")
+    parser.add_argument("--target", help="class to explain, a name or a label; if omitted: the one that each model predicts")
     parser.add_argument("--output", type=Path, required=True, help="figure to write, .png or .pdf")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
     options.add_preprocessing(parser)

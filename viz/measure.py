@@ -40,9 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="JSON file to write; an earlier one of this command is replaced"
     )
-    help_ = (
-        f"also linear transfer to --transfer-labels, from {options.TRANSFER_IMAGES:,} of the training images where there are more"
-    )
+    help_ = f"also measure linear transfer to --transfer-labels, from at most {options.TRANSFER_IMAGES:,} training images"
     parser.add_argument("--transfer", action="store_true", help=help_)
     help_ = "classes: the data set's own, even if training used superclasses; prefix: file names up to the first _"
     parser.add_argument("--transfer-labels", choices=("classes", "prefix"), default="classes", help=help_)

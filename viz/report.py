@@ -25,7 +25,7 @@ REPEATED = ("threshold", "data_path", "data", *options.OVERRIDES, "model_ema", "
 def main() -> None:
     parser = options.parser("One page that compares models: index.html, report.json, figures/.")
     models = options.add_models(parser, "checkpoint", "input")
-    help_ = "the seeds of one method, checkpoints or logits files: a name, then the files; once per method"
+    help_ = "one method: its name, then the checkpoints or logits files of its seeds; once per method"
     models.add_argument("--group", nargs="+", action="append", metavar=("NAME", "FILE"), help=help_)
     parser.add_argument("--output", type=Path, required=True, help="folder for index.html, report.json and figures/")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="make only these sections")
@@ -33,7 +33,7 @@ def main() -> None:
     help_ = "draw only this figure into --output, as PNG and PDF, and make no page"
     parser.add_argument("--figure", choices=FIGURES, help=help_)
     parser.add_argument("--title", default="Model report", help="heading of the page")
-    parser.add_argument("--note", action="append", default=[], help="a paragraph under the heading; may be repeated")
+    parser.add_argument("--note", action="append", default=[], help="paragraph under the heading; may be repeated")
     parser.add_argument("--overwrite", action="store_true", help="replace the report in --output")
     help_ = "a logit z is near zero if |z| is below this"
     parser.add_argument("--threshold", type=float, default=options.THRESHOLD, help=help_)

@@ -24,20 +24,20 @@ def get_parser() -> Parser:
     add("--data", choices=SOURCES, help="data set; if omitted: the checkpoint's")
     add("--data-path", type=Path, help="folder or archives; if omitted: the checkpoint's, built in, or downloaded")
     add("--split", choices=("val", "train"), default="val", help="images to evaluate on")
-    corrupted = "15 corruptions: CIFAR-10-C's .npy files; without a folder: made from the test images"
+    corrupted = "also evaluate on 15 corruptions: CIFAR-10-C's .npy files or, without a folder, made from the test images"
     add("--corruptions", nargs="?", const="", metavar="FOLDER", help=corrupted)
-    add("--output", type=Path, help="also write the figures to this JSON file")
-    add("--batch-size", "-b", type=int, default=256, help="images per step")
-    add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
-    add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
+    add("--output", type=Path, help="also write the metrics to this JSON file")
+    add("--batch-size", "-b", type=int, default=256, help="images per batch")
+    add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="data-loading workers, for large images")
+    add("--device", choices=("cuda", "cpu"), help="if omitted: cuda on machines with a GPU, else cpu")
     group = parser.add_argument_group("for weights from elsewhere")
     add("--model", metavar="NAME", help="one of " + ", ".join(NAMES))
     add("--width", type=int, help="channels of the first stage of the CIFAR ResNets; if omitted: 16")
-    add("--stem-stride", type=int, help="stride of their first layer; if omitted: 1")
-    add("--input-size", type=int, help="side of the input, pixels; if omitted: that of small images, else 224")
+    add("--stem-stride", type=int, help="stride of the CIFAR ResNets' first layer; if omitted: 1")
+    add("--input-size", type=int, help="side of the input, pixels; if omitted: the images' own if small, else 224")
     add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: ImageNet's")
-    add("--std", type=float, nargs=3, help="their standard deviation; if omitted: ImageNet's")
-    add("--crop-ratio", type=float, help="crop's share of the side, for large images; if omitted: 0.875")
+    add("--std", type=float, nargs=3, help="standard deviation of the inputs; if omitted: ImageNet's")
+    add("--crop-ratio", type=float, help="large images: share of the shorter side that the centre crop keeps; if omitted: 0.875")
     return parser
 
 

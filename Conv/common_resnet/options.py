@@ -54,46 +54,56 @@ def get_parser() -> Parser:
         add_option(parser, group, name, *others, **options)
 
     group = parser.add_argument_group("loss and model")
-    add("--loss", choices=LOSSES, help="what is minimised; if omitted: maxsup")
+    add("--loss", choices=LOSSES, help="loss to minimise; if omitted: maxsup")
     add("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
-    add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: --alpha is constant")
-    add("--prior", default="uniform", choices=("uniform", "frequency"), help="target of ls: 1/K, or the labels' frequencies")
+    add("--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: a given --alpha is constant")
+    add("--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies")
     add("--model", default="resnet20", metavar="NAME", help="one of " + ", ".join(NAMES))
     add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
-    add("--stem-stride", type=int, default=1, help="stride of their first layer; 2: a quarter of the time")
-    add("--init", metavar="imagenet|PATH|URL", help="weights to start from: torchvision's, or any checkpoint's")
-    add("--freeze-backbone", switch=True, help="train the classifier only (a linear probe)")
-    add("--layer-decay", type=float, default=1.0, help="learning rate of each stage over that of the stage after it")
+    add("--stem-stride", type=int, default=1, help="stride of the CIFAR ResNets' first layer; 2: a quarter of the time")
+    add("--init", metavar="imagenet|PATH|URL", help="initial weights: torchvision's, or any checkpoint's; if omitted: random")
+    add("--freeze-backbone", switch=True, help="train only the classifier (a linear probe)")
+    add("--layer-decay", type=float, default=1.0, help="ratio of each stage's learning rate to the next stage's")
     add("--ema-decay", type=float, help="decay per step of a moving average of the weights; if omitted: no average")
 
     group = parser.add_argument_group("data")
-    add("--data", choices=SOURCES, help="data set, digits if omitted; folder: your own images")
+    add("--data", choices=SOURCES, help="data set; folder: your own images; if omitted: digits")
     add("--data-path", type=Path, help="folder or archives; if omitted: built in, or downloaded into output/downloads/")
-    ratio = "keep a long-tailed subset: size of the largest class over that of the smallest"
+    ratio = "train on a long-tailed subset with this ratio of largest to smallest class size"
     add("--imbalance-ratio", type=float, default=1.0, help=ratio)
     add("--label-noise", type=float, default=0.0, metavar="R", help="share of the training images that get a wrong label")
-    coarse = "coarse labels: the data set's own, or of a JSON file"
+    coarse = "train on coarse labels: the data set's own, or those of a JSON file"
     add("--superclasses", nargs="?", const="default", metavar="FILE", help=coarse)
     add("--holdout", type=float, default=0.0, help="share of the training images to validate on instead of val")
     add("--padding", type=int, help="pixels around small images for random crops; if omitted: the data set's")
-    add("--flip", nargs=0, const=True, help="random horizontal flips; if omitted: as the data set's recipe")
-    add("--no-flip", nargs=0, const=False, dest="flip", help="no flips")
-    add("--cutout", type=int, default=0, help="side of the square that is cut out of small images, pixels")
+    add("--flip", nargs=0, const=True, help="random horizontal flips; if omitted: as in the data set's recipe")
+    add("--no-flip", nargs=0, const=False, dest="flip", help="no horizontal flips")
+    add("--cutout", type=int, default=0, help="side of the square cut out of small images, pixels; 0: no cutout")
     add("--mixup-alpha", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
-    add("--cutmix-alpha", type=float, default=0.0, help="Beta parameter of cutmix; with mixup, each batch takes one of them")
+    add(
+        "--cutmix-alpha",
+        type=float,
+        default=0.0,
+        help="Beta parameter of cutmix; 0: none; with mixup, each batch takes one of the two",
+    )
     add("--auto-augment", choices=AUGMENTATIONS, help="torchvision's automatic augmentation of large images")
     add("--ra-magnitude", type=int, help="magnitude of --auto-augment ra; if omitted: 9")
     add("--augmix-severity", type=int, help="severity of --auto-augment augmix; if omitted: 3")
     add("--random-erase", type=float, default=0.0, help="probability of erasing a rectangle of a large image")
-    size = "side of the input, pixels; if omitted: that of small images, 224 for large ones"
+    size = "side of the input, pixels; if omitted: the images' own if small, else 224"
     add("--input-size", "--train-crop-size", "--val-crop-size", type=int, help=size)
-    add("--crop-ratio", type=float, help="crop's share of the side in evaluation of large images; if omitted: 0.875")
+    add("--crop-ratio", type=float, help="large images: share of the shorter side that the centre crop keeps; if omitted: 0.875")
     add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: the data set's")
-    add("--std", type=float, nargs=3, help="their standard deviation; if omitted: the data set's")
-    add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="loading processes, for large images")
+    add("--std", type=float, nargs=3, help="standard deviation of the inputs; if omitted: the data set's")
+    add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="data-loading workers, for large images")
 
     group = parser.add_argument_group("distillation")
-    add("--distillation-type", default="none", choices=("none", "soft", "hard"), help="how the student learns from the teacher")
+    add(
+        "--distillation-type",
+        default="none",
+        choices=("none", "soft", "hard"),
+        help="target: the teacher's probabilities (soft) or predicted class (hard)",
+    )
     add("--teacher-path", metavar="PATH|URL", help="the teacher's checkpoint; one from elsewhere may need --teacher-model")
     add("--teacher-model", metavar="NAME", help="the teacher's model, if its checkpoint does not name it")
     add(
@@ -102,21 +112,21 @@ def get_parser() -> Parser:
         help="the teacher's logits on the training images, as viz/logits.py --split train writes them",
     )
     add("--distillation-alpha", type=float, help="the teacher's share of the loss; if omitted: 0.5")
-    add("--distillation-tau", type=float, help="temperature of the soft distillation; if omitted: 1")
+    add("--distillation-tau", type=float, help="temperature, for soft distillation; if omitted: 1")
 
     group = parser.add_argument_group("optimisation: SGD; if omitted: the data set's recipe")
     add("--epochs", type=int, help="epochs to train")
     add("--batch-size", "-b", type=int, help="images per step, all processes together")
-    add("--opt", default="sgd_nesterov", choices=("sgd_nesterov", "sgd"), help="form of the momentum")
-    add("--lr", type=float, help="highest learning rate, not rescaled")
-    add("--momentum", type=float, default=0.9, help="momentum")
+    add("--opt", default="sgd_nesterov", choices=("sgd_nesterov", "sgd"), help="SGD with or without Nesterov momentum")
+    add("--lr", type=float, help="peak learning rate, not scaled with the batch size")
+    add("--momentum", type=float, default=0.9, help="momentum of SGD")
     add("--weight-decay", "--wd", type=float, help="weight decay, except on norms and biases")
-    add("--clip-grad-norm", "--clip-grad", type=float, help="largest norm of the gradient; if omitted: not clipped")
-    add("--sched", choices=("cosine", "step"), help="schedule of the rate")
-    marks = "where the rate drops, for step; if omitted: the data set's, in proportion"
+    add("--clip-grad-norm", "--clip-grad", type=float, help="maximum norm of the gradient; if omitted: no clipping")
+    add("--sched", choices=("cosine", "step"), help="learning-rate schedule")
+    marks = "epochs at which the rate drops, for --sched step; if omitted: the recipe's, scaled to --epochs"
     add("--decay-epochs", type=int, nargs="+", help=marks)
-    add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for step; if omitted: 0.1")
-    rising = "epochs in which the rate rises linearly; if omitted: the data set's, at most a quarter of --epochs"
+    add("--decay-rate", "--lr-gamma", type=float, help="factor of each drop, for --sched step; if omitted: 0.1")
+    rising = "epochs of linear warm-up; if omitted: the recipe's, at most a quarter of --epochs"
     add("--warmup-epochs", "--lr-warmup-epochs", type=int, help=rising)
 
     group = parser.add_argument_group("run")
@@ -126,12 +136,12 @@ def get_parser() -> Parser:
     add("--test-only", "--eval", switch=True, help="evaluate the checkpoint of --resume in float32 and stop; see evaluate.py")
     add("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
     add("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
-    add("--device", choices=("cuda", "cpu"), help="if omitted: cuda where there is one")
+    add("--device", choices=("cuda", "cpu"), help="if omitted: cuda on machines with a GPU, else cpu")
     mixed = "mixed precision in training; if omitted: bf16 on GPUs that have it, else off"
     add("--amp", nargs="?", const="bf16", choices=("bf16", "off"), help=mixed)
-    add("--compile", switch=True, help="compile the model; of small images on a GPU, as CUDA graphs")
+    add("--compile", switch=True, help="compile the model with torch.compile; for small images on a GPU, with CUDA graphs")
     add("--sync-bn", switch=True, help="batch norm over the images of all processes")
-    slower = "slower GPU kernels whose results never vary"
+    slower = "use deterministic GPU kernels, which are slower"
     add("--deterministic", "--use-deterministic-algorithms", switch=True, help=slower)
     torchvision_flags.add_flags(parser)
     return parser

@@ -38,51 +38,51 @@ OPTIONS = {
     "model.small_stem": Option(
         bool, False, "ResNets for small images: first convolution 3x3 without stride, no pooling after it"
     ),
-    "model.init": Option(str, None, "weights to start from: a checkpoint of any form, or its URL; imagenet: torchvision's"),
-    "model.num_classes": Option(int, None, "size of the classifier; none: as many as the training file has labels", 1, 1e9),
+    "model.init": Option(str, None, "initial weights: any checkpoint or its URL; imagenet: torchvision's; none: random"),
+    "model.num_classes": Option(int, None, "size of the classifier; none: the number of classes in the training file", 1, 1e9),
     "data.train_dataset": Option(str, None, "the .ffcv file to train on"),
     "data.val_dataset": Option(str, None, "the .ffcv file to validate on"),
     "data.num_workers": Option(int, None, "loading threads per process; none: the cores, shared among the processes", 1, 1024),
     "data.in_memory": Option(
-        bool, True, "1: shuffle in full, the file cached in memory; 0, with one process only: fewer, longer reads"
+        bool, True, "1: full shuffle, the file cached in memory; 0, one process only: shuffle by pages, in fewer, longer reads"
     ),
     "resolution.min_res": Option(int, 224, "side of the training images at the start, pixels", 1, 1e5),
     "resolution.max_res": Option(int, 224, "side of the training images at the end, pixels", 1, 1e5),
     "resolution.start_ramp": Option(int, 0, "epoch until which the side stays at min_res", 0, 1e9),
-    "resolution.end_ramp": Option(int, 0, "epoch from which it is max_res; between them multiples of 32", 0, 1e9),
+    "resolution.end_ramp": Option(int, 0, "epoch from which the side is max_res; between the two, multiples of 32", 0, 1e9),
     "augmentation.min_area": Option(float, 0.08, "smallest share of an image's area that a random crop takes", 1e-6, 1),
     "augmentation.flip": Option(float, 0.5, "probability of a horizontal flip", 0, 1),
     "augmentation.mixup_alpha": Option(float, 0.0, "Beta parameter of mixup; 0: none", 0, 1000),
     "augmentation.cutmix_alpha": Option(
-        float, 0.0, "Beta parameter of cutmix; with mixup, each batch takes one of them; 0: none", 0, 1000
+        float, 0.0, "Beta parameter of cutmix; 0: none; with mixup, each batch takes one of the two", 0, 1000
     ),
-    "lr.lr": Option(float, 0.8, "highest learning rate, for a global batch of for_batch images, scaled linearly", 1e-30, 1e30),
-    "lr.for_batch": Option(int, 2048, "global batch that lr is meant for; 0: lr as it is, whatever the batch", 0, 1e9),
+    "lr.lr": Option(float, 0.8, "peak learning rate for a global batch of for_batch images, scaled linearly", 1e-30, 1e30),
+    "lr.for_batch": Option(int, 2048, "global batch that lr is meant for; 0: lr is not scaled", 0, 1e9),
     "lr.schedule": Option(str, "step", "step, or cyclic: linearly up and then down", choices=("step", "cyclic")),
-    "lr.step_ratio": Option(float, 0.1, "factor at each step", 1e-9, 1),
-    "lr.step_length": Option(int, 30, "epochs between steps", 1, 1e9),
+    "lr.step_ratio": Option(float, 0.1, "factor of each drop, for schedule step", 1e-9, 1),
+    "lr.step_length": Option(int, 30, "epochs between drops, for schedule step", 1, 1e9),
     "lr.peak_epoch": Option(int, 2, "epoch in which the cyclic rate is highest", 0, 1e9),
     "loss.name": Option(str, "maxsup", ", ".join(LOSSES)),
-    "loss.alpha": Option(float, None, "strength in the first epoch; none: the loss's published strength and schedule", -100, 100),
-    "loss.alpha_end": Option(float, None, "strength in the last epoch, reached linearly; none: loss.alpha is constant", -100, 1),
-    "loss.prior": Option(
-        str, "uniform", "target of ls: uniform, or the training labels' frequency", choices=("uniform", "frequency")
+    "loss.alpha": Option(float, None, "strength in the first epoch; none: the published strength and schedule", -100, 100),
+    "loss.alpha_end": Option(
+        float, None, "strength in the last epoch, reached linearly; none: a given alpha is constant", -100, 1
     ),
+    "loss.prior": Option(str, "uniform", "what ls smooths towards: 1/K, or class frequencies", choices=("uniform", "frequency")),
     "training.epochs": Option(int, 90, "epochs to train", 1, 1e9),
     "training.batch_size": Option(int, 512, "images per process and step", 1, 1e9),
     "training.momentum": Option(float, 0.9, "momentum of SGD", 0, 1),
     "training.weight_decay": Option(float, 1e-4, "weight decay, except on norms and biases", 0, 1e9),
     "training.seed": Option(int, 0, "seed of weights, data order and augmentation", 0, 2**32 - 1),
-    "training.device": Option(str, None, "cuda or cpu; none: cuda where there is one", choices=("cuda", "cpu")),
+    "training.device": Option(str, None, "cuda or cpu; none: cuda on machines with a GPU, else cpu", choices=("cuda", "cpu")),
     "training.amp": Option(
-        str, None, "mixed precision; none: bf16 to train on GPUs that have it, else off", choices=("bf16", "fp16", "off")
+        str, None, "mixed precision; none: bf16 for training on GPUs that have it, else off", choices=("bf16", "fp16", "off")
     ),
     "training.sync_bn": Option(bool, False, "batch norm over the images of all processes, on GPUs"),
     "training.compile": Option(bool, False, "compile the model with torch.compile"),
-    "training.deterministic": Option(bool, False, "slower GPU kernels whose results never vary"),
+    "training.deterministic": Option(bool, False, "use deterministic GPU kernels, which are slower"),
     "validation.batch_size": Option(int, 512, "images per process and step", 1, 1e9),
     "validation.resolution": Option(int, 256, "side of the validation images, pixels", 1, 1e5),
-    "validation.crop_ratio": Option(float, 0.875, "central crop's share of an image's shorter side", 1e-6, 1),
+    "validation.crop_ratio": Option(float, 0.875, "share of the shorter side that the centre crop keeps", 1e-6, 1),
     "validation.lr_tta": Option(bool, False, "average the logits of each image and its mirror image"),
     "logging.folder": Option(str, None, "folder for checkpoint, params.json and log.jsonl; none: output/<config>_<loss>"),
 }
@@ -120,14 +120,16 @@ def read(argv: list[str] | None = None) -> tuple[SimpleNamespace, argparse.Names
 
 def get_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        description="Train a ConvNet on .ffcv files with MaxSup or one of the losses it is compared with, or evaluate one.",
+        description="Train or evaluate a ConvNet on .ffcv files, with MaxSup or one of the losses it is compared with.",
         usage="%(prog)s --config FILE [--section.key=value ...] [options]",
     )
     parser.add_argument(
         "--config", "--config-file", type=Path, metavar="FILE", help="YAML or TOML file, such as configs/rn50.yaml"
     )
     parser.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in logging.folder")
-    parser.add_argument("--eval", "--test-only", action="store_true", help="evaluate --resume on data.val_dataset and stop")
+    parser.add_argument(
+        "--eval", "--test-only", action="store_true", help="evaluate the checkpoint of --resume on data.val_dataset and stop"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run that logging.folder holds")
     original_keys.add_options(parser)
     for section in dict.fromkeys(key.split(".")[0] for key in OPTIONS):

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# The paper's row: the same network with each loss, one after the other. Run again, it goes on where it was interrupted and
-# passes over what is finished. --overwrite replaces each old run when its turn comes: after an interruption, give it again, with
-# LOSSES naming the losses that are left.
+# The paper's row: trains the same network with each loss, one after the other. The same command continues an interrupted run and
+# skips finished ones. --overwrite replaces each old run when its turn comes; after an interruption, give it again, with LOSSES
+# set to the remaining losses.
 #
 #   bash train.sh --data.train_dataset=FILE --data.val_dataset=FILE [any option of train_imagenet.py, overriding the configs]
 #
-# By variables: ARCH    configs/ARCH.yaml: rn50 (the default), rn18, rn50_16, rn18_16
-#               LOSSES  which and in what order ("ce ls ols zipf logit-penalty maxsup")
-#               OUTPUT  folder with a folder per run (output)
-#               GPUS    processes (all GPUs, or 1 without)        PYTHON  the interpreter (python3)
-# The learning rate follows the global batch, GPUS x training.batch_size; the 90-epoch configs mean 4 x 512.
+# Environment variables, with their defaults:
+#   PYTHON  the interpreter (python3)
+#   GPUS    number of processes (all GPUs, or 1 without a GPU)
+#   ARCH    configs/ARCH.yaml: rn50, rn18, rn50_16 or rn18_16 (rn50)
+#   LOSSES  losses, in this order ("ce ls ols zipf logit-penalty maxsup")
+#   OUTPUT  folder that gets one folder per run (output)
+# The learning rate scales with the global batch, GPUS x training.batch_size; the 90-epoch configs are meant for 4 x 512.
 set -euo pipefail
 case " $* " in *" -h "* | *" --help "*)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "$0"

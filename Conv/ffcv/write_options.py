@@ -15,12 +15,12 @@ def parse() -> Namespace:
     add = parser.add_argument
     add("--data-path", type=Path, required=True, metavar="FOLDER", help="one split of an image folder: <class>/<image>")
     add("--output", type=Path, required=True, metavar="FILE", help="file to write, .ffcv")
-    add("--max-resolution", type=int, default=500, metavar="PX", help="longest side; longer ones are scaled down; 0: keep all")
-    share = "share of images stored as JPEG, 0: all raw, 1: none raw"
+    add("--max-resolution", type=int, default=500, metavar="PX", help="maximum side; larger images are scaled down; 0: keep all")
+    share = "share of images stored as JPEG; the others are stored as pixels"
     add("--compress-probability", type=float, default=0.5, metavar="P", help=share)
-    add("--jpeg-quality", type=int, default=90, metavar="1-100", help="quality of those")
+    add("--jpeg-quality", type=int, default=90, metavar="1-100", help="JPEG quality")
     add("--seed", type=int, default=0, help="seed that selects the images stored as JPEG")
-    add("--num-workers", type=int, default=CORES, metavar="N", help="processes")
+    add("--num-workers", type=int, default=CORES, metavar="N", help="worker processes")
     add("--overwrite", action="store_true", help="replace an existing --output")
     args = parser.parse_args()
     ranges = {"max_resolution": (0, 65535), "compress_probability": (0, 1), "jpeg_quality": (1, 100), "seed": (0, 2**32 - 1)}

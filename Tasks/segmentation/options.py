@@ -77,7 +77,7 @@ RANGES = {
 
 def get_parser() -> Parser:
     parser = Parser(
-        description="Train a model for semantic segmentation with MaxSup or one of the losses that it is compared with.",
+        description="Train a model for semantic segmentation with MaxSup or one of the losses it is compared with.",
         formatter_class=_Formatter,
         epilog="The data sets' recipes, from sources named in options.py:\n" + "\n".join(_line(name) for name in RECIPES),
     )
@@ -92,53 +92,59 @@ def get_parser() -> Parser:
         help="loss to minimise; ols and zipf are refused: they need one label per image",
     )
     group.add_argument("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
-    group.add_argument("--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant")
+    group.add_argument(
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: a given --alpha is constant"
+    )
     group.add_argument(
         "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
     )
     group.add_argument(
         "--model", default="deeplabv3plus_resnet18", metavar="NAME", help="deeplabv3plus_BACKBONE or upernet_BACKBONE"
     )
-    group.add_argument("--init", metavar="PATH", help="checkpoint of Deit/ or Conv/ whose weights the backbone takes")
+    group.add_argument("--init", metavar="PATH", help="checkpoint of Deit/ or Conv/ from whose weights the backbone starts")
     group.add_argument("--encoder-weights", choices=("imagenet",), help="download pre-trained weights of the backbone")
-    group.add_argument("--drop-path", type=float, help="stochastic depth of vision transformers; if omitted: by the data set")
+    group.add_argument(
+        "--drop-path", type=float, help="stochastic depth rate of vision transformers; if omitted: the data set's recipe"
+    )
     group.add_argument("--aux-weight", type=float, help="weight of the auxiliary head of vision transformers; if omitted: 0.4")
 
-    group = parser.add_argument_group("data; what is not given follows the data set's recipe")
+    group = parser.add_argument_group("data; if omitted: the data set's recipe")
     group.add_argument("--data", default="camvid", choices=LAYOUTS, help="data set")
-    group.add_argument("--data-path", type=Path, required=True, help="its folder; data/<name>/README.md shows the layout")
-    group.add_argument("--size", **pair, help="size to which images and labels are resized")
     group.add_argument(
-        "--shorter-side", type=int, help="shorter side to which images are resized; evaluation keeps the labels' size"
+        "--data-path", type=Path, required=True, help="folder of the data set; data/<name>/README.md shows the layout"
     )
-    group.add_argument("--crop", **pair, help="size of training crops")
+    group.add_argument("--size", **pair, help="size to which images and labels are resized, pixels")
+    group.add_argument(
+        "--shorter-side", type=int, help="resize the shorter side to this many pixels; evaluation keeps the labels' size"
+    )
+    group.add_argument("--crop", **pair, help="size of training crops, pixels")
     group.add_argument(
         "--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="smallest and largest factor of random scaling"
     )
     group.add_argument("--flip", action=switch, default=True, help="random horizontal flips")
-    group.add_argument("--jitter", type=float, help="largest relative change of brightness, contrast and saturation")
-    group.add_argument("--max-class-share", type=float, help="share of one class above which a crop is drawn again")
+    group.add_argument("--jitter", type=float, help="maximum relative change of brightness, contrast and saturation")
+    group.add_argument("--max-class-share", type=float, help="share of one class above which a crop is redrawn")
     group.add_argument("--mean", type=float, nargs=3, default=[0.485, 0.456, 0.406], help="mean of the inputs, in [0, 1]")
-    group.add_argument("--std", type=float, nargs=3, default=[0.229, 0.224, 0.225], help="their standard deviation")
-    group.add_argument("--num-workers", type=int, help="loading processes; if omitted: up to 8 with a GPU, 0 without")
+    group.add_argument("--std", type=float, nargs=3, default=[0.229, 0.224, 0.225], help="standard deviation of the inputs")
+    group.add_argument("--num-workers", type=int, help="data-loading workers per process; if omitted: up to 8 with a GPU, else 0")
 
-    group = parser.add_argument_group("optimisation; what is not given follows the data set's recipe")
+    group = parser.add_argument_group("optimisation; if omitted: the data set's recipe")
     group.add_argument("--steps", type=int, help="steps to train")
-    group.add_argument("--epochs", type=int, help="passes over the training images, instead of --steps")
+    group.add_argument("--epochs", type=int, help="epochs to train, instead of --steps")
     group.add_argument("--batch-size", type=int, help="crops per step, all processes together")
     group.add_argument("--opt", "--optimizer", choices=("sgd", "adamw"), help="optimiser")
-    group.add_argument("--lr", type=float, help="highest learning rate, not rescaled with the batch")
-    group.add_argument("--momentum", type=float, help="momentum of sgd; if omitted: 0.9")
-    group.add_argument("--weight-decay", type=float, help="weight decay, none on norms, biases and position embeddings")
+    group.add_argument("--lr", type=float, help="peak learning rate, not scaled with the batch size")
+    group.add_argument("--momentum", type=float, help="momentum of SGD; if omitted: 0.9")
+    group.add_argument("--weight-decay", type=float, help="weight decay, except on norms, biases and position embeddings")
     group.add_argument("--power", type=float, help="exponent of the decay: rate * (1 - step / steps) ** power")
-    group.add_argument("--warmup-steps", type=int, help="steps in which the rate rises linearly")
+    group.add_argument("--warmup-steps", type=int, help="steps of linear warm-up")
 
-    group = parser.add_argument_group("evaluation; what is not given follows the data set's recipe")
+    group = parser.add_argument_group("evaluation; if omitted: the data set's recipe")
     group.add_argument("--predict", default="whole", choices=("whole", "sliding"), help="whole images, or a sliding window")
-    group.add_argument("--window", **pair, help="size of the sliding window; if omitted: --crop")
-    group.add_argument("--window-stride", **pair, help="step of the sliding window; if omitted: two thirds of its size")
+    group.add_argument("--window", **pair, help="size of the sliding window, pixels; if omitted: --crop")
+    group.add_argument("--window-stride", **pair, help="stride of the sliding window, pixels; if omitted: two thirds of its size")
     group.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N epochs, and after the last")
-    group.add_argument("--logits", type=Path, metavar="FILE", help="write logits and labels of the test split to a .pt file")
+    group.add_argument("--logits", type=Path, metavar="FILE", help="write logits and labels of the test split to this .pt file")
     group.add_argument("--logits-stride", type=int, metavar="S", help="keep every S-th row and column of the logits")
 
     group = parser.add_argument_group("run")
@@ -148,15 +154,15 @@ def get_parser() -> Parser:
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
     group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--seed", type=int, default=0, help="seed of weights, data order and augmentation")
-    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda on machines with a GPU, else cpu")
     group.add_argument(
         "--amp",
         choices=["bf16", "off"],
-        help="mixed precision of training; if omitted: bf16 on GPUs and CPUs that have it",
+        help="mixed precision in training; if omitted: bf16 on GPUs and CPUs that have it, else off",
     )
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
-    group.add_argument("--sync-bn", action=switch, help="batch norm over the crops of all processes; if omitted: on several GPUs")
-    group.add_argument("--deterministic", action="store_true", help="slower GPU kernels whose results never vary")
+    group.add_argument("--sync-bn", action=switch, help="batch norm over all processes' crops; if omitted: on with several GPUs")
+    group.add_argument("--deterministic", action="store_true", help="use deterministic GPU kernels, which are slower")
     return parser
 
 
@@ -265,11 +271,11 @@ def get_maps_parser() -> Parser:
         description="Draw image, truth, prediction, errors and uncertainty of each pixel, one row per model.",
     )
     parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of main.py, one row each")
-    parser.add_argument("--names", nargs="+", help="titles of the rows; if omitted: the losses they were trained with")
-    parser.add_argument("--data-path", type=Path, help="folder of the data set; if omitted: the one that each was trained on")
-    parser.add_argument("--image", default="0", help="number of the test image, or part of its file name")
-    parser.add_argument("--output", type=Path, default=Path("maps.png"), help="figure, .png or .pdf")
-    parser.add_argument("--overwrite", action="store_true", help="replace the figure that is there")
+    parser.add_argument("--names", nargs="+", help="titles of the rows; if omitted: the losses of the models")
+    parser.add_argument("--data-path", type=Path, help="folder of the data set; if omitted: the one each model was trained on")
+    parser.add_argument("--image", default="0", help="number of the test image, from 0, or part of its file name")
+    parser.add_argument("--output", type=Path, default=Path("maps.png"), help="figure to write, .png or .pdf")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
     return parser
 
 

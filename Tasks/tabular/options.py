@@ -44,7 +44,7 @@ def get_parser() -> Parser:
     group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
     group.add_argument(
-        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant --alpha"
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: a given --alpha is constant"
     )
     group.add_argument(
         "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
@@ -52,9 +52,9 @@ def get_parser() -> Parser:
 
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(SOURCES)}, digits, or a CSV file")
-    group.add_argument("--data-path", type=Path, help="the CSV file of a named data set")
-    group.add_argument("--target", metavar="COLUMN", help="column to predict; if omitted: that of the named data set")
-    group.add_argument("--categorical", nargs="+", metavar="COLUMN", help="columns whose numbers are codes of categories")
+    group.add_argument("--data-path", type=Path, help="CSV file of bank or shoppers")
+    group.add_argument("--target", metavar="COLUMN", help="column to predict; if omitted: that of bank or shoppers")
+    group.add_argument("--categorical", nargs="+", metavar="COLUMN", help="numeric columns to treat as categories")
     group.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to omit")
     group.add_argument(
         "--train-share", type=float, help="share of the rows for training; if omitted: 0.2 for bank and shoppers, else 0.8"
@@ -63,7 +63,7 @@ def get_parser() -> Parser:
     group = parser.add_argument_group("optimisation: Adam")
     group.add_argument("--epochs", type=int, default=10, help="epochs to train")
     group.add_argument("--batch-size", type=int, default=128, help="rows per step")
-    group.add_argument("--lr", type=float, default=1e-3, help="learning rate, constant")
+    group.add_argument("--lr", type=float, default=1e-3, help="constant learning rate")
 
     group = parser.add_argument_group("run")
     group.add_argument(
@@ -71,9 +71,9 @@ def get_parser() -> Parser:
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
     group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
-    group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test rows to this file")
-    group.add_argument("--seed", type=int, default=0, help="seed of the split, the weights and the order of the rows")
-    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds starting at --seed, each in its own sub-folder")
+    group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test split to this file")
+    group.add_argument("--seed", type=int, default=0, help="seed of split, weights and data order")
+    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds, from --seed on, each in its own subfolder")
     group.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="where to train; a CPU suffices for the MLP")
     return parser
 

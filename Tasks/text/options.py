@@ -32,7 +32,7 @@ def get_parser() -> Parser:
     group.add_argument("--loss", default="maxsup", choices=LOSSES, help="loss to minimise")
     group.add_argument("--alpha", type=float, help="strength in the first epoch; if omitted: the published strength and schedule")
     group.add_argument(
-        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: constant --alpha"
+        "--alpha-end", type=float, help="strength in the last epoch, reached linearly; if omitted: a given --alpha is constant"
     )
     group.add_argument(
         "--prior", default="uniform", choices=("uniform", "frequency"), help="what ls smooths towards: 1/K, or class frequencies"
@@ -41,7 +41,7 @@ def get_parser() -> Parser:
     group.add_argument("--embedding-size", type=int, default=300, help="dimensions of the word embeddings")
     group.add_argument("--hidden-size", type=int, default=256, help="units of the LSTM")
     group.add_argument(
-        "--embeddings", type=Path, metavar="FILE", help="GloVe file to start the embeddings from; if omitted: random"
+        "--embeddings", type=Path, metavar="FILE", help="GloVe file with the initial embeddings; if omitted: random"
     )
 
     group = parser.add_argument_group("data")
@@ -53,13 +53,13 @@ def get_parser() -> Parser:
     group.add_argument(
         "--vocabulary",
         type=int,
-        help="entries: the most frequent words and three special ones; if omitted: 20000 (imdb) or 10000 (text)",
+        help="entries: the most frequent words and 3 special tokens; if omitted: 20000 (imdb) or 10000 (text)",
     )
 
     group = parser.add_argument_group("optimisation: Adam")
     group.add_argument("--epochs", type=int, default=10, help="epochs to train")
     group.add_argument("--batch-size", type=int, default=64, help="texts or windows per step")
-    group.add_argument("--lr", type=float, default=1e-3, help="learning rate, constant")
+    group.add_argument("--lr", type=float, default=1e-3, help="constant learning rate")
 
     group = parser.add_argument_group("run")
     group.add_argument(
@@ -68,10 +68,10 @@ def get_parser() -> Parser:
     group.add_argument("--overwrite", action="store_true", help="replace the run that --output_dir holds")
     group.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in --output_dir")
     group.add_argument("--logits", type=Path, metavar="FILE.pt", help="write logits and labels of the test split to this file")
-    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="test every N epochs, and after the last")
-    group.add_argument("--seed", type=int, default=0, help="seed of the weights and the order of the texts")
-    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds starting at --seed, each in its own sub-folder")
-    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda where there is one")
+    group.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate every N epochs, and after the last")
+    group.add_argument("--seed", type=int, default=0, help="seed of weights and data order")
+    group.add_argument("--seeds", type=int, metavar="N", help="train N seeds, from --seed on, each in its own subfolder")
+    group.add_argument("--device", choices=["cuda", "cpu"], help="if omitted: cuda on machines with a GPU, else cpu")
     help_ = "mixed precision in training; if omitted: bf16 on GPUs that have it, else off"
     group.add_argument("--amp", choices=["bf16", "off"], help=help_)
     return parser

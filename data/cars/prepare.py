@@ -20,11 +20,11 @@ from unpack import InputError, image_path, members, run, unpack
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Unpack Stanford Cars (16,185 images of 196 cars, 2 GB) into an image folder.")
-    parser.add_argument("--archives", type=Path, required=True, help="folder with the four official files")
-    parser.add_argument(
-        "--root", type=Path, default=Path(__file__).parent, help="folder to make train/ and val/ in (%(default)s)"
+    parser = argparse.ArgumentParser(
+        description="Unpack Stanford Cars (16,185 images of 196 car models, 2 GB) into an image folder."
     )
+    parser.add_argument("--archives", type=Path, required=True, help="folder with the four official files")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parent, help="folder for train/ and val/ (%(default)s)")
     args = parser.parse_args()
     run(lambda folder: prepare(args.archives, folder), args.root)
 

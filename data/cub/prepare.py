@@ -17,11 +17,11 @@ LISTS = ("images.txt", "train_test_split.txt")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Unpack CUB-200-2011 (11,788 images of 200 birds, 1.1 GB) into an image folder.")
-    parser.add_argument("--archive", type=Path, required=True, help="CUB_200_2011.tgz")
-    parser.add_argument(
-        "--root", type=Path, default=Path(__file__).parent, help="folder to make train/ and val/ in (%(default)s)"
+    parser = argparse.ArgumentParser(
+        description="Unpack CUB-200-2011 (11,788 images of 200 bird species, 1.1 GB) into an image folder."
     )
+    parser.add_argument("--archive", type=Path, required=True, help="the downloaded CUB_200_2011.tgz")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parent, help="folder for train/ and val/ (%(default)s)")
     args = parser.parse_args()
     run(lambda folder: prepare(args.archive, folder), args.root)
 

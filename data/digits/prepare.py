@@ -26,8 +26,8 @@ LABELS = {"ten": str, "parity": lambda digit: "odd" if digit % 2 else "even"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write scikit-learn's digits as an image folder (1,797 PNGs, 8x8 grey).")
-    parser.add_argument("--labels", choices=LABELS, default="ten", help="classes: the ten digits, or even and odd")
-    parser.add_argument("--output", type=Path, help="folder to make (default: data/digits/<labels>)")
+    parser.add_argument("--labels", choices=LABELS, default="ten", help="classes: the ten digits, or even and odd (%(default)s)")
+    parser.add_argument("--output", type=Path, help="folder to write; if omitted: data/digits/<labels>")
     args = parser.parse_args()
     output = args.output or Path(__file__).parent / args.labels
     if is_there(output, args.labels):

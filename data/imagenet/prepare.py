@@ -62,24 +62,24 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s --root FOLDER [options]"
     )
     add = parser.add_argument
-    add("--root", type=Path, required=True, metavar="FOLDER", help="where the images, tars or archives are")
-    add("--output", type=Path, metavar="FOLDER", help="where the archives go (default: --root)")
-    add("--maps-only", action="store_true", help="write the map files of the archives that are in --root, and nothing else")
+    add("--root", type=Path, required=True, metavar="FOLDER", help="folder with the images, tars or archives")
+    add("--output", type=Path, metavar="FOLDER", help="folder for the archives; if omitted: --root")
+    add("--maps-only", action="store_true", help="write only the map files of the archives in --root")
     add("--check", action="store_true", help="decode every image of the archives (or folders) in --root; writes nothing")
-    add("--shorter-side", type=int, metavar="PX", help="shrink images whose shorter side is longer (default: as they are)")
-    add("--max-side", type=int, metavar="PX", help="shrink images whose longer side is longer (default: as they are)")
+    add("--shorter-side", type=int, metavar="PX", help="shrink images whose shorter side is longer; if omitted: no limit")
+    add("--max-side", type=int, metavar="PX", help="shrink images whose longer side is longer; if omitted: no limit")
     add(
         "--quality",
         type=int,
         metavar="1-100",
-        help="JPEG quality; it re-encodes every image, shrunk or not (default: 90 for those shrunk)",
+        help="re-encode every image at this JPEG quality; if omitted: only the shrunk ones, at 90",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="replace archives and maps that are there already; again after an interruption, also those that were done",
+        help="replace existing archives and maps; given again after an interruption, also the finished ones",
     )
-    add("--workers", type=int, default=CORES, metavar="N", help="processes that decode (default: %(default)s, the cores)")
+    add("--workers", type=int, default=CORES, metavar="N", help="processes that decode; if omitted: %(default)s, one per core")
     args = parser.parse_args()
     for name, least, most in (("shorter_side", 1, 65535), ("max_side", 1, 65535), ("quality", 1, 100), ("workers", 1, 4096)):
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:

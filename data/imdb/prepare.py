@@ -18,8 +18,8 @@ PER_CLASS = 12_500
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Unpack and check the IMDB reviews (25,000 for training, 25,000 for testing).")
-    parser.add_argument("--archive", type=Path, help="aclImdb_v1.tar.gz; if omitted: check the folder aclImdb that is there")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parent, help="folder to hold aclImdb/ (%(default)s)")
+    parser.add_argument("--archive", type=Path, help="aclImdb_v1.tar.gz; if omitted: check the existing folder aclImdb/")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parent, help="folder for aclImdb/ (%(default)s)")
     args = parser.parse_args()
     if args.archive:
         return run(lambda folder: prepare(args.archive, folder), args.root, ("aclImdb",))

@@ -85,8 +85,8 @@ def add_splits(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--val-fraction", type=float, default=FRACTION, help="share of the images held out for fitting, between 0 and 1"
     )
-    to.add_argument("--repeats", type=int, default=REPEATS, help="random splits over which the figures are averaged")
-    to.add_argument("--seed", type=int, default=SEED, help="seed of splits and resamples, at least 0")
+    to.add_argument("--repeats", type=int, default=REPEATS, help="number of random splits over which the results are averaged")
+    to.add_argument("--seed", type=int, default=SEED, help="seed of splits and resamples")
 
 
 def add_ignore_index(to: argparse.ArgumentParser) -> None:
@@ -97,25 +97,25 @@ def add_images(to: argparse.ArgumentParser) -> None:
     """The options of every command that runs checkpoints over sets of images."""
     data = to.add_argument_group("images")
     data.add_argument("--data-path", type=Path, help="image folder, ZIP archives or FFCV file; if omitted: the checkpoint's own")
-    data.add_argument("--data", choices=NAMED, help="a known data set, at --data-path or downloaded into data/")
+    data.add_argument("--data", choices=NAMED, help="known data set, at --data-path or downloaded into data/")
     add_preprocessing(to)
     speed = to.add_argument_group("speed")
     speed.add_argument("--batch-size", type=int, default=128, help="images per batch")
-    speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="loading processes")
-    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision: faster, less exact")
+    speed.add_argument("--num-workers", type=int, default=min(8, CORES), help="data-loading workers per process")
+    speed.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision, faster and less exact")
 
 
 def add_preprocessing(to: argparse.ArgumentParser) -> None:
     """The options of every command that shows images to checkpoints."""
     model = to.add_argument_group("model and preprocessing, to override what the checkpoint states")
-    model.add_argument("--model", help="architecture: a name of timm's, of torchvision's, or a CIFAR ResNet's (resnet20, ...)")
-    model.add_argument("--input-size", type=int, help="pixels per side that the model sees")
-    model.add_argument("--crop-ratio", type=float, help="share of the shorter side that the central crop keeps, 0 to 1")
-    model.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are scaled")
-    model.add_argument("--mean", type=float, nargs=3, help="mean of the pixels, 0 to 1, red green blue")
-    model.add_argument("--std", type=float, nargs=3, help="standard deviation of the pixels, 0 to 1, red green blue")
+    model.add_argument("--model", help="architecture: a model of timm or torchvision, or a CIFAR ResNet (resnet20, ...)")
+    model.add_argument("--input-size", type=int, help="side of the input, pixels")
+    model.add_argument("--crop-ratio", type=float, help="share of the shorter side that the centre crop keeps")
+    model.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are resized")
+    model.add_argument("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]")
+    model.add_argument("--std", type=float, nargs=3, help="standard deviation of the inputs")
     model.add_argument("--model-ema", action="store_true", help="use the moving average of the weights")
-    model.add_argument("--device", help="cpu or cuda; if omitted: cuda where PyTorch finds a GPU")
+    model.add_argument("--device", help="cpu or cuda; if omitted: cuda on machines with a GPU, else cpu")
 
 
 def parse(to: argparse.ArgumentParser, shared: bool = False, **ranges: tuple[float, float]) -> argparse.Namespace:
