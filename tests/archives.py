@@ -1,4 +1,4 @@
-"""Pictures and archives of them, made in memory, for the tests of archives."""
+"""Images and archives of images, made in memory for the tests of archives."""
 
 import io
 import zipfile
@@ -17,7 +17,7 @@ def jpeg(seed, mode="RGB", size=(40, 30), form="JPEG", **options):
 
 
 def deep_png():
-    """A greyscale PNG of 16 bits."""
+    """The bytes of a 16-bit greyscale PNG."""
     file = io.BytesIO()
     Image.fromarray(np.arange(0, 60000, 50, dtype=np.uint16).reshape(30, 40)).save(file, "PNG")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven through its own debugging pipe: what a page asks the network for, says, and looks like."""
+"""Headless Chromium, driven through its debugging pipe: a page's network requests, its console messages and its appearance."""
 
 import base64
 import json
@@ -15,13 +15,13 @@ FLAGS = """
 
 
 class Browser:
-    """One tab. events: what the page did since it was opened: requests, messages on the console, exceptions."""
+    """One tab. events: the requests, console messages and exceptions since the page was opened."""
 
     def __init__(self, profile: Path):
         (read_end, self._out), (self._in, write_end) = os.pipe(), os.pipe()
 
         def inherit() -> None:
-            # Chromium reads commands from descriptor 3 and writes answers to 4. Copies first: either end may be 3 or 4 itself.
+            # Chromium reads commands from descriptor 3 and writes answers to 4. Copied first: either end may be 3 or 4.
             ends = os.dup(read_end), os.dup(write_end)
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
@@ -57,7 +57,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, path: Path, width: int, dark: bool = False, height: int = 900) -> None:
-        """Open a file in a window so wide and wait until it is loaded."""
+        """Open a file in a window of the given width and wait until it is loaded."""
         self.events.clear()
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
@@ -68,18 +68,18 @@ class Browser:
             self.events.append(self._next())
 
     def evaluate(self, expression: str) -> object:
-        """The value of a JavaScript expression in the page; the page's own policy does not hold for it."""
+        """The value of a JavaScript expression in the page; the page's own security policy does not apply to it."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def requests(self) -> list[str]:
-        """The addresses that the page asked for, the file itself and data: URIs left out."""
+        """The addresses that the page requested, without the file itself and data: URIs."""
         sent = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [url for url in sent if not url.startswith("data:")][1:]
 
     def complaints(self) -> list[dict]:
-        """Messages on the console and exceptions."""
+        """Console messages and exceptions."""
         methods = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [event for event in self.events if event.get("method") in methods]
 

@@ -1,4 +1,4 @@
-"""Every subproject is a folder of plain scripts; tests import from them by path, and run commands as a user would."""
+"""Every subproject is a folder of plain scripts. Tests import from these folders by path, and run commands as a user would."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from subprojects import ROOT
 from warm import Warm
 
 PREPARE = ROOT / "data/imagenet/prepare.py"
-# Two cores, small tensors: more threads only wait for one another. Set before torch is imported anywhere.
+# With two cores and small tensors, more threads only wait for one another. Set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -35,7 +35,7 @@ def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.
 
 
 def on_terminal(*command: object, timeout: float = 300) -> subprocess.CompletedProcess:
-    """Run a command where a user sits: all its streams are a terminal, so that bars are drawn. `stdout` is all it showed."""
+    """Run a command with all its streams at a terminal, as a user does, so that bars are drawn. `stdout` is all it showed."""
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     words = [str(word) for word in command]
@@ -60,14 +60,14 @@ def warm() -> Warm:
 
 
 def prepare(root, *words, **more):
-    """Run data/imagenet/prepare.py, which has to succeed, and return what it printed."""
+    """Run data/imagenet/prepare.py, assert that it succeeds, and return what it printed."""
     result = run(PREPARE, "--root", root, "--workers", 1, *words, **more)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def complains(result: subprocess.CompletedProcess, *pieces: str) -> str:
-    """Assert that a command failed with one line on stderr, without a traceback, that holds all the pieces."""
+    """Assert that a command failed without a traceback, and with one error line on stderr that contains all the pieces."""
     assert result.returncode != 0, result.stdout
     assert "Traceback" not in result.stderr, result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -79,7 +79,7 @@ def complains(result: subprocess.CompletedProcess, *pieces: str) -> str:
 
 @pytest.fixture(autouse=True)
 def of_one_subproject(request):
-    """Run a test with the folder that its module names as SUBPROJECT on the path, as if there were no other."""
+    """Run a test with the folder that its module names as SUBPROJECT on the path, as if no other subproject existed."""
     subproject = getattr(request.module, "SUBPROJECT", None)
     with subproject.active() if subproject else contextlib.nullcontext():
         yield
@@ -96,7 +96,7 @@ def parity(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def few(parity, tmp_path_factory):
-    """64 training and 33 validation digits: one step of 64 is an epoch, and 33 do not divide among two processes."""
+    """64 training and 33 validation digits: one step of 64 is an epoch, and 33 is not divisible by two processes."""
     folder = tmp_path_factory.mktemp("data") / "few"
     for split, counts in {"train": (32, 32), "val": (17, 16)}.items():
         for name, count in zip(("even", "odd"), counts, strict=True):
@@ -131,7 +131,7 @@ def ffcv_files(few, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory):
-    """A folder with every kind of file that ImageNet holds, and names whose order is easy to get wrong."""
+    """A folder with every kind of file that ImageNet contains, and names that are easy to sort wrongly."""
     folder = tmp_path_factory.mktemp("data") / "odd"
     files = {
         "train/n2/a.JPEG": jpeg(1),
@@ -159,7 +159,7 @@ def odd(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def odd_zips(odd, tmp_path_factory):
-    """Its archives and maps, apart from the folder."""
+    """The archives and maps of `odd`, in a folder of their own."""
     folder = tmp_path_factory.mktemp("data") / "zips"
     prepare(odd, "--output", folder)
     return folder
@@ -167,7 +167,7 @@ def odd_zips(odd, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def zips(parity, tmp_path_factory):
-    """The digits' archives and maps."""
+    """The archives and maps of the even and odd digits."""
     folder = tmp_path_factory.mktemp("data") / "digits"
     prepare(parity, "--output", folder)
     return folder
@@ -175,7 +175,7 @@ def zips(parity, tmp_path_factory):
 
 @pytest.fixture
 def small_zips(tmp_path):
-    """Two classes of two images, with maps, to be damaged."""
+    """Archives of two classes, with maps, for tests to damage: four training and two validation images."""
     files = {f"train/{name}/{i}.jpg": jpeg(10 * k + i) for k, name in enumerate("ab") for i in range(2)}
     write_zip(tmp_path / "train.zip", files)
     write_zip(tmp_path / "val.zip", {"val/1.jpg": files["train/a/1.jpg"], "val/2.jpg": files["train/b/1.jpg"]})

@@ -1,7 +1,7 @@
 """python faults.py kill|fill N SCRIPT WORDS: run a script, and interfere with the N-th file that it flushes to the disk.
 
-kill: SIGKILL, when the file is written but does not have its name yet. fill: from then on no file grows beyond half of that one,
-as on a full disk.
+kill: SIGKILL when the file is written but does not have its final name yet. fill: from then on no file can grow beyond half the
+size of that one, as on a full disk.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the tests of Conv/ffcv share: its modules, its command line in small. Skips the importing file without FFCV."""
+"""What the tests of Conv/ffcv share: its modules and a short command line. Skips the importing file if FFCV is not installed."""
 
 import importlib.util
 import os
@@ -44,6 +44,6 @@ def train(*words):
 
 
 def pixels_of(folder):
-    """Every image of a folder in file order, by Pillow: uint8 (N, H, W, 3), and labels."""
+    """All images of a folder in file order, read by Pillow: uint8 (N, H, W, 3), and their labels."""
     samples = torchvision.datasets.ImageFolder(folder).samples
     return np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in samples]), [label for _, label in samples]

@@ -1,12 +1,12 @@
 """Plants small faults in a copy of the repository, one at a time, and runs the test that should notice each.
 
 python tests/mutants.py                   all of them, one after the other; prints the survivors and a count
-python tests/mutants.py --only 3 17 40    those with these numbers
-python tests/mutants.py Conv/ffcv viz     those whose file or test holds one of these words
-python tests/mutants.py --jobs 8          so many at a time
+python tests/mutants.py --only 3 17 40    only those with these numbers
+python tests/mutants.py Conv/ffcv viz     only those whose file or test contains one of these words
+python tests/mutants.py --jobs 8          eight at a time
 
-It is run by hand. A fault whose old text is not exactly once in its file is reported as stale, and so is one whose test fails on
-the unchanged copy, or is gone.
+It is run by hand. A fault is reported as stale if its old text does not occur exactly once in its file, or if its test is missing
+or fails on the unchanged copy.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from mutants_list import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 900  # seconds for one test; what takes longer hangs, which is noticed
+LIMIT = 900  # seconds for one test; a longer one counts as a hang, and the fault as noticed
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def copy_to(folder: Path) -> Path:
-    """The files that git knows or could know of, without those it ignores."""
+    """Copy the files that git tracks or could track, without those that it ignores."""
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     for name in subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
         if (ROOT / name).is_file():
@@ -76,12 +76,12 @@ def copy_to(folder: Path) -> Path:
 
 
 def tried(copies: SimpleQueue, test: str) -> str:
-    """What a test does in a copy: passed, failed, skipped, hung, or missing."""
+    """The result of a test in a copy: passed, failed, skipped, hung, or missing."""
     copy = copies.get()
     try:
         words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{test}"]
         result = subprocess.run(words, cwd=copy, capture_output=True, timeout=LIMIT)
-        passed = "passed" if b" passed" in result.stdout else "skipped"  # status 0 says only that none failed
+        passed = "passed" if b" passed" in result.stdout else "skipped"  # status 0 says only that no test failed
         return {0: passed, 1: "failed"}.get(result.returncode, "missing")
     except subprocess.TimeoutExpired:
         return "hung"
@@ -90,7 +90,7 @@ def tried(copies: SimpleQueue, test: str) -> str:
 
 
 def outcome(copies: SimpleQueue, file: str, old: str, new: str, test: str) -> str:
-    """noticed, survived or stale, of one fault planted in a copy."""
+    """The outcome of one fault planted in a copy: noticed, survived or stale."""
     copy = copies.get()
     try:
         good = (copy / file).read_text() if (copy / file).is_file() else ""

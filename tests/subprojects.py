@@ -1,10 +1,10 @@
-"""The subprojects as the tests import them: each by itself, for several have modules of the same names.
+"""The subprojects as the tests import them: each by itself, because several have modules with the same names.
 
 deit = Subproject("Deit")
 create_model = deit.load("models").create_model
 
 A test module that sets SUBPROJECT = deit runs its tests with that folder on the path (see the fixture in conftest.py), so that
-what the code imports when it is called, and what its loading processes import, are found as they are for a user.
+imports within functions and in data-loading processes find the same modules as for a user.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ class Subproject:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Put the folder first on the path and its modules in place of all others that are called the same, for a while."""
+        """Temporarily put the folder first on the path, and its modules in place of all others with the same names."""
         own = {path.stem for path in self.folder.glob("*.py")} | {path.parent.name for path in self.folder.glob("*/*.py")}
         hidden = {name: module for name, module in sys.modules.items() if name.split(".")[0] in own and name not in self.modules}
         hidden |= {name: sys.modules[name] for name in self.modules if name in sys.modules}

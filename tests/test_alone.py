@@ -1,4 +1,4 @@
-"""What a user has who copies one folder out of the repository; and the environment that the scripts choose or make."""
+"""One folder copied out of the repository works by itself; and the environment that the scripts choose or create."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def test_each_subproject_works_without_the_repository(folder, tmp_path):
 
 
 def test_scripts_take_the_active_environment_if_it_has_what_they_need(tmp_path):
-    """Otherwise they make .venv, and say what was missing; without an index the installation fails, with a line that says so."""
+    """Otherwise they create .venv and say what was missing. Without a package index the installation fails with one line."""
     shutil.copy(ROOT / "environment.sh", tmp_path)
     (tmp_path / "requirements-tested.txt").touch()
     active = tmp_path / "active"

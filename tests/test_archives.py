@@ -1,6 +1,6 @@
 """The same archives through every reader of the repository: Deit, Conv/common_resnet, viz, and data/imagenet.
 
-Each image is grey; its value tells images apart. A reader gives [(class name, grey value)] in its own order, or refuses.
+Each image has one grey value, which identifies it. A reader returns [(class name, grey value)] in its own order, or raises.
 """
 
 import io
@@ -68,7 +68,7 @@ def read(request):
 
 
 def make(root, split, names, **maps):
-    """An archive whose n-th image (from 1) has the grey value n; maps: train_map and val_map, lines."""
+    """Write an archive whose n-th image (from 1) has the grey value n. maps: the lines of train_map and val_map."""
     write_zip(root / f"{split}.zip", {name: png(number) for number, name in enumerate(names, 1)})
     for name, lines in maps.items():
         (root / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
@@ -151,7 +151,7 @@ REFUSED = {
 
 
 def refused(read, root, reason):
-    with pytest.raises(ValueError) as error:  # each subproject's own InputError is one
+    with pytest.raises(ValueError) as error:  # each subproject's InputError is a ValueError
         read(root, "train")
     message = str(error.value)
     assert type(error.value).__name__ in ("InputError", "ArchiveError") and reason in message and "\n" not in message, message
@@ -167,7 +167,7 @@ def test_archives_that_every_reader_refuses(read, tmp_path, case):
 
 def test_entries_that_every_reader_refuses(read, tmp_path):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile warns of the double name
+        warnings.simplefilter("ignore")  # zipfile warns about the duplicate name
         with zipfile.ZipFile(tmp_path / "train.zip", "w") as file:
             file.writestr("train/a/1.png", png(1))
             file.writestr("train/a/1.png", png(1))
@@ -184,19 +184,19 @@ def test_entries_that_every_reader_refuses(read, tmp_path):
     }
     for reason, content in damaged.items():
         (tmp_path / "train.zip").write_bytes(content)
-        if read is imagenet and "checksum" in reason:  # read_image, which it calls here itself, names neither file nor image
+        if read is imagenet and "checksum" in reason:  # read_image, called directly here, names neither file nor image
             with pytest.raises(ValueError, match=reason):
                 read(tmp_path, "train")
         else:
             refused(read, tmp_path, reason)
     (tmp_path / "train.zip").unlink()
     (tmp_path / "train_map.txt").write_text("a/1.png\t0\n")
-    if read is not common_resnet:  # it reads idx files and folders too, and says which of all these it misses
+    if read is not common_resnet:  # it also reads idx files and folders, and its message lists all of these
         refused(read, tmp_path, "no such archive")
 
 
 def test_deflated_entries_and_names_in_undeclared_utf8(read, tmp_path):
-    """`zip` marks no name as UTF-8; here the flag is taken from names that zipfile has marked."""
+    """The command `zip` does not mark names as UTF-8; here the flag is removed from names that zipfile has marked."""
     write_zip(tmp_path / "train.zip", {"train/Übung/é.png": png(1), "train/z/1.png": png(2)}, zipfile.ZIP_DEFLATED)
     assert read(tmp_path, "train") == [("z", 2), ("Übung", 1)]
     data = bytearray((tmp_path / "train.zip").read_bytes())
@@ -221,7 +221,7 @@ def test_the_order_is_image_folders(read, tmp_path):
 
 
 def field(content, signature, number, offset, new):
-    """The archive with new bytes at an offset in the number-th header of a kind."""
+    """The archive with new bytes at an offset in the number-th header with this signature."""
     place = -1
     for _ in range(number):
         place = content.index(signature, place + 1)
@@ -232,7 +232,7 @@ LOCAL, CENTRAL, END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
 
 
 def test_directory_and_entries_must_agree(read, tmp_path):
-    """Two images of one size whose names are exchanged in the directory, and sizes or methods that differ: nothing is read."""
+    """Nothing is read if the directory exchanges two names, or if its sizes, checksums or methods differ from the entries'."""
     make(tmp_path, "train", TWO)
     whole = (tmp_path / "train.zip").read_bytes()
     swapped = field(field(whole, CENTRAL, 1, 46, b"train/b/2.png"), CENTRAL, 2, 46, b"train/a/1.png")
@@ -250,10 +250,10 @@ def test_directory_and_entries_must_agree(read, tmp_path):
 def test_a_directory_that_is_short_or_foreign_is_refused(read, tmp_path):
     make(tmp_path, "train", TWO)
     whole = (tmp_path / "train.zip").read_bytes()
-    size = 46 + len(TWO[0])  # of an entry of the directory
+    size = 46 + len(TWO[0])  # of one directory entry
     start, end = whole.index(CENTRAL), whole.index(END)
     half = (end - start - size).to_bytes(4, "little")
-    cut = field(whole[:start] + whole[start + size :], END, 1, 12, half)  # without its first entry, which the end record counts
+    cut = field(whole[:start] + whole[start + size :], END, 1, 12, half)  # lacks an entry that the end record counts
     refusals = {
         "2 entries are stated, 1 are there": cut,
         "3 entries are stated": field(whole, END, 1, 10, b"\3"),
@@ -289,7 +289,7 @@ def test_images_outside_the_split_are_counted_and_named(read, tmp_path):
 
 
 def test_what_is_hidden_is_an_image_to_no_reader(tmp_path):
-    """Rows and labels of a training set that was reduced or relabelled hold for all readers of its folder and its archive."""
+    """Every reader of the folder and of the archive skips the same files, so that stored rows and labels are valid for all."""
     seen = ("b/1.png", "a/2.png", "a/in/3.png")
     unseen = ("a/._2.png", ".cache/4.png", "a/.old/5.png", "__MACOSX/b/6.png", ".7.png")
     with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:

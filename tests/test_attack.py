@@ -1,4 +1,4 @@
-"""A minute of tests/attack: damaged inputs are refused in one line, or change nothing; and the attack itself would notice."""
+"""A minute of tests/attack: damaged inputs are refused in one line, or change nothing; and the attack notices a change."""
 
 import io
 import os
@@ -14,7 +14,7 @@ SEED, INPUTS = 20, 4
 
 @pytest.mark.parametrize("subproject", run.SUBPROJECTS)
 def test_no_damage_ends_in_a_traceback_a_hang_or_another_result(subproject):
-    """Of Conv/ffcv the configuration alone: its loops take a minute to compile."""
+    """For Conv/ffcv only the configuration is attacked, because its loops take a minute to compile."""
     if subproject == "Conv/ffcv" and not os.environ.get("FFCV_REQUIRED"):
         pytest.importorskip("ffcv", reason="FFCV is not installed; bash Conv/ffcv/install.sh installs it")
     counts, examples = run.run(0, INPUTS, SEED, (subproject,), "--config" if subproject == "Conv/ffcv" else "")

@@ -1,4 +1,4 @@
-"""Training from ZIP archives: the same run as from the folder, by the real commands."""
+"""Training from ZIP archives with the real commands gives the same run as training from the folder."""
 
 import random
 import shutil
@@ -16,7 +16,7 @@ PREPARE = ROOT / "data/imagenet/prepare.py"
 
 @pytest.fixture(scope="module")
 def zipped(few, tmp_path_factory):
-    """The digits of `few` as archives and maps, and nothing else."""
+    """The digits of `few` as archives and maps, without the image folders."""
     folder = tmp_path_factory.mktemp("zipped") / "few"
     shutil.copytree(few, folder)
     result = run(PREPARE, "--root", folder)
@@ -27,7 +27,7 @@ def zipped(few, tmp_path_factory):
 
 
 def test_a_run_from_archives_is_the_run_from_the_folder(few, zipped, tmp_path):
-    """All of augmentation, repeated augmentation and mixup on; loader processes for one, two training processes for another."""
+    """Weights are bit-identical with augmentation, repeated augmentation and mixup, with loaders, and in two processes."""
     words = [*SMALL, "--epochs", 2, "--batch-size", 16, "--lr", 4e-3, "--output_dir"]
     main(options(*words, tmp_path / "folder", "--data-path", few))
     result = run(MAIN, *words, tmp_path / "zip", "--data-path", zipped, "--cache", "--num_workers", 2)
@@ -40,7 +40,7 @@ def test_a_run_from_archives_is_the_run_from_the_folder(few, zipped, tmp_path):
 
 
 def test_a_map_in_another_order_is_followed_and_evaluated_right(few, zipped, tmp_path, capsys):
-    """Labels shuffled in the training map alone; the checkpoint scores the same on its archives and on the folder."""
+    """Both maps have shuffled lines and exchanged labels; the checkpoint scores the same on all archives and on the folder."""
     data = tmp_path / "data"
     shutil.copytree(zipped, data, ignore=shutil.ignore_patterns(".*"))
     for name in ("train_map.txt", "val_map.txt"):

@@ -31,13 +31,13 @@ LabelSmoothingLoss, LogitPenaltyLoss, MaxSupLoss = losses.LabelSmoothingLoss, lo
 
 
 def measure(logits, labels, index, temperature, score):
-    """Figures, and AURC by each ranking, of some rows at a temperature; and the bins of the reliability diagram."""
+    """The metrics and the AURC of each ranking for some rows at a temperature; and the bins of the reliability diagram."""
     found, bins = temperatures.at_temperature(logits, labels, index, temperature)
     return found | rankings_at(logits, labels, index, temperature, score), bins
 
 
 def sample(n=2000, classes=6, temperature=1.0, seed=0):
-    """Labels drawn from the softmax, and logits `temperature` times as large as that says."""
+    """Labels drawn from the softmax of logits, and these logits multiplied by `temperature`."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(n, classes, generator=generator)
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
@@ -59,7 +59,7 @@ def test_a_planted_temperature_is_found(temperature):
 
 def test_the_temperature_is_the_minimum_of_the_nll():
     logits, labels = sample(500, temperature=1.7)
-    index = torch.arange(0, 500, 3)  # of some rows alone
+    index = torch.arange(0, 500, 3)  # only some rows
     best = fit_temperature(logits, labels, index)
     z, y = logits[index].double().requires_grad_(), labels[index]
     t = torch.tensor(best, dtype=torch.float64, requires_grad=True)
@@ -71,9 +71,9 @@ def test_the_temperature_is_the_minimum_of_the_nll():
 
 def test_a_temperature_without_a_minimum_ends_with_the_range():
     logits, _ = sample(200)
-    assert fit_temperature(logits, logits.argmax(1)) == COLDEST  # all right: the colder the better
+    assert fit_temperature(logits, logits.argmax(1)) == COLDEST  # all are right: colder is always better
     assert fit_temperature(logits, logits.argmin(1)) == HOTTEST
-    assert fit_temperature(torch.zeros(200, 6), logits.argmax(1)) == HOTTEST  # the same at every temperature
+    assert fit_temperature(torch.zeros(200, 6), logits.argmax(1)) == HOTTEST  # the NLL is the same at every temperature
 
 
 # --------------------------------------------------------------------------------------------------------- figures
@@ -122,7 +122,7 @@ def test_the_temperature_is_scored_on_what_did_not_choose_it():
 
 
 def test_splits_without_a_temperature_are_left_out(monkeypatch):
-    """Of 60 predictions two are wrong, unsurely so; a split that holds out none of them would make T as small as it may be."""
+    """Two of 60 predictions are wrong, with the label second. A split that holds out neither would fit the smallest T allowed."""
     logits, labels = sample(60)
     labels = logits.argmax(1)
     labels[:2] = logits[:2].argsort(1)[:, -2]
@@ -145,7 +145,7 @@ def test_splits_without_a_temperature_are_left_out(monkeypatch):
 
 
 def test_what_a_temperature_does_to_the_ranking():
-    """Nothing to max logit and normalised logits; MSP's order is another at another temperature."""
+    """It leaves the AURC of max logit and of normalised logits unchanged, and changes that of MSP."""
     logits, labels = sample(3000, temperature=4.0)
     result = calibrate(logits, labels, 0.2, 2, seed=0, name="a")
     assert min(result["temperatures"]) > 3.5
@@ -220,7 +220,7 @@ def test_calibration_says_what_is_wrong(tmp_path, monkeypatch):
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.parametrize("loss", gradients.LOSSES)
 def test_the_maps_against_the_gradient_of_the_losses(loss, right, classes):
-    """The gradient of maxsup_loss.py's loss less that of the cross-entropy, at logits of the stated form."""
+    """They equal the gradient of maxsup_loss.py's loss minus that of cross-entropy, at logits of the stated form."""
     alpha, beta = 0.15, 3e-3
     criterion = {"ls": LabelSmoothingLoss(alpha), "maxsup": MaxSupLoss(alpha), "logit-penalty": LogitPenaltyLoss(beta)}[loss]
     for msp in (1 / classes + 0.01, 0.5, 0.999):
@@ -233,19 +233,19 @@ def test_the_maps_against_the_gradient_of_the_losses(loss, right, classes):
         (added,) = torch.autograd.grad(criterion(z, target) - F.cross_entropy(z, target), z)
         index = {"max": 1, "target": int(target), "other": 0}
         ours = {logit: gradient(loss, np.array([msp]), right, logit, classes, alpha, beta)[0] for logit in index}
-        # LogitPenaltyLoss squares in float32, everything else is float64.
+        # LogitPenaltyLoss squares in float32; everything else is float64.
         expected = {logit: added[0, which].item() for logit, which in index.items()}
         assert ours == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def test_who_is_held_down():
-    """Label smoothing holds the largest logit down only where it is the target's, MaxSup always, and as much."""
+    """Label smoothing suppresses the largest logit only if it is the target's; MaxSup always does, by the same amount."""
     msp = np.array([0.3, 0.9])
     assert (gradient("ls", msp, True, "max", 10) > 0).all() and (gradient("ls", msp, False, "max", 10) < 0).all()
     assert (gradient("ls", msp, False, "target", 10) > 0).all()
     for right in (True, False):
         assert (gradient("maxsup", msp, right, "max", 10) == gradient("ls", msp, True, "max", 10)).all()
-        assert np.diff(gradient("logit-penalty", msp, right, "max", 10)) > 0  # the sharper, the more
+        assert np.diff(gradient("logit-penalty", msp, right, "max", 10)) > 0  # grows with the confidence
 
 
 def test_the_suppression_command(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""checksums.py and image_mode.py, which every subproject that reads checkpoints or pictures has a copy of."""
+"""checksums.py and image_mode.py: every subproject that reads checkpoints or images has a copy."""
 
 import io
 import zipfile
@@ -17,7 +17,7 @@ CONTENT = {"model": {"weight": torch.arange(12.0).reshape(3, 4), "bias": torch.o
 
 
 def test_no_flipped_bit_is_believed(tmp_path):
-    """Of every byte of a checkpoint one bit is flipped: the damage is noticed, or what is read is what was written."""
+    """One bit of each byte of a checkpoint is flipped in turn: the damage is noticed, or what is read is what was written."""
     path = tmp_path / "model.pth"
     torch.save(CONTENT, path)
     assert verify_checksums(path)
@@ -34,7 +34,7 @@ def test_no_flipped_bit_is_believed(tmp_path):
             continue
         try:
             read = torch.load(path, weights_only=True)
-        except Exception:  # torch.load notices what is left: it compares names and numbers of entries
+        except Exception:  # torch.load notices the rest: it compares the names and the number of entries
             continue
         assert torch.equal(read["model"]["weight"], CONTENT["model"]["weight"])
         assert torch.equal(read["model"]["bias"], CONTENT["model"]["bias"])

@@ -1,4 +1,4 @@
-"""Conv/common_resnet: its commands as a user gives them, killed, resumed, in two processes, on bad input."""
+"""Conv/common_resnet: its commands as a user runs them, killed, resumed, in two processes, and on bad input."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def digits_run(tmp_path_factory):
 
 
 def test_the_first_command_learns(digits_run):
-    """Chance is 10 %; the checkpoint says what it takes to rebuild and feed the model."""
+    """Chance is 10 %. The checkpoint states what is needed to rebuild the model and to prepare its inputs."""
     last = log(digits_run)[-1]
     assert last["val_top1"] > 75 and last["val_images"] == 397 and last["epoch"] == 4
     facts = load(digits_run)["args"]
@@ -51,7 +51,7 @@ def test_evaluation_gives_what_training_logged(digits_run, ten, tmp_path):
 
 
 def test_weights_from_elsewhere(digits_run, tmp_path):
-    """A bare state dict under DataParallel's prefix, without batch norm's counters, as old files are."""
+    """A state dict with DataParallel's prefix and without batch norm's counters, as in old files."""
     weights = {f"module.{key}": value for key, value in load(digits_run)["model"].items() if "num_batches" not in key}
     torch.save({"state_dict": weights, "best_prec1": 1.0}, tmp_path / "foreign.th")
     words = ["--checkpoint", tmp_path / "foreign.th", "--data", "digits", "--mean", *[0.305] * 3, "--std", *[0.376] * 3]
@@ -60,13 +60,13 @@ def test_weights_from_elsewhere(digits_run, tmp_path):
     complains(run(CONV_EVALUATE, *words, "--model", "resnet14"), "foreign.th", "layer1.1.conv1.weight is missing")
     complains(run(CONV_EVALUATE, "--checkpoint", tmp_path / "foreign.th"), "does not say what it is", "--model")
     weights |= {f"module.linear.{kind}": torch.cat([weights[f"module.linear.{kind}"]] * 2) for kind in ("weight", "bias")}
-    torch.save(weights, tmp_path / "foreign.th")  # which of its 20 classes the digits are would be a guess
+    torch.save(weights, tmp_path / "foreign.th")  # it is unknown which of its 20 classes are the digits
     complains(run(CONV_EVALUATE, *words, "--model", "resnet8"), "digits: 10 classes, the model has 20")
 
 
 @pytest.mark.parametrize(("processes", "loss"), [(1, "ols"), (2, "zipf")])
 def test_killed_and_resumed_ends_bit_identical(processes, loss, tmp_path):
-    """SIGKILL in the middle of training, twice; the moving average and the loss's own state go on too."""
+    """SIGKILL in the middle of training, twice; the moving average and the loss's state are resumed too."""
     words = [
         *CONV_QUICK,
         "--epochs",
@@ -97,21 +97,21 @@ def test_killed_and_resumed_ends_bit_identical(processes, loss, tmp_path):
 
 
 def test_a_resumed_run_follows_the_command_line(tmp_path):
-    """Half of the batch and of the rate for the last 2 of 4 epochs: the cosine goes on by epochs, not by the steps counted."""
+    """With half the batch and half the rate for the last 2 of 4 epochs, the cosine follows the epochs, not the steps made."""
     words = [*CONV_QUICK, "--warmup-epochs", 0, "--output_dir", tmp_path, "--resume", "auto"]
     assert run(CONV_TRAIN, *words, "--epochs", 2, "--batch-size", 100, "--lr", 0.1).returncode == 0
-    with open(tmp_path / "log.jsonl", "a") as file:  # as a kill between log and checkpoint leaves it, and in a line
+    with open(tmp_path / "log.jsonl", "a") as file:  # as kills between log and checkpoint, and within a line, leave it
         file.write('{"epoch": 3, "lr": 7}\n{"epo')
     result = run(CONV_TRAIN, *words, "--epochs", 4, "--batch-size", 50, "--lr", 0.05)
     assert "warning: lr was 0.1" in result.stdout and "warning: batch_size was 100" in result.stdout, result.stderr
-    expected = [0.05 * (1 + math.cos(math.pi * step / 28)) for step in (13, 27)]  # of the last step of each epoch
+    expected = [0.05 * (1 + math.cos(math.pi * step / 28)) for step in (13, 27)]  # at the last step of each epoch
     expected += [0.025 * (1 + math.cos(math.pi * step / 112)) for step in (83, 111)]
     assert [line["lr"] for line in log(tmp_path)] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("script", ["Conv/common_resnet/train.py", "Deit/main.py"])
 def test_a_replaced_run_is_gone(script, few, tmp_path):
-    """--overwrite, and an end in the first epoch: --resume auto must not go on with the run before."""
+    """If a run with --overwrite ends in its first epoch, --resume auto must not continue the run that it replaced."""
     words = [*CONV_QUICK] if "Conv" in script else [*PLAIN, "--data-path", few, "--opt", "sgd", "--unscale-lr"]
     words += ["--warmup-epochs", 0, "--output_dir", tmp_path, "--epochs"]
     assert run(ROOT / script, *words, 1).returncode == 0
@@ -122,7 +122,7 @@ def test_a_replaced_run_is_gone(script, few, tmp_path):
 
 @pytest.mark.parametrize("script", ["Conv/common_resnet/train.py", "Deit/main.py"])
 def test_loading_processes_end_with_a_killed_run(script, few, tmp_path):
-    """SIGKILL to the trainer alone, which can tell its workers nothing."""
+    """Only the trainer gets SIGKILL, so it cannot tell its workers to end."""
     words = ["--data", "cub", "--model", "resnet18"] if "Conv" in script else [*PLAIN]
     words += ["--data-path", few, "--input-size", 32, "--epochs", 1000, "--batch-size", 16, "--device", "cpu", "--lr", 1e-6]
     words += ["--num-workers" if "Conv" in script else "--num_workers", 2, "--output_dir", tmp_path]
@@ -132,7 +132,7 @@ def test_loading_processes_end_with_a_killed_run(script, few, tmp_path):
     while not (tmp_path / "log.jsonl").exists() or not log(tmp_path):
         assert child.poll() is None and time.time() < deadline
         time.sleep(0.05)
-    assert len(session(child.pid)) > 3  # it, the forkserver and at least two workers
+    assert len(session(child.pid)) > 3  # the trainer, the forkserver and at least two workers
     child.kill()
     child.wait()
     deadline = time.time() + 60
@@ -142,7 +142,7 @@ def test_loading_processes_end_with_a_killed_run(script, few, tmp_path):
 
 
 def session(number: int) -> list[str]:
-    """The command lines of the processes of a session."""
+    """The command lines of all processes in a session."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ProcessLookupError):
@@ -153,7 +153,7 @@ def session(number: int) -> list[str]:
 
 
 def test_two_processes_equal_one(tmp_path):
-    """28 steps with batch norm over all processes; the rate is small because training enlarges float32's rounding."""
+    """28 steps with batch norm synchronised over the processes; the rate is small because training amplifies float32 rounding."""
     words = [*CONV_QUICK, "--epochs", 2, "--batch-size", 100, "--sync-bn", "--lr", 1e-3]
     for processes in (1, 2):
         result = torchrun(processes, *words, "--output_dir", tmp_path / str(processes), script=CONV_TRAIN)
@@ -190,7 +190,7 @@ dist.destroy_process_group()
 
 
 def test_batch_norm_over_two_processes_is_that_of_the_whole_batch(tmp_path):
-    """In float64, against nn.BatchNorm2d on the joint batch: weights, running statistics, through three steps."""
+    """In float64, weights and running statistics over three steps equal those of nn.BatchNorm2d on the whole batch."""
     (tmp_path / "synced.py").write_text(SYNCED.format(conv=str(CONV), folder=str(tmp_path)))
     result = torchrun(2, script=tmp_path / "synced.py")
     assert result.returncode == 0, result.stderr
@@ -241,7 +241,7 @@ print("MESSAGES" + json.dumps([attempt(*one) for one in json.load(sys.stdin)]))
 
 
 def test_options_that_mean_nothing(tmp_path, digits_run):
-    """The messages; that each is printed as one line, without a traceback, is looked at for two of them."""
+    """Each is refused with its message; two are also run as commands, which print one line and no traceback."""
     wanted = []
 
     def refused(words, *pieces, script="train.py"):

@@ -1,4 +1,4 @@
-"""Conv/common_resnet on larger data: birds and cars from archives of the official form, corruptions."""
+"""Conv/common_resnet on larger data: birds and cars from archives in the official format, and corruptions."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def cub(path, names=("001.Albatross/A_1.jpg", "001.Albatross/A_2.jpg", "002.Auk/
 
 
 def test_birds(tmp_path):
-    """From an archive of the official form to a training run of large images, in loading processes, killed and all."""
+    """From an archive in the official format to training on large images, with and without a loading process, and evaluation."""
     cub(tmp_path / "CUB_200_2011.tgz")
     prepare = [ROOT / "data/cub/prepare.py", "--archive", tmp_path / "CUB_200_2011.tgz", "--root", tmp_path / "cub"]
     result = run(*prepare)
@@ -63,7 +63,7 @@ def test_birds(tmp_path):
         result = run(CONV_TRAIN, *words, "--num-workers", workers, "--output_dir", tmp_path / str(workers))
         assert result.returncode == 0, result.stderr
         runs.append(load(tmp_path / str(workers)))
-    assert_same(runs[0]["model"], runs[1]["model"])  # augmentation is a function of the seed, not of who loads
+    assert_same(runs[0]["model"], runs[1]["model"])  # augmentation depends on the seed, not on the loading process
     assert runs[0]["args"]["crop_ratio"] == 0.875 and runs[0]["classes"] == ["001.Albatross", "002.Auk"]
     result = run(CONV_EVALUATE, "--checkpoint", tmp_path / "0/checkpoint.pth", "--num-workers", 0)
     assert f"top-1 {log(tmp_path / '0')[0]['val_top1']:.2f} %" in result.stdout, result.stderr
@@ -72,7 +72,7 @@ def test_birds(tmp_path):
 
 
 def test_small_images_are_enlarged(tmp_path):
-    """As the README trains ImageNet's networks on CIFAR-10: decoded from memory, and cropped like large ones."""
+    """As when the README trains ImageNet models on CIFAR-10: images are decoded from memory, and cropped like large ones."""
     words = ["--data", "digits", "--input-size", 100, "--model", "resnet8", "--width", 2, "--stem-stride", 2, "--epochs", 1]
     words += ["--imbalance-ratio", 100, "--num-workers", 0, "--device", "cpu", "--output_dir", tmp_path / "run"]
     result = run(CONV_TRAIN, *words)
@@ -111,7 +111,7 @@ def test_bad_bird_archives(tmp_path):
     refused("train_test_split.txt")
     with tarfile.open(tmp_path / "a.tgz", "w") as archive:
         add(archive, "CUB_200_2011/images.txt", b"1 a/b.jpg\n" * 500)
-    (tmp_path / "a.tgz").write_bytes((tmp_path / "a.tgz").read_bytes()[:3000])  # in the middle of the list
+    (tmp_path / "a.tgz").write_bytes((tmp_path / "a.tgz").read_bytes()[:3000])  # cut in the middle of the list
     refused("damaged, or ends too early")
     cub(tmp_path / "a.tgz", ("001.A/\x1b[2J/evil.jpg", "b/c.jpg"))
     assert "\x1b" not in refused("\\x1b[2J", "not a path that an image may have")
@@ -158,7 +158,7 @@ def test_cars(tmp_path):
 
 @pytest.fixture(scope="module")
 def cifar_like(tmp_path_factory):
-    """40 training and 30 test images of 32 px in 10 classes, as archives, and a model trained on them for an epoch."""
+    """40 training and 30 test images of 32 px in 10 classes, as archives, and a model trained on them for one epoch."""
     folder = tmp_path_factory.mktemp("cifar")
     random = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 3)):
@@ -174,7 +174,7 @@ def cifar_like(tmp_path_factory):
 
 
 def test_published_corruptions(cifar_like, tmp_path):
-    """Arrays of which one is brighter by severity and the others are clean: each severity equals a forward pass made here."""
+    """One array is brighter with each severity and the others are clean; each result equals that of a forward pass made here."""
     images, labels, classes = pixels.read("cifar10", cifar_like, "val", 32)
     five = np.concatenate([images.numpy()] * 5)
     brighter = np.concatenate([np.clip(images.numpy().astype(int) + 20 * s, 0, 255).astype(np.uint8) for s in range(1, 6)])
@@ -200,7 +200,7 @@ def test_published_corruptions(cifar_like, tmp_path):
     assert len(every) == 75 and found["corrupted"]["top1"] == pytest.approx(sum(every) / 75)
     assert len(re.findall(r"^\w+ +top-1", result.stdout, re.M)) == 16
 
-    # A checkpoint whose classes have another order reads the same labels, which count the sorted names.
+    # Labels are indices into the sorted class names, so a checkpoint with another class order reads them alike.
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     head = {key: value[order] for key, value in state["model"].items() if key.startswith("linear.")}
     names = [classes[index] for index in order]
@@ -211,7 +211,7 @@ def test_published_corruptions(cifar_like, tmp_path):
     assert again["corrupted"]["top1"] == pytest.approx(found["corrupted"]["top1"])
     assert again["corrupted"]["nll"] == pytest.approx(found["corrupted"]["nll"], abs=1e-6)
 
-    np.save(tmp_path / "labels.npy", np.tile(labels.numpy() // 2, 5))  # as of another data set
+    np.save(tmp_path / "labels.npy", np.tile(labels.numpy() // 2, 5))  # as from another data set
     complains(run(CONV_EVALUATE, *words), "labels from 0 to 4, the model has 10 classes")
     np.save(tmp_path / "snow.npy", five[:10])
     complains(run(CONV_EVALUATE, *words), "snow.npy", "(150, 32, 32, 3)")

@@ -14,7 +14,7 @@ QUICK = "--model resnet8 --width 8 --stem-stride 2 --device cpu --batch-size 200
 
 
 def trained(folder, *words):
-    """The checkpoint of a quick run on the digits, of one epoch."""
+    """The checkpoint of a quick run on the digits, of one epoch by default."""
     words = [*QUICK, "--epochs", "1", "--output-dir", str(folder), *(str(word) for word in words)]
     train.main(options.get_parser().parse_args(words))
     return states.read(folder / "checkpoint.pth")
@@ -37,7 +37,7 @@ def taught(tmp_path_factory):
 
 
 def test_soft_distillation_is_the_formula(taught):
-    """float64: (1 - a) CE + a tau^2 KL(teacher || student), the mean over the batch, computed from probabilities."""
+    """The loss is (1 - a) CE + a tau^2 KL(teacher || student), averaged over the batch, here from float64 probabilities."""
     logits = torch.randn(6, 10, dtype=torch.float64)
     targets, rows, alpha, tau = torch.arange(6), torch.arange(6), 0.3, 2.5
     stored = torch.load(taught / "logits.pt", weights_only=True)["logits"][:6].double()
@@ -46,7 +46,7 @@ def test_soft_distillation_is_the_formula(taught):
     model = teacher.StoredTeacher(stored)
     model.at(rows)
     distil = teacher.Distillation(model, "soft", alpha, tau)
-    # The term is computed in float32.
+    # The code computes the distillation term in float32.
     assert distil(torch.nn.CrossEntropyLoss(), None, targets, logits).item() == pytest.approx(expected.item(), abs=1e-5)
     hard = teacher.Distillation(model, "hard", alpha, tau)(torch.nn.CrossEntropyLoss(), None, targets, logits)
     expected = (1 - alpha) * F.cross_entropy(logits, targets) + alpha * F.cross_entropy(logits, stored.argmax(1))
@@ -54,7 +54,7 @@ def test_soft_distillation_is_the_formula(taught):
 
 
 def test_stored_logits_teach_as_the_model_does_without_augmentation(taught, tmp_path):
-    """The same weights up to the rounding of batches of another composition; and other weights than without a teacher."""
+    """The weights agree up to the rounding of differently composed batches, and differ from those without a teacher."""
     words = ["--distillation-type", "soft", "--distillation-alpha", 0.7, "--distillation-tau", 2, "--padding", 0, "--no-flip"]
     model = trained(tmp_path / "model", *words, "--teacher-path", taught / "checkpoint.pth")
     stored = trained(tmp_path / "stored", *words, "--teacher-logits", taught / "logits.pt")
@@ -69,7 +69,7 @@ def test_stored_logits_teach_as_the_model_does_without_augmentation(taught, tmp_
     inputs = train.Inputs("digits", None, 8, 1.0, *(model["args"][key] for key in ("mean", "std")), "cpu")
     data = train.open_data(inputs, imbalance_ratio=2, label_noise=0.2)[0]
     content = torch.load(taught / "logits.pt", weights_only=True)["logits"]
-    own = teacher.stored_teacher(taught / "logits.pt", data, 0.2).logits  # of the images that are left, not of the first ones
+    own = teacher.stored_teacher(taught / "logits.pt", data, 0.2).logits  # of the images kept, not of the first ones
     assert torch.equal(own, content[part["training_rows"]]) and len(own) < len(content)
 
 
@@ -78,7 +78,7 @@ def test_stored_logits_teach_as_the_model_does_without_augmentation(taught, tmp_
     [("maxsup", "soft", "checkpoint.pth", "--mixup-alpha 0.3 --cutmix-alpha 1"), ("ols", "hard", "logits.pt", "--cutout 2")],
 )
 def test_a_killed_students_run_goes_on_to_the_same_weights(loss, kind, source, more, taught, tmp_path, monkeypatch):
-    """Interrupted after the first of two epochs was saved, then resumed; any loss may be the student's own."""
+    """The run is interrupted after the first of two epochs is saved, then resumed. The student may use any loss."""
     option = "--teacher-logits" if source.endswith(".pt") else "--teacher-path"
     words = ["--loss", loss, "--distillation-type", kind, option, taught / source, *more.split()]
     whole = trained(tmp_path / "whole", *words, "--epochs", 2)
@@ -100,7 +100,7 @@ def test_a_killed_students_run_goes_on_to_the_same_weights(loss, kind, source, m
 
 
 def test_classes_are_matched_by_name_and_inputs_by_their_statistics(taught, tmp_path):
-    """A teacher with its outputs reversed, and one trained on other mean and deviation, give the student the same logits."""
+    """A teacher gives the same logits with its outputs reversed, and to a student with another mean and standard deviation."""
     state = states.read(taught / "checkpoint.pth")
     order = list(range(9, -1, -1))
     weights = state["model"] | {key: state["model"][key][order] for key in ("linear.weight", "linear.bias")}
@@ -122,7 +122,7 @@ def test_classes_are_matched_by_name_and_inputs_by_their_statistics(taught, tmp_
 
 
 def test_bare_weights_teach_once_their_model_is_named(taught, tmp_path):
-    """As the checkpoint does that they come from, where the student has its mean and standard deviation."""
+    """They teach as their checkpoint does if the student has the same mean and standard deviation."""
 
     def bare(state):
         weights = {f"module.{key}": value for key, value in state["model"].items()}
@@ -138,7 +138,7 @@ def test_bare_weights_teach_once_their_model_is_named(taught, tmp_path):
     torch.testing.assert_close(teacher.build_teacher(bare(state), "resnet8", *rest)(images), whole)
     with pytest.raises(InputError, match="--teacher-model resnet14: .* says that it is a resnet8"):
         teacher.build_teacher(str(tmp_path / "whole/checkpoint.pth"), "resnet14", *rest)
-    with pytest.raises(InputError, match="another model's"):  # of width 8, not 16
+    with pytest.raises(InputError, match="another model's"):  # its width is 8, not 16
         teacher.build_teacher(bare(states.read(taught / "checkpoint.pth")), "resnet8", *rest)
 
 

@@ -1,4 +1,4 @@
-"""Conv/common_resnet on folders of your own, from weights of any form; its DenseNet-BC, which viz recognises."""
+"""Conv/common_resnet on a user's own folders and from weights in any format; its DenseNet-BC, which viz recognises."""
 
 import argparse
 import functools
@@ -35,7 +35,7 @@ def trained(folder, *words):
 
 
 def pictures(folder, sizes, classes=("ant", "bee", "cat")):
-    """An image folder: of each class one image per size (width, height) for training, and one for validation."""
+    """An image folder: for each class one training image per size (width, height), and one validation image."""
     random = np.random.default_rng(0)
     for split, count in (("train", len(sizes)), ("val", 1)):
         for number, name in enumerate(classes):
@@ -50,7 +50,7 @@ def pictures(folder, sizes, classes=("ant", "bee", "cat")):
 
 
 def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, capsys):
-    """Mean and deviation are NumPy's over the training pixels, to the four digits that are stored."""
+    """Mean and standard deviation equal NumPy's over the training pixels, to the four digits that are stored."""
     folder = pictures(tmp_path / "own", [(40, 40)] * 4)
     state = trained(tmp_path / "run", "--data", "folder", "--data-path", folder, "--batch-size", 6)
     args, pixels = (
@@ -66,7 +66,7 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
     train.main(
         options.get_parser().parse_args(["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--device", "cpu"])
     )
-    torch.save(state["model"], tmp_path / "bare.pth")  # which says nothing of the model: the command does
+    torch.save(state["model"], tmp_path / "bare.pth")  # says nothing about the model, so the command has to
     words = ["--test-only", "--resume", tmp_path / "bare.pth", "--data", "folder", "--data-path", folder, "--device", "cpu"]
     words += ["--model", args["model"], "--width", args["width"], "--stem-stride", args["stem_stride"]]
     words += ["--mean", *args["mean"], "--std", *args["std"]]
@@ -88,7 +88,7 @@ def test_small_images_of_one_size_live_in_memory_and_are_measured(tmp_path, caps
     with pytest.raises(InputError, match="holds no moving average of the weights; omit --model-ema or --ema"):
         train.main(options.get_parser().parse_args([str(word) for word in (*words, "--model-ema")]))
     own = ["--test-only", "--resume", str(tmp_path / "run/checkpoint.pth"), "--data"]
-    with pytest.raises(InputError, match="--model resnet20: .*states it; omit the option"):  # a default, but typed
+    with pytest.raises(InputError, match="--model resnet20: .*states it; omit the option"):  # the default, but given
         train.main(options.get_parser().parse_args([*own[:-1], "--model", "resnet20"]))
     with pytest.raises(InputError, match="--data imagenet needs --data-path"):
         train.main(options.get_parser().parse_args([*own, "imagenet"]))
@@ -116,7 +116,7 @@ def test_numbers_of_an_input_are_three():
 
 
 def test_larger_or_varying_images_are_decoded_as_they_are_needed(tmp_path):
-    """A mean over centres, of images that are all of one colour: exact. A folder and its archives give the same weights."""
+    """The mean over centre crops is exact for images of one colour. A folder and its archives give the same weights."""
     folder = tmp_path / "own"
     for split in ("train", "val"):
         for name, value, size in (("a", 51, (120, 90)), ("b", 102, (70, 110))):
@@ -140,7 +140,7 @@ def test_larger_or_varying_images_are_decoded_as_they_are_needed(tmp_path):
     state = trained(
         tmp_path / "run", *words, "--data-path", folder, "--auto-augment", "ra", "--random-erase", 1, "--clip-grad-norm", 1
     )
-    assert state["args"]["mean"] == [0.3, 0.3, 1.0] and state["args"]["std"] == [0.1, 0.1, 1.0]  # no contrast in the third
+    assert state["args"]["mean"] == [0.3, 0.3, 1.0] and state["args"]["std"] == [0.1, 0.1, 1.0]  # the third is constant
     assert state["args"]["crop_ratio"] == 0.875 and not state["args"]["in_memory"]
     prepare(folder, "--output", tmp_path / "zips")
     more = ["--auto-augment", "ra", "--random-erase", 1, "--clip-grad-norm", 1]
@@ -179,7 +179,7 @@ def digits(tmp_path_factory):
 
 
 def forms(weights):
-    """What others write, by the file's name."""
+    """Checkpoints as other programs write them, by file name."""
     return {
         "bare.pth": weights,
         "deit.pth": {"model": weights, "args": argparse.Namespace(model="resnet8", lr=0.1), "epoch": 3},
@@ -205,11 +205,11 @@ def test_a_run_starts_from_weights_in_any_form(digits, tmp_path, capsys):
         assert_same({key: model.state_dict()[key] for key in weights if "num_batches" not in key},
                     {key: weights[key] for key in weights if "num_batches" not in key})  # fmt: skip
         said = capsys.readouterr().out
-        assert "fresh classifier" not in said and "was trained with" not in said  # which these files do not say
+        assert "fresh classifier" not in said and "was trained with" not in said  # these files state neither
 
 
 def test_a_classifier_for_other_classes_is_replaced_and_that_is_said(digits, capsys):
-    """Other number, other names; the same names in another order are put into it."""
+    """It is replaced if the number or the names of the classes differ; the same names in another order are sorted."""
     state, description = states.read(digits), models.model_facts("resnet8", 8, 8, 2)
     for classes, reason in ((list("abc"), "for 10 classes, these are 3"), (list("abcdefghij"), "for other classes, 0, 1, 2")):
         model = models.create_model(description, len(classes))
@@ -241,7 +241,7 @@ def test_weights_that_do_not_fit_or_do_not_come(digits, tmp_path):
 
 
 def test_a_run_goes_on_from_an_address(digits, tmp_path, monkeypatch):
-    """--resume URL downloads into torch.hub's cache, and goes on to the bit as from the file itself."""
+    """--resume URL downloads into torch.hub's cache, and the run is bit-identical to one resumed from the file."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(digits.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -265,7 +265,7 @@ def test_a_run_that_is_complete_elsewhere_replaces_nothing(digits, tmp_path):
 
 
 def test_evaluation_takes_names_and_steps_from_the_file_and_the_command(digits, tmp_path, capsys):
-    """Weights from elsewhere whose classes have names, in reverse; and no step of more images than --batch-size."""
+    """Named classes of weights from elsewhere are matched, here in reverse; no step has more images than --batch-size."""
     state = states.read(digits)
     head = {key: value.flip(0) for key, value in state["model"].items() if key.startswith("linear.")}
     torch.save({"model": state["model"] | head, "classes": state["classes"][::-1]}, tmp_path / "reversed.pth")
@@ -284,7 +284,7 @@ def test_evaluation_takes_names_and_steps_from_the_file_and_the_command(digits, 
 
 
 class Spy(torch.nn.Module):
-    """Notes the sizes of batches."""
+    """Records the sizes of batches."""
 
     def __init__(self, seen):
         super().__init__()
@@ -296,7 +296,7 @@ class Spy(torch.nn.Module):
 
 
 def test_a_subset_trains_on_its_own_pixels():
-    """Images whose pixels are their labels, without any augmentation set after the choice of the subset."""
+    """The pixels of each image equal its label, and no augmentation is set after the subset is chosen."""
     numbers = torch.arange(10)
     images = small_images.SmallImages(
         numbers.byte().view(10, 1, 1, 1).expand(10, 8, 8, 3), numbers, list("0123456789"), [0.0] * 3, [1 / 255] * 3, "cpu"
@@ -313,7 +313,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics(digits, tmp_path, ca
     assert len(state["optimizer"]["state"]) == 2 and log(tmp_path)[-1]["val_top1"] > 20  # twice chance
     again = trained(tmp_path, "--init", "other.pth", "--freeze-backbone", "--lr", 0.01, "--batch-size", 200, "--resume", "auto")
     assert "note: --init has no effect" in capsys.readouterr().out and again["args"]["init"] == str(digits)
-    with pytest.raises(InputError, match="--freeze-backbone: needs --init"):  # no weights, for there is no checkpoint yet
+    with pytest.raises(InputError, match="--freeze-backbone: needs --init"):  # there is no checkpoint to resume yet
         trained(tmp_path / "fresh", "--freeze-backbone", "--resume", "auto")
 
 
@@ -332,7 +332,7 @@ def test_layer_decay_lowers_the_rate_by_a_factor_per_stage():
 
 
 def test_densenet_bc_has_the_published_size_and_viz_recognises_it(tmp_path):
-    """Huang et al. (2017): 0.8 M parameters; with 10 classes 769,162. The logits of both builders agree to the bit."""
+    """Huang et al. (2017) state 0.8 M parameters: with 10 classes, 769,162. Both implementations give bit-identical logits."""
     model = models.create_model(models.model_facts("densenet_bc100", 32), 10).eval()
     assert sum(p.numel() for p in model.parameters()) == 769_162
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -357,7 +357,7 @@ def test_it_and_resnet152_are_named_in_the_help():
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_imagenets_outputs_without_names_are_the_wnids_in_sorted_order(reverse, tmp_path):
-    """Whatever the order of the archive's map: for evaluation, for a classifier to start from, and for a teacher."""
+    """This holds for any order of the archive's map: in evaluation, for an initial classifier, and for a teacher."""
     wnids = sorted((f"n{number:08d}" for number in range(1000)), reverse=reverse)
     order = [wnids.index(name) for name in sorted(wnids)]
     images = small_images.SmallImages(torch.zeros(1000, 8, 8, 3, dtype=torch.uint8), torch.arange(1000), wnids, None, None, "cpu")

@@ -1,4 +1,4 @@
-"""Conv/common_resnet and Conv/ffcv: other names of options, what torchvision's flags become, contradictions, mixed images."""
+"""Conv/common_resnet and Conv/ffcv: alternative option names, what torchvision's flags become, contradictions, mixed images."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ InputError = conv.load("errors").InputError
 options, flags, mixing, train = (conv.load(name) for name in ("options", "torchvision_flags", "mixing", "train"))
 FLAGS = (ROOT / "tests/flags/torchvision.txt").read_text().split()
 LARGE = "--data imagenet --data-path p --model resnet18 --device cpu"
-# A value for each flag that takes one, other than the default here.
+# A value for each flag that takes one; it differs from the default here.
 VALUES = {
     "--data-path": "q", "--model": "resnet34", "--device": "cpu", "-b": "17", "--batch-size": "17", "--epochs": "31", "-j": "3",
     "--workers": "3", "--opt": "sgd", "--lr": "0.3", "--momentum": "0.8", "--wd": "0.3", "--weight-decay": "0.3",
@@ -42,7 +42,7 @@ def settled(words: str):
 
 @pytest.mark.parametrize("flag", FLAGS)
 def test_each_flag_of_torchvision_changes_an_option_or_says_that_it_does_not(flag):
-    """--device cpu is the only value that this machine has; it must be what the option says then."""
+    """A machine may have only --device cpu, which then changes nothing but must be the option's value."""
     before, words = (
         vars(settled(f"{LARGE} {NEEDS.get(flag, '')}")),
         f"{LARGE} {NEEDS.get(flag, '')} {flag} {VALUES.get(flag, '')}",
@@ -92,7 +92,7 @@ def test_what_flags_become(words, expected):
 
 
 def test_resizing_and_averages_become_what_torchvision_does():
-    """int(crop / ratio) is the side that torchvision's Resize gets; the average forgets as fast as its 32-step one."""
+    """int(crop / ratio) is the side given to torchvision's Resize; the average decays as fast as torchvision's 32-step one."""
     for resize in (224, 230, 232, 256):
         assert int(224 / settled(f"{LARGE} --val-resize-size {resize}").crop_ratio) == resize
     args = settled(f"{LARGE} --model-ema --epochs 100 -b 128")
@@ -141,7 +141,7 @@ def test_the_same_said_twice_is_no_contradiction():
 
 
 def test_automatic_augmentation_scales_bilinearly():
-    """As torchvision's reference script does, and not as its transforms do if nothing is said."""
+    """This is what torchvision's reference script does; the default of its transforms differs."""
     for kind in ("ra", "ta_wide", "augmix", "imagenet", "cifar10", "svhn"):
         found = train.auto_augment(SimpleNamespace(auto_augment=kind, ra_magnitude=None, augmix_severity=None))
         assert found.interpolation == transforms.InterpolationMode.BILINEAR
@@ -158,7 +158,7 @@ def test_mixup_is_a_function_of_seed_epoch_and_step():
     again = mixup(images, targets, 1, 2)
     assert torch.equal(mixed, again[0]) and torch.equal(soft, again[1])
     assert not torch.equal(soft, mixup(images, targets, 1, 3)[1]) and not torch.equal(soft, mixup(images, targets, 2, 2)[1])
-    # One share for the batch, found from the images, rebuilds both by mixup's definition (float64: rounding alone differs).
+    # One share per batch, found from the images, rebuilds both by mixup's definition (in float64, up to rounding).
     share = ((mixed - images.roll(1, 0)) / (images - images.roll(1, 0))).median()
     torch.testing.assert_close(mixed, share * images + (1 - share) * images.roll(1, 0), atol=1e-12, rtol=0)
     one_hot = F.one_hot(targets, 5).double()
@@ -198,7 +198,7 @@ def test_keys_of_the_original_map(tmp_path):
 
 
 def test_ffcv_starts_from_other_classes_mixes_and_resumes_bit_identically(ffcv_files, tmp_path, capsys):
-    """One of two epochs, then the other: the same weights as both at once; training accuracy is not reported."""
+    """Two epochs with an interruption between them give the weights of a whole run; training accuracy is not reported."""
     pytest.importorskip("ffcv")
     with ffcv.active():
         trainer, models = ffcv.load("train_imagenet"), ffcv.load("models")

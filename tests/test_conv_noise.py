@@ -1,4 +1,4 @@
-"""Conv/common_resnet: label noise and class-prior smoothing, and the labels and rows that a checkpoint stores of them."""
+"""Conv/common_resnet: label noise and class-prior smoothing, and the labels and rows that a checkpoint stores."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_noise_changes_exactly_its_share_and_none_keeps_its_label(share, classes
 
 
 def test_noise_is_uniform_over_the_other_classes_and_over_the_images():
-    """90,000 replaced labels of 180,000; each count within 5 standard deviations of its binomial mean."""
+    """Of 180,000 labels 90,000 are replaced; each count is within 5 standard deviations of its binomial mean."""
     classes, count = 10, 180_000
     labels = torch.arange(count) % classes
     changed = noise.symmetric_noise(labels, classes, 0.5, seed=0)
@@ -65,7 +65,7 @@ def test_every_loss_of_a_seed_sees_the_same_wrong_labels_and_clean_validation_la
 
 
 def test_noise_acts_on_the_labels_of_the_images_trained_on(tmp_path):
-    """Over superclasses it changes the coarse label; of a subset the checkpoint names the rows."""
+    """With superclasses it changes the coarse label; for a subset the checkpoint stores the rows."""
     state = trained(tmp_path / "coarse", "--label-noise", 0.4, "--superclasses")
     assert (state["training_labels"] != TRAINING % 2).sum() == 560
     state = trained(tmp_path / "tail", "--label-noise", 0.3, "--imbalance-ratio", 10, "--holdout", 0.2)
@@ -73,14 +73,14 @@ def test_noise_acts_on_the_labels_of_the_images_trained_on(tmp_path):
     assert rows.dtype == torch.int64 and rows.max() < 1400 and (rows.diff() > 0).all() and len(rows) == len(labels)
     assert (labels != TRAINING[rows]).sum() == round(0.3 * len(rows))
     counts = np.bincount(TRAINING[rows].numpy(), minlength=10)
-    assert counts[0] == pytest.approx(10 * counts[9], abs=10)  # sizes are rounded down, the last one counts tenfold
+    assert counts[0] == pytest.approx(10 * counts[9], abs=10)  # sizes are rounded down, and the last counts tenfold
     plain = trained(tmp_path / "held", "--holdout", 0.2)
     assert len(plain["training_rows"]) == 1120 and "training_labels" not in plain
     assert set(rows.tolist()) <= set(plain["training_rows"].tolist())
 
 
 def test_class_prior_smoothing_takes_the_frequencies_of_the_labels_trained_on(tmp_path):
-    """The loss of logits by hand: (1 - alpha) * CE + alpha * cross-entropy against the frequencies, in float64."""
+    """The loss equals (1 - alpha) * CE + alpha * the cross-entropy against the frequencies, computed here in float64."""
     counts = torch.tensor([60.0, 30.0, 10.0])
     criterion = train.build_criterion("ls", 0.2, None, "frequency", counts).double()
     logits, targets = torch.randn(8, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])

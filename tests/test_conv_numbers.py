@@ -1,4 +1,4 @@
-"""Conv/: the rate of every epoch, moving average, weight decay, clipping and augmentation, against closed forms and by hand."""
+"""Conv/: learning rates, moving average, weight decay, clipping and augmentation, against closed forms and by hand."""
 
 import copy
 import itertools
@@ -31,12 +31,12 @@ def train(folder, *words):
 
 
 def course(epoch=0, epochs=1, batch_size=64):
-    """What train_one_epoch is told of the run."""
+    """The arguments that describe the run to train_one_epoch."""
     return {"epoch": epoch, "epochs": epochs, "batch_size": batch_size, "seed": 0, "amp": "off"}
 
 
 def test_the_log_holds_the_rate_and_the_strength_of_every_epoch(tmp_path):
-    """Two steps per epoch; the rate in the log is that of the second."""
+    """There are two steps per epoch; the learning rate in the log is that of the second."""
     words = ["--epochs", 5, "--lr", 0.08, "--eval-every", 5]
     train(tmp_path / "cosine", *words, "--warmup-epochs", 2)
     expected = [0.04, 0.08, *(0.04 * (1 + math.cos(math.pi * k / 6)) for k in (1, 3, 5))]
@@ -49,7 +49,7 @@ def test_the_log_holds_the_rate_and_the_strength_of_every_epoch(tmp_path):
 
 
 def test_the_moving_average_is_the_recursion(tmp_path, monkeypatch):
-    """One step per epoch: the first average is the weights themselves, then e = 0.7 e + 0.3 w, batch norm's statistics too."""
+    """With one step per epoch the average starts as the weights; then e = 0.7 e + 0.3 w, also for batch norm's statistics."""
     seen = []
 
     def save(path, model, average, *rest, **more):
@@ -96,7 +96,7 @@ def test_gradients_are_clipped():
 
 
 class Listed(list):
-    """Batches as FFCV's loop asks for them."""
+    """Batches with the interface that the loop of Conv/ffcv needs."""
 
     device = torch.device("cpu")
 
@@ -106,7 +106,7 @@ class Listed(list):
 
 @pytest.mark.parametrize("schedule, expected", [("step", [1, 1, 0.3, 0.3, 0.09]), ("cyclic", [0.25, 0.75, 5 / 6, 0.5, 1 / 6])])
 def test_ffcvs_loop_sets_the_rate_of_every_step(schedule, expected):
-    """The rate at which the last of two steps is made, half an epoch in; step: times 0.3 every 2 epochs; cyclic: peak at 2."""
+    """The rate is that of the second of two steps, at half an epoch. step: times 0.3 every 2 epochs; cyclic: peak at 2."""
     config, _ = ffcv_options.read([f"--lr.schedule={schedule}", "--lr.step_ratio=0.3", "--lr.step_length=2", "--epochs=5"])
     config.lr.peak_epoch, config.training.amp = 2, "off"
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +123,7 @@ def test_ffcvs_loop_sets_the_rate_of_every_step(schedule, expected):
 
 
 class Recorder(nn.CrossEntropyLoss):
-    """The cross-entropy, which keeps what logits it is given."""
+    """Cross-entropy that records the logits it is given."""
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ class Recorder(nn.CrossEntropyLoss):
 
 @pytest.mark.parametrize(("name", "side"), [("resnet8", 2), ("resnet18", 1), ("mobilenet_v2", 1)])
 def test_the_loss_is_given_the_feature_maps_votes(name, side):
-    """Their mean over the locations is the logits, up to float32's rounding; MobileNet's dropout comes between them."""
+    """Their mean over the locations equals the logits up to float32 rounding. MobileNet's dropout between them is set to 0."""
     torch.manual_seed(0)
     model, votes = create_model(model_facts(name, 8), 10), Votes()
     sgd = torch.optim.SGD(model.parameters(), 0.0)
@@ -165,7 +165,7 @@ def test_the_loss_is_given_the_votes_with_ffcv():
 
 
 def test_dropout_differs_between_steps_and_epochs():
-    """Of equal images and weights the logits differ by the dropout's draws alone."""
+    """Images and weights are equal, so the logits differ only by the dropout's draws; the same step of an epoch draws alike."""
     images = torch.full((64, 8, 8, 3), 200, dtype=torch.uint8)
     data = small.SmallImages(images, torch.zeros(64, dtype=torch.int64), ["a"], [0.5] * 3, [0.2] * 3, "cpu").augment(0, False, 0)
     torch.manual_seed(0)
@@ -181,7 +181,7 @@ def test_dropout_differs_between_steps_and_epochs():
 
 @pytest.mark.parametrize("folder", ["Conv/common_resnet", "Conv/ffcv", "Tasks/tabular", "Tasks/text"])
 def test_online_label_smoothing_is_renewed_after_every_epoch(folder):
-    """A model that is always right: its soft labels are then no longer uniform, and nothing gathered is left."""
+    """For a model that is always right, the soft labels are then no longer uniform, and the sums gathered are reset."""
     subproject = Subproject(folder)
     loop, criterion = subproject.load("engine"), subproject.load("maxsup_loss").OnlineLabelSmoothingLoss(10)
     y = torch.arange(50) % 10
@@ -215,7 +215,7 @@ def test_online_label_smoothing_is_renewed_after_every_epoch(folder):
 
 
 def test_ffcv_averages_an_image_and_its_mirror_image():
-    """Logits that only see the left edge, of images that are bright on the right: both are right half of the way."""
+    """The model sees only the left edge of images that are bright on the right: only the mirror image makes it confident."""
     images = torch.zeros(4, 3, 1, 2)
     images[:, :, :, 1] = 4.0
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 2, bias=False))
@@ -232,7 +232,7 @@ def test_ffcv_averages_an_image_and_its_mirror_image():
 
 @pytest.fixture
 def ramps(tmp_path):
-    """Sixteen times the same image, whose red grows to the right and whose blue is 200 everywhere."""
+    """Sixteen copies of one image, whose red grows to the right and whose blue is 200 everywhere."""
     (tmp_path / "a").mkdir()
     y, x = np.mgrid[:60, :60]
     pixels = np.stack([4 * x, 4 * y, np.full_like(x, 200)], 2).astype(np.uint8)
@@ -250,7 +250,7 @@ def test_large_images_of_a_batch_are_augmented_differently_and_again_in_the_next
 
 
 def test_two_processes_see_of_large_images_what_one_sees(ramps, monkeypatch):
-    """Of each global batch a half, with the same augmentation; in evaluation every other image."""
+    """Each gets half of every global batch, with the same augmentation; in evaluation the processes share the images."""
     order = large.SeededOrder(50, 8, 3)
     for epoch in (0, 4):
         whole, *halves = (batches_of(monkeypatch, large.distributed, order, epoch, *who) for who in ((0, 1), (0, 2), (1, 2)))
@@ -278,7 +278,7 @@ def test_evaluation_shows_the_centre_of_the_resized_image(ramps):
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_as_many_large_images_are_erased_as_were_asked_for(ramps, share):
-    """An erased rectangle has the mean's colour, 0 after normalisation up to its rounding to 8 bits."""
+    """An erased rectangle has the mean colour, which is 0 after normalisation, up to rounding to 8 bits."""
     ramps.augment(False, None, share)
     images = torch.cat([next(iter(ramps.training_batches(16, 0, epoch)))[0] for epoch in range(6)])
     holes = images[:, 2].abs() < 0.5 / 255
@@ -315,9 +315,9 @@ def test_mixed_targets_hold_two_shares_alone_which_differ_between_epochs():
 
 
 def test_cifar_100s_coarse_classes_are_the_published_ones():
-    """The list of coarse labels by fine label that CIFAR-100's files hold, whose fine and coarse names are both sorted.
+    """`coarse` is the coarse label of each fine label in CIFAR-100's files, whose fine and coarse names are both sorted.
 
-    vehicles 1 and 2, and the large things, are where a list by hand goes wrong; the numbers are those of the data set.
+    A list made by hand goes wrong at vehicles 1 and 2 and at the large things; these numbers are those of the data set.
     """
     coarse = [
         4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7, 6, 13, 15, 3, 15, 0, 11, 1, 10, 12,

@@ -1,4 +1,4 @@
-"""Conv/common_resnet, part by part: models, small images in memory, long tails, groupings, data from everywhere."""
+"""Conv/common_resnet, part by part: models, small images in memory, long tails, superclasses, and all sources of data."""
 
 import gzip
 import pickle
@@ -30,7 +30,7 @@ open_images = viz.load("images.find").open_images
 
 
 def test_recipes_are_the_customary_ones():
-    """ImageNet: torchvision's reference script, for 8 processes of 32 images. CIFAR: 200 epochs with the cosine."""
+    """ImageNet: torchvision's reference script, with 8 processes of 32 images. CIFAR: 200 epochs with a cosine."""
     recipes = {}
     for name in ("imagenet", "cifar10", "cifar100"):
         source = conv.load("catalogue").SOURCES[name]
@@ -40,7 +40,7 @@ def test_recipes_are_the_customary_ones():
 
 
 def test_cifar_resnets_are_the_papers():
-    """Parameters as in Table 6 of He et al. (2016), in millions; keys as public checkpoints have them."""
+    """The parameter counts, in millions, are those of Table 6 of He et al. (2016); the keys are those of public checkpoints."""
     for name, millions in {"resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66, "resnet56": 0.85, "resnet110": 1.7}.items():
         model = create_model(model_facts(name, 32), 10)
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
@@ -52,7 +52,7 @@ def test_cifar_resnets_are_the_papers():
 
 @pytest.mark.parametrize("size", [6, 7])
 def test_a_block_that_adds_nothing_is_its_shortcut(size):
-    """Every second pixel and its gradient, which keeps the layout that makes a backward pass fast."""
+    """It passes every second pixel and its gradient, which stays channels-last, so that the backward pass is fast."""
     block = Block(4, 8, stride=2).to(memory_format=torch.channels_last).eval()
     torch.nn.init.zeros_(block.bn2.weight)
     x, gradients = torch.randn(2, 4, size, size).to(memory_format=torch.channels_last).requires_grad_() * 1, []
@@ -74,7 +74,7 @@ def test_more_processes_than_gpus(monkeypatch):
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_large_images_flip_where_asked(tmp_path, flip):
-    """Dark on the left and bright on the right, so that a flipped crop tells itself."""
+    """The image is dark on the left and bright on the right, so that a flipped crop can be recognised."""
     (tmp_path / "a").mkdir()
     ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (60, 1))
     Image.fromarray(ramp).save(tmp_path / "a/0.png")
@@ -100,7 +100,7 @@ def test_small_images_keep_their_resolution_at_the_entrance():
 
 
 def test_augmented_images_are_crops_and_flips_of_their_own():
-    """Every image of a batch is one of the (2p + 1)^2 * 2 that torchvision makes of it, and over epochs all of them come."""
+    """Every image of a batch is one of the (2p + 1)^2 * 2 that torchvision makes of it, and all of them occur over the epochs."""
     images = torch.randint(256, (12, 6, 6, 3), dtype=torch.uint8)
     data = SmallImages(images, torch.arange(12), list("abcdefghijkl"), [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], "cpu").augment(
         1, True, 0
@@ -147,7 +147,7 @@ def test_an_epoch_is_a_shuffle_of_its_own():
 
 
 def test_long_tails_are_the_published_ones():
-    """Class sizes of long-tailed CIFAR-10 (Cui et al. 2019) at imbalance 100 and 50."""
+    """The class sizes are those of long-tailed CIFAR-10 (Cui et al. 2019) at imbalance 100 and 50."""
     labels = torch.arange(10).repeat(5000)
     for ratio, sizes in {
         100: [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50],
@@ -182,7 +182,7 @@ def test_groupings_name_every_class_once(tmp_path):
 
 
 def zipped(folder, target, split, order=None, flat=False):
-    """The folder's split as an archive in `target`; `order` gives labels by a map, `flat` leaves the class folders away."""
+    """Write the folder's split as an archive in `target`. order: the class order of a map; flat: without class folders."""
     target.mkdir(exist_ok=True)
     lines = []
     with zipfile.ZipFile(target / f"{split}.zip", "w") as archive:
@@ -197,7 +197,7 @@ def zipped(folder, target, split, order=None, flat=False):
 
 def test_the_same_digits_from_everywhere(ten, tmp_path):
     def sums(path, split="val"):
-        """Every image's bytes with its class name: what must agree, in whatever order."""
+        """Every image's bytes with its class name, sorted: these must agree for all sources; and the classes."""
         images, labels, classes = pixels.read("digits", path, split, 8)
         assert images.shape[1:] == (8, 8, 3) and images.dtype == torch.uint8
         return sorted(
@@ -232,7 +232,7 @@ def test_a_class_may_have_the_splits_name(ten, tmp_path, mapped):
 
 @pytest.mark.parametrize("name, classes", [("cifar10", 10), ("cifar100", 100)])
 def test_each_split_of_torchvisions_cifar_is_its_own_in_all_readers(name, classes, tmp_path, monkeypatch):
-    """Files in the authors' form with other pictures in each split; their checksums are not those of the real ones."""
+    """Files in the authors' format with different images in each split; their checksums are not the real ones."""
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     folder, random = tmp_path / kind.base_folder, np.random.default_rng(0)
@@ -266,7 +266,7 @@ def test_idx_files(tmp_path):
     found, targets, classes = pixels.read("fashion-mnist", tmp_path, "val", 28)
     assert np.array_equal(found.numpy(), images[..., None].repeat(3, 3)) and targets.tolist() == [9, 0, 3, 3, 1]
     assert classes[9] == "Ankle boot"
-    raw = tmp_path / "download/FashionMNIST/raw"  # as torchvision leaves it, which viz/ finds by the checkpoint's data_path
+    raw = tmp_path / "download/FashionMNIST/raw"  # torchvision's layout, which viz/ finds by the checkpoint's data_path
     raw.mkdir(parents=True)
     for stem, content in {"train": labels[:8] + bytes(5), "t10k": labels}.items():
         (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + images.tobytes())
@@ -328,7 +328,7 @@ def test_bad_data(ten, tmp_path):
 
 @pytest.mark.parametrize(("form", "options", "tolerance"), [("png", {}, 0), ("webp", {"lossless": True}, 0), ("jpeg", {}, 64)])
 def test_archives_of_every_format_give_the_folders_pixels(ten, tmp_path, form, options, tolerance):
-    """Stored and deflated; hidden files and folders count in neither. Against Pillow's pixels: equal, or within JPEG's loss."""
+    """Entries are stored or deflated, and hidden ones are ignored. The pixels equal Pillow's, or are within JPEG's loss."""
     folder = tmp_path / "folder/val"
     files = sorted((ten / "val").rglob("*.png"), key=lambda file: (file.parent.name, file.name))[::5]
     with zipfile.ZipFile(tmp_path / "val.zip", "w") as archive:

@@ -23,7 +23,7 @@ InputError, main = DEIT.load("errors").InputError, DEIT.load("main").main
 
 @pytest.fixture(scope="module")
 def trained(few, tmp_path_factory):
-    """A finished run of 2 epochs, and what it printed."""
+    """A finished run of 2 epochs and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     result = run(MAIN, *PLAIN, "--data-path", few, "--output_dir", folder, "--epochs", 2, "--batch-size", 32)
     assert result.returncode == 0, result.stderr
@@ -60,7 +60,7 @@ def test_the_recipe_warns_about_another_global_batch(few, tmp_path, capsys):
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(few, tmp_path):
-    """20 steps of 64 images: losses to 1e-4, the sum of float32 rounding in another order of summation."""
+    """Over 20 steps of 64 images the losses agree to 1e-4, because float32 sums are rounded in another order."""
     common = [*PLAIN, "--data-path", few, "--epochs", 20, "--lr", 4e-3, "--eval-every", 20]
     one = run(MAIN, *common, "--batch-size", 64, "--output_dir", tmp_path / "one")
     two = torchrun(2, *common, "--batch-size", 32, "--output_dir", tmp_path / "two")
@@ -76,7 +76,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(few, tmp_path):
 
 @pytest.mark.parametrize("processes, loss", [(1, "zipf"), (2, "ols")])
 def test_killed_and_resumed_ends_bit_identical(few, tmp_path, processes, loss):
-    """SIGKILL in the middle of training, twice; all of augmentation, mixup, dropout, moving average and loader workers on."""
+    """SIGKILL in the middle of training, twice, with augmentation, mixup, dropout, a moving average and a loader process."""
     words = [*SMALL, "--data-path", few, "--epochs", 10, "--batch-size", 16, "--loss", loss, "--lr", "4e-3", "--model-ema"]
     words += ["--model-ema-decay", "0.9", "--num_workers", "1", "--drop", "0.1", "--clip-grad", "1", "--resume", "auto"]
     command = [sys.executable, MAIN]
@@ -100,7 +100,7 @@ def test_killed_and_resumed_ends_bit_identical(few, tmp_path, processes, loss):
 
 
 def test_losses_meet_the_same_weights_images_and_order(few, tmp_path):
-    """MaxSup with alpha 0 is cross-entropy: with the same seed, augmentation on, the two runs are one."""
+    """MaxSup with alpha 0 is cross-entropy: with the same seed and augmentation the two runs give the same weights."""
     common = [*SMALL, "--data-path", few, "--epochs", 2, "--batch-size", 16, "--lr", 4e-3]
     main(options(*common, "--loss", "ce", "--output_dir", tmp_path / "ce"))
     main(options(*common, "--loss", "maxsup", "--alpha", 0, "--output_dir", tmp_path / "maxsup"))
@@ -121,7 +121,7 @@ def test_every_loss_trains(few, tmp_path, loss, model):
 
 
 def test_strengths_published_and_given(few, tmp_path, capsys):
-    """Without --alpha the published schedule applies; with --alpha alone the strength is constant; ls takes a negative one."""
+    """Without --alpha the published schedule applies; with only --alpha the strength is constant; ls accepts a negative one."""
     words = [*PLAIN, "--data-path", few, "--epochs", 2, "--batch-size", 64, "--eval-every", 2, "--output_dir"]
     for folder, options_, alphas in (
         ("published", [], [0.1, 0.2]),
@@ -136,7 +136,7 @@ def test_strengths_published_and_given(few, tmp_path, capsys):
 
 
 def test_the_class_frequencies_as_prior(few, tmp_path):
-    """24 of 32 odd digits are removed: the loss smooths towards 32/40 and 8/40, and its state is refused by another prior."""
+    """24 of 32 odd digits are removed: the loss smooths towards 32/40 and 8/40. Another prior refuses its state."""
     shutil.copytree(few, tmp_path / "data")
     for image in sorted((tmp_path / "data/train/odd").iterdir())[8:]:
         image.unlink()
@@ -166,12 +166,12 @@ def test_evaluation_against_torchmetrics_in_one_process_and_two(trained, few, tm
     ):
         assert result.returncode == 0, result.stderr
         found = re.search(r"on 33 images: top-1 (\S+) %  top-5 100.00 %  NLL (\S+)  ECE (\S+)", result.stdout)
-        assert float(found[1]) == pytest.approx(top1, abs=0.0051)  # as many digits as are printed
+        assert float(found[1]) == pytest.approx(top1, abs=0.0051)  # to the digits printed
         assert [float(value) for value in found.groups()[1:]] == pytest.approx([loss, ece], abs=0.000051)
 
 
 def test_evaluation_follows_the_checkpoints_class_order(trained, few, tmp_path, capsys):
-    """A checkpoint whose labels are in another order than the folder's scores the same: classes are matched by name."""
+    """A checkpoint whose classes have another order than the folder's scores the same: classes are matched by name."""
     folder, _ = trained
     state = torch.load(folder / "checkpoint.pth", weights_only=True)
     main(options(*SMALL, "--eval", "--resume", folder / "checkpoint.pth", "--data-path", few))
@@ -185,7 +185,7 @@ def test_evaluation_follows_the_checkpoints_class_order(trained, few, tmp_path, 
 
 
 def test_the_command_line_decides_how_evaluation_shows_the_images(trained, few, capsys):
-    """And the checkpoint does where it says nothing."""
+    """Where it says nothing, the checkpoint decides."""
     words = ["--eval", "--resume", trained[0] / "checkpoint.pth", "--data-path", few, "--device", "cpu", "--num_workers", 0]
     found = []
     for more in (
@@ -202,9 +202,9 @@ def test_the_command_line_decides_how_evaluation_shows_the_images(trained, few, 
 
 
 def test_the_papers_recipe_runs_on_digits(few, tmp_path):
-    """train_with_MaxSup.sh as it stands, every augmentation on, cut down in model, length and batch alone."""
+    """train_with_MaxSup.sh runs unchanged, with every augmentation; only model, length and batch are smaller."""
     small = ["--model", "test_vit", "--input-size", 160, "--epochs", 2, "--num_workers", 2, "--model-ema", "--tensorboard"]
-    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as an active environment is
+    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an active environment
     environment = {**os.environ, "PATH": here, "BATCH": "32", "GPUS": "2"}
     command = ["bash", ROOT / "train_with_MaxSup.sh", "--data-path", few, "--output_dir", tmp_path, *small]
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, timeout=300)
@@ -221,7 +221,7 @@ def test_the_papers_recipe_runs_on_digits(few, tmp_path):
 
 
 def test_submitit_runs_two_processes_here(few, tmp_path):
-    """The SLURM launcher's own job on submitit's local executor."""
+    """The SLURM launcher's own job runs on submitit's local executor."""
     words = ["--cluster", "local", "--ngpus", 2, "--wait", "--output_dir", tmp_path, "--data-path", few, *PLAIN]
     result = run(ROOT / "Deit/run_with_submitit.py", *words, "--epochs", 1, "--batch-size", 16)
     assert result.returncode == 0, result.stderr
@@ -240,10 +240,10 @@ def test_a_job_that_cannot_be_submitted_is_one_line(tmp_path):
 
 
 def test_a_requeued_job_continues(tmp_path, monkeypatch):
-    """A fine-tuning too, which starts from its weights where --resume auto finds no checkpoint."""
+    """So does a fine-tuning job, which starts from its weights if --resume auto finds no checkpoint."""
     job = argparse.Namespace(job_id="731234", global_rank=3, local_rank=1, num_tasks=4, hostnames=["first", "second"])
     monkeypatch.setattr(submitit, "JobEnvironment", lambda: job)
-    monkeypatch.setattr(sys, "path", list(sys.path))  # to which the job adds its folder
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the job adds its folder to this
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
     started = []
@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path, capsys):
 
 
 def test_weights_ruined_by_the_last_step_are_not_saved(few, tmp_path):
-    """One step an epoch: its loss is finite, what it leaves is not."""
+    """An epoch is one step: its loss is finite, but the weights after it are not."""
     words = [*PLAIN, "--data-path", few, "--batch-size", 64, "--output_dir", tmp_path, "--opt", "sgd"]
     main(options(*words, "--epochs", 1))
     before = (tmp_path / "checkpoint.pth").read_bytes()
@@ -281,7 +281,7 @@ def test_weights_ruined_by_the_last_step_are_not_saved(few, tmp_path):
 
 
 def test_two_processes_evaluate_the_model_that_is_saved(few, tmp_path):
-    """Batch norm's statistics differ between the processes; those of the checkpoint count."""
+    """Batch norm's statistics differ between the processes; the log's metrics are those of the checkpoint's statistics."""
     words = ["--model", "test_resnet", "--data-path", few, "--epochs", 2, "--batch-size", 16, "--output_dir", tmp_path]
     result = torchrun(2, *PLAIN, *words, "--opt", "sgd", "--lr", 0.1, "--unscale-lr", "--model-ema", "--model-ema-decay", 0.5)
     assert result.returncode == 0, result.stderr
@@ -303,7 +303,7 @@ def test_the_command_line_prints_one_line(tmp_path):
 
 
 def test_two_processes_say_it_once(tmp_path):
-    """Around it stands what torchrun has to say of processes that fail."""
+    """Around the one error line are torchrun's own messages about failed processes."""
     result = torchrun(2, *SMALL, "--data-path", tmp_path / "nowhere", "--output_dir", tmp_path)
     layout = "an image folder holds train/<class>/<image> and val/<class>/<image>"
     line = f"error: {tmp_path / 'nowhere/train'}: no such folder; {layout}\n"
@@ -328,7 +328,7 @@ def test_bad_data_folders(few, tmp_path):
     shutil.copytree(few, tmp_path / "other")
     (tmp_path / "other/val/odd").rename(tmp_path / "other/val/strange")
     refused("only here: strange; only there: odd", *here, tmp_path / "other")
-    shutil.rmtree(tmp_path / "other/val/strange")  # fewer classes than in training are those that there are images of
+    shutil.rmtree(tmp_path / "other/val/strange")  # validation may have fewer classes than training
     main(
         options(*PLAIN, "--epochs", 1, "--batch-size", 16, "--output_dir", tmp_path / "fewer", "--data-path", tmp_path / "other")
     )

@@ -18,7 +18,7 @@ distillation = DEIT.load("distillation")
 
 @pytest.fixture(scope="module")
 def teacher(few, tmp_path_factory):
-    """A small ResNet of our own trainer, whose inputs have another mean than the students'."""
+    """A small ResNet trained by Deit/, whose inputs have another mean than the students'."""
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     words = ["--model", "test_resnet", "--opt", "sgd", "--lr", 0.05, "--unscale-lr", "--mean", 0.5, 0.5, 0.5]
     with DEIT.active():
@@ -34,7 +34,7 @@ def refused(match, *words):
 
 @pytest.mark.parametrize("tau", [1.0, 3.0])
 def test_the_terms_against_their_definitions(tau):
-    """float64 sums over classes as Hinton's and DeiT's papers write them; tolerance 1e-6, for the term is taken in float32."""
+    """They equal float64 sums over classes, as in the papers by Hinton et al. and on DeiT, up to float32 rounding of the term."""
     torch.manual_seed(0)
     z, t = 3 * torch.randn(5, 7), 3 * torch.randn(5, 7)
     p, q = ((logits.double() / tau).softmax(1) for logits in (z, t))
@@ -46,7 +46,7 @@ def test_the_terms_against_their_definitions(tau):
 
 
 def test_the_whole_loss_and_which_logits_learn():
-    """The token's logits get the teacher's gradient alone, the class token's the hard loss's alone; the teacher gets none."""
+    """The distillation token learns only from the teacher, the class token only from the labels; the teacher gets no gradient."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     known = distillation.Teacher(model)
     images, targets = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
@@ -77,7 +77,7 @@ def test_the_teacher_sees_its_own_normalisation_and_speaks_the_students_classes(
 
 
 def test_a_checkpoint_teaches_by_its_own_class_names_and_statistics(teacher, tmp_path):
-    """With its outputs reversed, and for students of other mean and deviation, it gives the same logits."""
+    """It gives the same logits with its outputs reversed, and for students with another mean and standard deviation."""
     state = load(teacher.parent)
     turned = {f"fc.{end}": state["model"][f"fc.{end}"].flip(0) for end in ("weight", "bias")}
     torch.save(state | {"model": state["model"] | turned, "classes": state["classes"][::-1]}, tmp_path / "reversed.pth")
@@ -97,7 +97,7 @@ TOKEN = ["--model", "deit_tiny_distilled_patch16_224", "--batch-size", 32]
 
 
 def test_interrupted_students_end_bit_identical(few, teacher, tmp_path, capsys):
-    """With the token, mixup, stochastic depth and a moving average: two epochs at once, and one after the other."""
+    """Two epochs, whole or interrupted between them, with the token, mixup, stochastic depth and a moving average."""
     words = [*SMALL, *TOKEN, "--data-path", few, "--distillation-type", "soft", "--distillation-tau", 3, "--model-ema"]
     words += ["--teacher-path", teacher, "--lr", 2e-3, "--epochs", 2, "--eval-every", 2, "--output_dir"]
     main(options(*words, tmp_path / "whole"))
@@ -122,7 +122,7 @@ def interrupt(*_):
 
 
 def test_two_processes_distil_as_one_does(few, teacher, tmp_path):
-    """Losses of the first steps to 1e-4, the sum of float32 rounding in another order; no stochastic depth, no mixup."""
+    """The losses of the first steps agree to 1e-4 (float32 sums in another order), without stochastic depth and mixup."""
     words = [*PLAIN, "--data-path", few, "--distillation-type", "hard", "--teacher-path", teacher, "--lr", 4e-3, "--epochs", 3]
     words += ["--loss", "ls", "--output_dir"]
     main(options(*words, tmp_path / "one", "--batch-size", 64))
@@ -156,7 +156,7 @@ def test_teachers_from_elsewhere_and_teachers_that_cannot_teach(few, teacher, tm
         "--teacher-path",
         tmp_path / "squeeze.pth",
     ]
-    main(options(*taught))  # its classifier is a convolution
+    main(options(*taught))  # squeezenet's classifier is a convolution
     torch.save(torchvision.models.get_model("shufflenet_v2_x0_5", num_classes=2).state_dict(), tmp_path / "shuffle.pth")
     rest = ["--teacher-path", tmp_path / "shuffle.pth"]
     bare = ["--eval", "--resume", tmp_path / "shuffle.pth", "--model", "shufflenet_v2_x0_5", "--data-path", few]

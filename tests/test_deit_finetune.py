@@ -29,7 +29,7 @@ def refused(match, *words):
 
 @pytest.fixture(scope="module")
 def trained(few, tmp_path_factory):
-    """A run of one epoch at 32 px, two classes."""
+    """A run of one epoch at 32 px with two classes."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     with DEIT.active():
         main(options(*PLAIN, "--data-path", few, "--output_dir", folder, "--epochs", 1, "--batch-size", 32, "--lr", 4e-3))
@@ -37,7 +37,7 @@ def trained(few, tmp_path_factory):
 
 
 def as_from_elsewhere(state, folder):
-    """The same weights as DeiT, Lightning, DataParallel with torch.compile, bare files and safetensors hold them."""
+    """Write the same weights in the formats of DeiT, Lightning, DataParallel with torch.compile, bare files and safetensors."""
     model = state["model"]
     said = argparse.Namespace(model="test_vit", input_size=32, teacher_path="", device="cuda")
     contents = {
@@ -70,7 +70,7 @@ def test_files_from_elsewhere_score_as_ours(trained, few, tmp_path, capsys):
 
 
 def test_a_file_of_deit_is_continued(trained, few, tmp_path, capsys):
-    """Its optimiser and epoch are taken over: the continued run ends as the one of our own file does."""
+    """Its optimiser and epoch are used: the resumed run ends like a run resumed from our own file."""
     as_from_elsewhere(load(trained), tmp_path)
     words = [*PLAIN, "--data-path", few, "--epochs", 2, "--batch-size", 32, "--lr", 4e-3, "--resume"]
     main(options(*words, trained / "checkpoint.pth", "--output_dir", tmp_path / "ours"))
@@ -83,7 +83,7 @@ def test_a_file_of_deit_is_continued(trained, few, tmp_path, capsys):
 
 
 def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_path, capsys):
-    """Position embeddings are resized as in DeiT's code, the classifier is new, all else is the checkpoint's."""
+    """Position embeddings are resized as in DeiT's code, the classifier is new, and everything else is the checkpoint's."""
     words = [*PLAIN, "--data-path", few, "--input-size", 48, "--epochs", 1, "--batch-size", 32, "--freeze-backbone"]
     without = "--freeze-backbone: needs --finetune or a checkpoint to --resume"
     refused(without, *words[len(PLAIN) :], "--output_dir", tmp_path / "no")
@@ -92,7 +92,7 @@ def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_pa
     del state["classes"], state["args"]
     torch.save(state, tmp_path / "seven.pth")
     words += ["--finetune", tmp_path / "seven.pth", "--resume", "auto", "--output_dir", tmp_path / "run"]
-    main(options(*words))  # which has no checkpoint yet
+    main(options(*words))  # the run has no checkpoint yet
     printed = capsys.readouterr().out
     assert "the classifier is new: 7 classes" in printed and "position embeddings resized from 5 to 10 tokens" in printed
     assert "trained are 130 of" in printed
@@ -101,7 +101,7 @@ def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_pa
     grid = F.interpolate(grid, size=(3, 3), mode="bicubic", align_corners=False).permute(0, 2, 3, 1).flatten(1, 2)
     torch.testing.assert_close(after["pos_embed"], torch.cat([before["pos_embed"][:, :1], grid], 1))
     for key in before.keys() - {"pos_embed", "head.weight", "head.bias"}:
-        assert torch.equal(before[key], after[key]), key  # a linear probe leaves them as they are
+        assert torch.equal(before[key], after[key]), key  # a linear probe does not change them
     assert after["head.weight"].shape == (2, 64) and after["head.weight"].abs().sum() > 0
     assert load(tmp_path / "run")["args"]["finetune"].endswith("seven.pth")
     (tmp_path / "seven.pth").unlink()
@@ -111,7 +111,7 @@ def test_finetuning_at_another_size_with_other_classes(trained, few, ten, tmp_pa
 
 
 def test_a_classifier_in_another_order_is_sorted_by_names(trained, few, tmp_path, capsys):
-    """Fine-tuned without a step that matters, a model whose classes were reversed scores as before."""
+    """A model with its classes reversed, fine-tuned at a negligible learning rate, scores as before."""
     words = [*PLAIN, "--data-path", few, "--epochs", 1, "--batch-size", 64, "--lr", 1e-20, "--min-lr", 0, "--unscale-lr"]
     state = load(trained)
     state["classes"].reverse()
@@ -128,7 +128,7 @@ def test_a_classifier_in_another_order_is_sorted_by_names(trained, few, tmp_path
 
 
 def test_rates_of_the_layers_and_what_is_trained():
-    """Each block learns at --layer-decay of the rate of the next; --attn-only trains attention, positions and classifier."""
+    """A block's rate is --layer-decay times that of the next; --attn-only trains attention, positions and the classifier."""
     create, freeze = DEIT.load("models").create_model, DEIT.load("weights").freeze
     args = options("--data-path", "here", "--layer-decay", 0.5, "--warmup-epochs", 0, "--device", "cpu", "--lr", 0.1)
     DEIT.load("options").fill_in(args)
@@ -167,7 +167,7 @@ class Silent(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A web server of the folder `served`, and a cache of torch.hub's that is empty."""
+    """A web server for the folder `served`, and an empty torch.hub cache."""
     (tmp_path / "served").mkdir()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     handler = functools.partial(Silent, directory=str(tmp_path / "served"))
@@ -178,7 +178,7 @@ def server(tmp_path, monkeypatch):
 
 
 def test_downloads(trained, few, server, tmp_path, capsys):
-    """Into torch.hub's cache, once, with the checksum that the name has; a wrong one, HTML and silence leave nothing there."""
+    """Files are cached once and checked against the hash in their name; a wrong hash, HTML or no answer leaves no file."""
     served, cache = tmp_path / "served", tmp_path / "cache/hub/checkpoints"
     digest = hashlib.sha256((trained / "checkpoint.pth").read_bytes()).hexdigest()[:8]
     good = f"model-{digest}.pth"

@@ -1,4 +1,4 @@
-"""DeiT's command line in Deit/: every name of it is accepted, has a stated lack of effect, or is refused with a reason."""
+"""DeiT's command line in Deit/: every option is accepted, reported as without effect, or refused with a reason."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SUBPROJECT = DEIT
 InputError, main = DEIT.load("errors").InputError, DEIT.load("main").main
 fill_in = DEIT.load("options").fill_in
 NAMES = (ROOT / "tests/flags/deit.txt").read_text().split()
-# A value that is not the default, where 1 is not such a value or not a possible one.
+# Values that differ from the default, for options where 1 is the default or impossible.
 VALUES = """
     --model vit_tiny_patch16_224, --opt sgd, --opt-betas 0.8 0.9, --sched step, --lr-noise 0.4 0.9, --aa original, --remode const,
     --train-interpolation bilinear, --mixup-mode elem, --cutmix-minmax 0.2 0.8, --teacher-model resnet18, --teacher-path P,
@@ -36,7 +36,7 @@ SWITCHES = """
 
 
 def outcome(name):
-    """accepted: the namespace tells it; unneeded: a note does; refused: an error does."""
+    """accepted: the namespace changes; unneeded: a note says that it has no effect; refused: an error gives the reason."""
     words = ["--data-path", "here", name, *([] if name in SWITCHES else VALUES.get(name, ["1"]))]
     switch = name.removeprefix("--no-").removeprefix("--")
     # Compared with the opposite of a switch, or with the default.
@@ -70,7 +70,7 @@ def settled(*words):
 
 
 def test_options_reach_what_is_built():
-    """Each option with a value other than its default, followed into the optimiser, the schedule, the mixing and the model."""
+    """Each option, at a value other than its default, is found in the optimiser, the schedule, the mixing or the model."""
     build = DEIT.load("main")
     words = "--opt sgd --momentum 0.7 --weight-decay 0.03 --lr 0.5 --unscale-lr --min-lr 0.001 --warmup-epochs 2 --warmup-lr 0.1"
     words += " --lr-noise 0.1 0.9 --lr-noise-pct 0.3 --lr-noise-std 0.4 --sched step --decay-epochs 7 --decay-rate 0.2"
@@ -100,7 +100,7 @@ def test_options_reach_what_is_built():
 
 
 def settled_for(*words):
-    """What main.py settles before it builds: two classes, a rate that is not scaled."""
+    """The options as main.py settles them before it builds: two classes and an unscaled learning rate."""
     args = settled(*words)
     args.num_classes, args.scaled_lr = 2, args.lr
     return args
@@ -118,7 +118,7 @@ def test_both_names_of_one_thing_mean_the_same():
         (["--smoothing", 0], ["--loss", "ce"]),
         (["--bce-loss", "--smoothing", 0], ["--loss", "bce"]),
         (["--smoothing", 0, "--loss", "maxsup", "--alpha", 0.3], ["--alpha", 0.3]),
-        (["--model", "our_patch16_224"], []),  # the MaxSup repository's two
+        (["--model", "our_patch16_224"], []),  # the MaxSup repository's name for the default
         (["--output-dir", "o", "--num-workers", 3, "--batch_size=8"], ["--output_dir", "o", "-j", 3, "-b", 8]),
         (["--dr", 0.2, "--no-aug"], ["--decay-rate", 0.2, "--no-aug", "--no-repeated-aug", "--mixup", 0, "--cutmix", 0]),
         (["--wd", 0.1, "--workers", 2], ["--weight-decay", 0.1, "--num_workers", 2]),
@@ -133,7 +133,7 @@ def test_both_names_of_one_thing_mean_the_same():
     three = settled("--ThreeAugment")
     assert (three.aa, three.reprob) == ("3a", 0) and "takes the place of --aa" in three.notes[0]
     assert settled().loss == "maxsup" and settled("--lr", 1, "--lr", 2).lr == 2
-    assert settled("--weight-decay", 0.05, "--wd", 0.1).weight_decay == 0.1  # over the recipe of a script
+    assert settled("--weight-decay", 0.05, "--wd", 0.1).weight_decay == 0.1  # overrides the recipe of a script
 
 
 CONTRADICTIONS = {
@@ -194,12 +194,12 @@ def test_mistakes_are_answered_before_what_takes_seconds_is_imported(script, wor
 
 @pytest.mark.parametrize("script", ["Deit/train_with_MaxSup.sh", "Conv/ffcv/train.sh"])
 def test_a_launcher_starts_by_a_relative_path_and_without_pytorch_says_so(script, tmp_path):
-    """CDPATH makes cd print where it goes, also into a variable."""
+    """With CDPATH set, cd prints its target, which would end up in a variable."""
     environment = os.environ | {"CDPATH": ".", "GPUS": "1", "PYTHON": sys.executable}
     words = ["bash", script, "--data-path", tmp_path, "--data.train_dataset=none.ffcv"][: 4 if "Deit" in script else 2]
     result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment)
     complains(result, f"{tmp_path}/train: no such folder" if "Deit" in script else "data.train_dataset is missing")
-    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # hides what is installed
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # -S hides what is installed
     (tmp_path / "python").chmod(0o755)
     environment["PYTHON"] = str(tmp_path / "python")
     result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -223,7 +223,7 @@ def test_a_launcher_that_sets_half_of_the_variables_is_told_which(monkeypatch):
 
 
 def test_the_papers_script_runs_under_python_too(tmp_path):
-    """It hands itself to bash, with the interpreter that ran it, and is valid for both."""
+    """It passes itself to bash, with the interpreter that ran it, and is valid in both languages."""
     script = ROOT / "Deit/train_with_MaxSup.sh"
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     command = [sys.executable, script.name, "--data-path", str(tmp_path), "--cache"]
@@ -233,7 +233,7 @@ def test_the_papers_script_runs_under_python_too(tmp_path):
 
 
 def test_augmentations_of_deit_three():
-    """A grey, solarised or blurred image out of the simple crop: the first steps are torchvision's own, padded by reflection."""
+    """A simple crop, by torchvision's steps and padded by reflection, becomes a grey, solarised or blurred image."""
     args = settled("--ThreeAugment", "--src", "--input-size", 64)
     steps = DEIT.load("main").build_augmentation(args).transforms
     assert isinstance(steps[0], transforms.Resize) and steps[1].padding == 4 and steps[1].padding_mode == "reflect"
@@ -243,7 +243,7 @@ def test_augmentations_of_deit_three():
 
 
 def test_options_that_only_deit_had_train(few, tmp_path, capsys):
-    """Binary cross-entropy, noise on the rate, cutmix by area, a later start: two runs of the same seed are the same."""
+    """Binary cross-entropy, noise on the rate, --cutmix-minmax and a later start: two runs with the same seed are the same."""
     words = [*SMALL, "--data-path", few, "--epochs", 3, "--start_epoch", 1, "--batch-size", 16, "--bce-loss", "--ThreeAugment"]
     words += ["--no-train-mode", "--model-ema", "--model-ema-force-cpu", "--cutmix-minmax", 0.2, 0.8, "--lr-noise", 0.3]
     for name in ("a", "b"):
@@ -275,11 +275,11 @@ def test_every_optimiser_gets_the_epsilon():
         assert DEIT.load("main").build_optimizer(torch.nn.Linear(2, 2), args)[0].param_groups[0]["eps"] == 1e-3
     args = settled("--opt", "sgd")
     args.scaled_lr = 0.1
-    DEIT.load("main").build_optimizer(torch.nn.Linear(2, 2), args)  # which has none
+    DEIT.load("main").build_optimizer(torch.nn.Linear(2, 2), args)  # SGD has none
 
 
 def test_binary_cross_entropy_against_its_formula():
-    """Of a mixed image every class that is in it counts as there."""
+    """Every class of a mixed image counts as present."""
     criterion = DEIT.load("main").build_criterion(settled("--bce-loss"), torch.zeros(1))
     z = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
     there = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
@@ -288,7 +288,7 @@ def test_binary_cross_entropy_against_its_formula():
 
 
 def test_inaturalist(tmp_path):
-    """Labels of each rank come in the order of the training annotations; files lie with or without the folder between."""
+    """Labels of each rank follow the order of the training annotations; files may lie in an intermediate folder or not."""
     taxa = [{"name": f"s{i}", "genus": f"g{i // 2}"} for i in range(4)]
     (tmp_path / "categories.json").write_text(json.dumps(taxa))
     for year, between in ((2018, "Aves/"), (2019, "")):

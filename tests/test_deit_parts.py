@@ -1,4 +1,4 @@
-"""Deit/, part by part: schedules, moving average, clipping, what augmentation and mixup give, and who sees which image."""
+"""Deit/, part by part: schedules, moving average, clipping, augmentation, mixup, and which process sees which image."""
 
 import copy
 import itertools
@@ -22,7 +22,7 @@ trainer, engine, loaders, distributed = (DEIT.load(name) for name in ("main", "e
 
 # ------------------------------------------------------------------------------------------------------- optimisation
 
-RATES = {  # after two epochs of linear warm-up from 0.01, of 6 epochs in all, from 0.1 to 0.02
+RATES = {  # from 0.1 to 0.02 over 6 epochs; the first two are a linear warm-up from 0.01
     "cosine": lambda epoch: 0.02 + 0.04 * (1 + math.cos(math.pi * epoch / 6)),
     "step": lambda epoch: 0.1 * 0.5 ** (epoch // 3),
     "poly": lambda epoch: 0.02 + 0.08 * (1 - epoch / 6) ** 0.5,
@@ -44,14 +44,14 @@ def test_the_log_holds_the_rate_and_the_strength_of_every_epoch(few, tmp_path, s
 def test_the_rate_grows_with_the_batch_and_tanh_falls_to_the_minimum(few, tmp_path):
     words = [*PLAIN, "--data-path", few, "--epochs", 4, "--batch-size", 64, "--eval-every", 4, "--lr", 0.8, "--min-lr", 0.01]
     trainer.main(options(*words, "--sched", "tanh", "--opt", "sgd", "--output_dir", tmp_path))
-    low, high = -7, 3  # timm's ends of the tangent
+    low, high = -7, 3  # timm's range of the hyperbolic tangent
     shares = [0.5 * (1 - math.tanh(low + (high - low) * epoch / 4)) for epoch in range(4)]
     expected = [0.01 + (0.8 * 64 / 512 - 0.01) * share for share in shares]
     assert [line["lr"] for line in log(tmp_path)] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_moving_average_is_the_recursion(few, tmp_path, monkeypatch):
-    """One step per epoch, whose weights and average are looked at as they are saved: e = 0.7 e + 0.3 w."""
+    """With one step per epoch, the averages and weights saved obey e = 0.7 e + 0.3 w."""
     seen = []
     monkeypatch.setattr(
         trainer.checkpoint,
@@ -69,7 +69,7 @@ def test_the_moving_average_is_the_recursion(few, tmp_path, monkeypatch):
 
 
 def rows(images=64):
-    """A loader of one batch of random images, each of a class of its own."""
+    """A loader of one batch of random images, each with its own class."""
     generator = torch.Generator().manual_seed(0)
     data = TensorDataset(torch.randn(images, 3, 16, 16, generator=generator), torch.arange(images))
     return loaders.train_loader(data, images, False, 0, 0, False)
@@ -81,7 +81,7 @@ def linear():
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
 def test_gradients_are_clipped_at_their_own_scale(amp):
-    """A step of rate 1 is as long as the clipped gradient, whatever the scaler multiplies the loss by."""
+    """A step at rate 1 has the norm of the clipped gradient, whatever factor scales the loss."""
     torch.manual_seed(0)
     model = linear()
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
@@ -94,7 +94,7 @@ def test_gradients_are_clipped_at_their_own_scale(amp):
 
 
 def test_the_training_accuracy_is_that_of_the_labels_and_online_smoothing_is_renewed():
-    """A model whose weights are the images themselves is right about each; 16 of the 64 get another's."""
+    """A model whose weights are the images is right about each; 16 of the 64 classes get another's weights."""
     images, criterion = rows().dataset.dataset.tensors[0].flatten(1), maxsup_loss.OnlineLabelSmoothingLoss(64)
     model = linear()
     model[1].bias.data.zero_(), model[1].weight.data.copy_(torch.cat([images[:16].roll(1, 0), images[16:]]))
@@ -108,13 +108,13 @@ def test_the_training_accuracy_is_that_of_the_labels_and_online_smoothing_is_ren
 
 
 def ramp(side=100):
-    """An image whose red grows by 2 per column and whose green by 2 per row: a crop tells where it was cut, and mirrored."""
+    """Red grows by 2 per column and green by 2 per row, so that a crop shows where it was cut and whether it was mirrored."""
     y, x = np.mgrid[:side, :side]
     return Image.fromarray(np.stack([2 * x, 2 * y, np.full_like(x, 255)], 2).astype(np.uint8))
 
 
 def augmented(count, *words, size=64):
-    """(count, 3, size, size) training images of ramp() in [0, 255], without what moves colours."""
+    """(count, 3, size, size) training images of ramp() in [0, 255]. words: further options."""
     args = options("--data-path", "here", "--device", "cpu", "--input-size", size, "--mean", 0, 0, 0, "--std", 1, 1, 1, *words)
     DEIT.load("options").fill_in(args)
     transform, image = trainer.build_augmentation(args), ramp()
@@ -143,7 +143,7 @@ def test_as_many_images_are_flipped_as_were_asked_for(share):
 
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_as_many_images_are_erased_as_were_asked_for(share):
-    """Blue is 255 everywhere but in the erased rectangles: one, or up to three, of 2 % to a third of the image each."""
+    """Blue is 255 except in erased rectangles: one, or up to three, each of 2 % to a third of the image."""
     words = [*QUIET[:4], "--hflip", 0, "--reprob", share, "--remode", "const"]
     holes = augmented(60, *words, "--recount", 1)[:, 2] < 1
     erased = holes.flatten(1).any(1)
@@ -156,7 +156,7 @@ def test_as_many_images_are_erased_as_were_asked_for(share):
 
 
 def test_small_images_are_padded_by_an_eighth_and_cropped():
-    """Of a white image up to four black rows and columns of padding come in at the edges."""
+    """A crop of a white image has up to four black rows and columns of padding at its edges."""
     transform = transforms.train_transform(32, [0.0] * 3, [1.0] * 3, hflip=0, color_jitter=0, auto_augment=None, re_prob=0)
     loaders.seed_everything(0)
     white = Image.new("L", (32, 32), 255).convert("RGB")
@@ -172,7 +172,7 @@ def test_evaluation_shows_the_centre_of_the_resized_image():
 
 
 class Ramps(Dataset):
-    """The same image under every index."""
+    """The same image at every index."""
 
     def __init__(self, transform):
         self.transform, self.image = transform, ramp()
@@ -202,7 +202,7 @@ def test_images_of_a_batch_are_augmented_differently_and_again_in_the_next_epoch
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_repeated_augmentation_shows_each_index_three_times_over_all_ranks(processes, monkeypatch):
-    """As DeiT: a third of 60 images, three times each, every time with a seed of its own; another third in the next epoch."""
+    """As in DeiT, an epoch shows 20 of 60 images, each three times with different seeds, and the next epoch shows others."""
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
     epochs = []
     for epoch in (0, 1):
@@ -221,7 +221,7 @@ def test_repeated_augmentation_shows_each_index_three_times_over_all_ranks(proce
 
 
 class Recorder(nn.CrossEntropyLoss):
-    """The cross-entropy, which keeps what targets it is given."""
+    """Cross-entropy that records the targets it is given."""
 
     def __init__(self):
         super().__init__()
@@ -234,7 +234,7 @@ class Recorder(nn.CrossEntropyLoss):
 
 @pytest.mark.parametrize("words", [["--mixup", 0.8, "--cutmix", 0], ["--mixup", 0, "--cutmix", 1.0], []])
 def test_mixed_targets_hold_two_shares_alone_which_differ_between_epochs(words):
-    """lambda at the image's own class, 1 - lambda at that of the image it is mixed with, and 0 elsewhere."""
+    """A target is lambda at the image's own class, 1 - lambda at that of the image mixed in, and 0 elsewhere."""
     args = options("--data-path", "here", "--device", "cpu", *words)
     DEIT.load("options").fill_in(args)
     args.num_classes = 64
@@ -275,7 +275,7 @@ def test_no_dense_logits_past_a_norm_between_pooling_and_classifier(name, poolin
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_the_dense_logits_are_the_classifiers_view_of_each_location(name):
-    """Where the pooling is a mean right before a linear classifier, their mean is the logits; tokens of no location have none."""
+    """If a linear classifier follows mean pooling, their mean is the logits. Tokens without a location have no dense logits."""
     torch.manual_seed(0)
     model = models.create_model(name, 5, 64, 0.0, 0.0).eval()
     images = torch.randn(2, 3, 64, 64)

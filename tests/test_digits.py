@@ -1,4 +1,4 @@
-"""data/digits and the main job: the images are scikit-learn's, and the job can be killed and goes on."""
+"""data/digits and results/quick.py: the images are scikit-learn's, and a killed command can be continued."""
 
 import fcntl
 import json
@@ -41,8 +41,8 @@ def test_prepare_overwrites_nothing(parity, tmp_path):
 
 
 def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
-    """2 seeds of 3 epochs. After SIGKILL its trainers end by themselves, and the same command trains none of them twice; all is
-    written. A third call, at a terminal, measures anew, to the same numbers, and makes a run that is gone again."""
+    """2 seeds of 3 epochs. After SIGKILL the trainers end by themselves, and the same command repeats none of them and writes all
+    results. A third call, at a terminal, measures the same numbers again and repeats a run that was deleted."""
     job = [sys.executable, str(ROOT / "results/quick.py"), "--seeds", "2", "--epochs", "3", "--jobs", "2", "--output", tmp_path]
     with open(os.devnull, "w") as nowhere:
         number = warm().start([str(word) for word in job[1:]], ROOT, nowhere, nowhere)
@@ -80,7 +80,7 @@ def test_the_first_command_is_killed_goes_on_and_repeats(tmp_path):
         assert f"{method} {np.mean(transfer):.2f} ± {np.std(transfer, ddof=1):.2f} %" in page
         (row,) = (line for line in table if line.startswith(method))
         assert f"  {np.mean(top1):.2f} ± {np.std(top1, ddof=1):.2f}  " in row
-    assert len({metrics["nll"] for seeds in first.values() for metrics in seeds.values()}) == 6  # every run is another
+    assert len({metrics["nll"] for seeds in first.values() for metrics in seeds.values()}) == 6  # every run differs
     assert all(10 < metrics["transfer"] <= 100 for seeds in first.values() for metrics in seeds.values())
 
     kept = (tmp_path / "parity/CE-seed1/checkpoint.pth").stat().st_mtime_ns

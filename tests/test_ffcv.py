@@ -1,4 +1,4 @@
-"""Conv/ffcv: real .ffcv files of digits, written and loaded; nothing of FFCV is replaced."""
+"""Conv/ffcv: real .ffcv files of digits, written and loaded; no part of FFCV is replaced."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ transform = viz.load("images.transforms").transform
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """40 JPEGs of many sizes, as photographs have: enlarged digits, all of class "a", as an image folder."""
+    """40 JPEGs of many sizes, like photographs: enlarged digits, all of class "a", as an image folder."""
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "a").mkdir()
     generator = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def full_size(photographs):
-    """Them as a .ffcv file at full size, half of them as JPEG."""
+    """The photographs as a .ffcv file at full size, half of them as JPEG."""
     path = photographs / "x.ffcv"
     result = run(WRITE, "--data-path", photographs, "--output", path, "--max-resolution", 0)
     assert result.returncode == 0, result.stderr
@@ -80,7 +80,7 @@ def test_the_files_hold_the_images(ffcv_files, few):
 
 
 def test_writing_is_the_same_with_any_number_of_processes(photographs, tmp_path):
-    """Half of the images as JPEG, most of them scaled down; each process writes several chunks."""
+    """Half of the images are written as JPEG and most are scaled down; each process writes several chunks."""
     words = ["--data-path", photographs, "--max-resolution", 64, "--jpeg-quality", 80]
     for name, more in {"one": ["--num-workers", 1], "three": ["--num-workers", 3]}.items():
         result = run(WRITE, *words, "--output", tmp_path / f"{name}.ffcv", *more)
@@ -102,7 +102,7 @@ def test_a_broken_image_is_named_and_leaves_no_file(few, tmp_path):
 
 @pytest.mark.parametrize("kilobytes", [1, 4000])
 def test_a_full_disk_leaves_nothing(few, tmp_path, kilobytes):
-    """Full at the header, and within the page of 8 MiB, of which FFCV then writes a part without an error."""
+    """The disk is full at the header, or within a page of 8 MiB, of which FFCV then writes a part without an error."""
     words = [sys.executable, WRITE, "--data-path", few / "val", "--output", tmp_path / "x.ffcv", "--num-workers", 2]
     result = run("bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *words)
     complains(result, "--output", "cannot be written")
@@ -126,7 +126,7 @@ def test_an_interrupted_write_leaves_nothing_under_the_final_name(few, tmp_path,
     said = child.communicate(timeout=PATIENCE)[1]
     assert child.returncode != 0 and not (tmp_path / "out/x.ffcv").exists() and not (tmp_path / "out/x.ffcv.json").exists()
     if kind == signal.SIGTERM:
-        # Python may say above it that it ignored the exception where it forked; it is then raised once more.
+        # Python may first report that it ignored the exception during a fork; the exception is then raised again.
         assert said.splitlines()[-1].startswith("interrupted") and not list((tmp_path / "out").iterdir()), said
     deadline = time.time() + 60
     while alive(tmp_path / "out/x.ffcv"):
@@ -138,7 +138,7 @@ def alive(output):
     """The processes whose command line names the output."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # of one that has just ended
+        with contextlib.suppress(OSError):  # a process that has just ended
             found += [file.parent.name] * (bytes(output) in file.read_bytes())
     return found
 
@@ -167,7 +167,7 @@ def test_bad_options_of_writing(few, ffcv_files, tmp_path, monkeypatch):
 
 
 def test_both_orders_of_device_give_pillows_pixels(ffcv_files, few):
-    """33 images in batches of 10: none is lost, also not the last 3. The order for GPUs runs here on the CPU."""
+    """33 images in batches of 10: none is lost, not even the last 3. The order for GPUs runs here on the CPU."""
     pixels, expected_labels = pixels_of(few / "val")
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = ((torch.tensor(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -190,7 +190,7 @@ def ffcvs_own(path, side, crop_ratio):
 
 
 def test_crops_are_cut_and_scaled_as_ffcv_does_it(full_size):
-    """JPEG and raw images of many sizes through FFCV's own decoder and ours, to the bit; and mirrored."""
+    """FFCV's own decoder and ours are bit-identical for JPEG and raw images of many sizes, also mirrored."""
     expected = ffcvs_own(full_size, 24, 0.875)
     file = ffcv_file.read(full_size, "")
     flips = np.arange(40) % 3 == 0
@@ -209,9 +209,9 @@ def test_crops_are_cut_and_scaled_as_ffcv_does_it(full_size):
 
 @pytest.mark.parametrize("crop_ratio, side", [(1, 16), (0.875, 16), (0.875, 48)])
 def test_viz_shows_images_as_ffcv_does(photographs, full_size, tmp_path, crop_ratio, side):
-    """viz's `area` against FFCV's own decoder, shrinking and enlarging: off by one where rounding differs.
+    """viz's `area` and FFCV's own decoder, shrinking and enlarging, differ by at most one, from rounding.
 
-    From the folder for raw pixels; from the file for its JPEG data too, which FFCV decodes a little otherwise than Pillow.
+    Raw pixels are read from the folder and the file, JPEG data only from the file: FFCV and Pillow decode it differently.
     """
     raw = tmp_path / "raw.ffcv"
     result = run(WRITE, "--data-path", photographs, "--output", raw, "--max-resolution", 0, "--compress-probability", 0)
@@ -233,7 +233,7 @@ def test_viz_shows_images_as_ffcv_does(photographs, full_size, tmp_path, crop_ra
 
 
 def test_viz_reads_damaged_files_safely(full_size, tmp_path):
-    """Whatever a file's rows and pieces say, one line: FFCV's own loader would follow pointers out of the file."""
+    """False rows and pointers end in one line, where FFCV's own loader would follow them out of the file."""
     content, path = full_size.read_bytes(), tmp_path / "x.ffcv"
     file = ffcv_file.read(full_size, "")
     jpeg, raw = (int(np.flatnonzero(file.records["f0"]["mode"] == mode)[0]) for mode in (ffcv_file.JPEG, ffcv_file.RAW))
@@ -276,7 +276,7 @@ def test_viz_reads_damaged_files_safely(full_size, tmp_path):
 
 
 def test_random_crops_have_torchvisions_distribution():
-    """20,000 crops of a 100x150 image: the mean of each quantity within 5 standard errors of torchvision's mean."""
+    """20,000 crops of a 100x150 image: each mean is within 5 standard errors of torchvision's."""
     images = np.zeros(20_000, data.IMAGE_TYPE)
     images["height"], images["width"] = 100, 150
     data.random_crops(images, 0, 0, 0.08, 0.5)
@@ -316,12 +316,12 @@ def test_crops_are_a_function_of_seed_and_epoch_and_narrow_images_have_one():
     assert np.array_equal(drawn(0, 3), drawn(0, 3))
     assert not np.array_equal(drawn(0, 3), drawn(0, 4)) and not np.array_equal(drawn(0, 3), drawn(1, 2))
     first = drawn(0, 3)[0]
-    # torchvision's way out as well: the full height, 4/3 of it wide, in the centre
+    # As torchvision's fallback: the full height, 4/3 of it wide, in the centre.
     assert [first[name] for name in ("top", "left", "crop_height", "crop_width")] == [0, (1000 - 13) // 2, 10, 13]
 
 
 def test_orders_share_one_shuffle():
-    """Two processes with 8 images a batch see together what one with 16 sees; an epoch shows each image at most once."""
+    """Two processes with batches of 8 together see what one with batches of 16 sees; an epoch shows no image twice."""
     for epoch in (0, 5):
         one = data.EpochOrder(50, 16, 7).sample_order(epoch)
         two = [data.EpochOrder(50, 8, 7, rank, 2).sample_order(epoch).reshape(3, 8) for rank in (0, 1)]
@@ -343,7 +343,7 @@ def test_each_process_loads_its_half_of_the_shuffle(ffcv_files, monkeypatch):
 
 
 def test_epochs_do_not_depend_on_threads_or_history(ffcv_files, capsys):
-    """Epoch 3 from a fresh loader with one thread equals epoch 3 after epoch 0 from one with two, in memory and paged."""
+    """Epoch 3 from a fresh loader with one thread equals epoch 3 after epoch 0 with two threads, in memory and paged."""
     file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
     for in_memory in (1, 0):
         seen = []
@@ -372,7 +372,7 @@ def test_an_image_that_does_not_decode_is_named(full_size, tmp_path):
 
 
 def test_what_the_loading_thread_raises_arrives(ffcv_files):
-    """FFCV alone would wait for its dead thread for ever. Here the thread finds no labels."""
+    """FFCV by itself would wait for its dead thread forever. Here the thread finds no labels."""
     _, images = open_val(ffcv_files)
     images.loader.reader.metadata = {"f0": images.loader.reader.metadata["f0"]}
     with pytest.raises(KeyError, match="f1"):

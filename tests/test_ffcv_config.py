@@ -1,4 +1,4 @@
-"""Conv/ffcv without FFCV: configurations and the words that override them, BlurPool, schedules, and the line that is missing."""
+"""Conv/ffcv without FFCV: configurations and their overrides, BlurPool, schedules, and the message without FFCV."""
 
 import os
 import re
@@ -17,7 +17,7 @@ TRAIN, WRITE = ffcv.folder / "train_imagenet.py", ffcv.folder / "write_imagenet.
 
 
 def test_configs_and_losses():
-    """The four configurations of ImageNet take any loss, with its published strength."""
+    """The four ImageNet configurations accept any loss, at its published strength."""
     found = {path.stem: options.read(["--config", str(path)])[0] for path in sorted((ffcv.folder / "configs").glob("*.yaml"))}
     assert set(found) == {"rn18", "rn50", "rn18_16", "rn50_16", "digits"}
     for name, config in found.items():
@@ -59,7 +59,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
     assert (smoothed.name, smoothed.alpha) == ("ls", 0.1) and (other.name, other.alpha, given.alpha) == ("maxsup", None, 0.3)
     (tmp_path / "a.yaml").write_text("loss: {name: ls, prior: frequency}\n")
     assert options.read(["--config", str(tmp_path / "a.yaml"), "--loss=maxsup"])[0].loss.prior == "uniform"
-    (tmp_path / "a.yaml").write_text("data: {gpu: 0}\ntraining: {bn_wd: 0}\n")  # as ffcv-imagenet's own
+    (tmp_path / "a.yaml").write_text("data: {gpu: 0}\ntraining: {bn_wd: 0}\n")  # as in ffcv-imagenet's own
     assert options.read(["--config", str(tmp_path / "a.yaml"), "--loss.loss_type=lp"])[0].loss.name == "logit-penalty"
     assert options.read(["--loss.name=ls", "--loss.alpha=-0.5"])[0].loss.alpha == -0.5  # negative label smoothing
 
@@ -110,7 +110,7 @@ def test_bad_yaml(tmp_path, text, match):
 
 
 def test_blurpool_by_hand():
-    """An impulse comes out as the binomial filter, sampled with the stride; only strides with 16 inputs or more are blurred."""
+    """An impulse becomes the strided binomial filter; only strided convolutions with 16 inputs or more are blurred."""
     conv = torch.nn.Conv2d(16, 16, 1, stride=2, bias=False)
     conv.weight.data = torch.eye(16).view(16, 16, 1, 1)
     image = torch.zeros(1, 16, 7, 7)
@@ -142,7 +142,7 @@ def test_rates_and_resolutions():
 
 
 def test_without_ffcv_both_scripts_name_the_line_that_installs_it(tmp_path):
-    """A module of that name that cannot be imported stands before the real one."""
+    """A module of that name that cannot be imported precedes the real one on the path."""
     (tmp_path / "ffcv").mkdir()
     (tmp_path / "ffcv/__init__.py").write_text("raise ImportError('libopencv_core.so.406: cannot open shared object file')")
     for words in ([str(TRAIN)], [str(WRITE), "--data-path", "x", "--output", "y"]):

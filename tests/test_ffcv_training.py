@@ -41,7 +41,7 @@ SUBPROJECT = ffcv
 
 @pytest.fixture(scope="module")
 def trained(ffcv_files, tmp_path_factory):
-    """A finished run of 2 epochs, and what it printed."""
+    """A finished run of 2 epochs and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     with contextlib.redirect_stdout(open(folder.parent / "printed", "w")) as file, file:
         train(*files(ffcv_files), f"--logging.folder={folder}", "--model.blurpool=1", "--loss.alpha_end=0.2")
@@ -83,7 +83,7 @@ def test_weight_decay_spares_norms_and_biases(trained):
 
 
 def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
-    """Top-1, NLL and ECE of the log from logits that Pillow's pixels and a model built here from the checkpoint's names give."""
+    """The log's top-1, NLL and ECE equal those of logits computed here from Pillow's pixels and the checkpoint's weights."""
     folder, _ = trained
     model = models.create_model("resnet18", 2, blurpool=True)
     model.load_state_dict(torch.load(folder / "checkpoint.pth", weights_only=True)["model"])
@@ -98,7 +98,7 @@ def test_pillow_and_ffcv_give_the_same_numbers(trained, few):
 
 
 def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
-    """SIGKILL in the middle of the paper's row, then the same command: what it leaves equals a run that nothing disturbed."""
+    """After SIGKILL in the middle of training, the same command gives the results of an uninterrupted run."""
     words = [*SMALL, *files(ffcv_files), "--training.epochs=4", "--model.blurpool=0"]
     train(
         "--config",
@@ -130,7 +130,7 @@ def test_train_sh_killed_and_run_again_ends_bit_identical(ffcv_files, tmp_path):
 
 
 def test_two_processes_killed_and_run_again_end_bit_identical(ffcv_files, tmp_path):
-    """SIGKILL to torchrun and both of its processes in the middle of training; the same command goes on."""
+    """torchrun and both of its processes get SIGKILL in the middle of training; the same command continues the run."""
     words = [*SMALL, *files(ffcv_files), "--training.epochs=4", "--training.batch_size=16", "--resume=auto"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     result = torchrun(2, *words, f"--logging.folder={whole}", script=TRAIN)
@@ -146,7 +146,7 @@ def test_two_processes_killed_and_run_again_end_bit_identical(ffcv_files, tmp_pa
 
 
 def test_two_processes_count_each_image_once(ffcv_files, tmp_path):
-    """33 images do not divide among two; what they log is what one process finds for the checkpoint. Steps: 64 / (2 x 16)."""
+    """33 is not divisible by two, but the log equals what one process finds for the checkpoint. Steps: 64 / (2 x 16)."""
     words = [*SMALL, *files(ffcv_files), "--training.batch_size=16", f"--logging.folder={tmp_path}", "--training.epochs=1"]
     result = torchrun(2, *words, script=TRAIN)
     assert result.returncode == 0, result.stderr
@@ -157,7 +157,7 @@ def test_two_processes_count_each_image_once(ffcv_files, tmp_path):
 
 
 def same_metrics(found, line):
-    """What --eval prints against a line of a log, to as many digits as are printed."""
+    """Assert that what --eval prints equals a line of a log, to the digits printed."""
     assert found[:3] == pytest.approx([line["val_images"], line["val_top1"], line["val_top5"]], abs=0.0051)
     assert found[3:] == pytest.approx([line["val_nll"], line["val_ece"]], abs=0.000051)
 
@@ -173,7 +173,7 @@ def evaluated(path, ffcv_files, *words):
 
 
 def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, tmp_path):
-    """Bare weights, DistributedDataParallel's and Lightning's names: BlurPool is seen by its buffers, the classes by the bias."""
+    """BlurPool is recognised by buffers, the classes by the bias, under DistributedDataParallel's and Lightning's names."""
     folder, _ = trained
     weights = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
     last = log(folder)[-1]
@@ -190,13 +190,13 @@ def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, t
         same_metrics(found, last)
     save_file(
         {key: value.contiguous() for key, value in weights.items()}, tmp_path / "a.safetensors"
-    )  # in the order of the alphabet
+    )  # in alphabetical order of the names
     same_metrics(evaluated(tmp_path / "a.safetensors", ffcv_files), last)
     assert abs(evaluated(folder / "checkpoint.pth", ffcv_files, "--validation.resolution=16")[3] - last["val_nll"]) > 0.001
     mirrored = evaluated(folder / "checkpoint.pth", ffcv_files, "--validation.lr_tta=1")
     assert mirrored[0] == 33 and abs(mirrored[3] - last["val_nll"]) > 0.0001
     own = torch.load(folder / "checkpoint.pth", weights_only=True)
-    own["args"]["config"]["validation"]["lr_tta"] = True  # as if validated with mirror images, which is kept
+    own["args"]["config"]["validation"]["lr_tta"] = True  # as if validated with mirror images, a setting that is kept
     torch.save(own, tmp_path / "mirrored.pth")
     assert evaluated(tmp_path / "mirrored.pth", ffcv_files) == mirrored
     same_metrics(evaluated(tmp_path / "mirrored.pth", ffcv_files, "--validation.lr_tta=0"), last)
@@ -206,7 +206,7 @@ def test_checkpoints_of_the_originals_forms_are_evaluated(trained, ffcv_files, t
 
 
 def test_every_loss_trains(ffcv_files):
-    """Three epochs each over the same images, from the same weights; Zipf's ranks come from the feature map."""
+    """Each trains for three epochs on the same images from the same weights; Zipf's ranks come from the feature map."""
     config = settings("--training.epochs=3", "--training.amp=off", "--lr.lr=2e-3")
     file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
     batches = data.train_images(file, config.training, config.augmentation, 1, True, CPU)
@@ -234,7 +234,7 @@ def test_class_prior_smoothing_takes_the_training_files_frequencies():
 
 
 def test_sizes_grow_while_training(ffcv_files):
-    """One loader, two resolutions: the decoder follows."""
+    """One loader decodes at two resolutions."""
     file = ffcv_file.read(ffcv_files / "train_500_0_90.ffcv", "")
     config = settings()
     images = data.train_images(file, config.training, config.augmentation, 1, True, CPU)
@@ -289,7 +289,7 @@ def test_bad_files(ffcv_files, few, tmp_path):
 
 
 def test_files_from_elsewhere_have_numbers_for_classes(ffcv_files, tmp_path):
-    """Their checkpoints say no names, rather than these."""
+    """Checkpoints of runs on them store no names, rather than these numbers."""
     for split in ("train", "val"):
         shutil.copy(ffcv_files / f"{split}_500_0_90.ffcv", tmp_path)
     assert ffcv_file.read(tmp_path / "val_500_0_90.ffcv", "").classes == ["0", "1"]
@@ -301,7 +301,7 @@ def test_files_from_elsewhere_have_numbers_for_classes(ffcv_files, tmp_path):
 
 
 def test_a_file_larger_than_memory_is_warned_of(ffcv_files, tmp_path, capsys):
-    """A sparse file, its table a terabyte away."""
+    """The file is sparse, with its table a terabyte away."""
     content = bytearray((ffcv_files / "val_500_0_90.ffcv").read_bytes())
     start, far = int.from_bytes(content[16:24], "little"), 10**12
     content[16:24] = far.to_bytes(8, "little")

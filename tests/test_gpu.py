@@ -1,6 +1,6 @@
-"""What only a GPU can show: pytest tests/test_gpu.py -m gpu. Where there is none, all of it is skipped.
+"""What only a GPU can show: pytest tests/test_gpu.py -m gpu. Without a GPU all of it is skipped.
 
-GPU_TESTS_ON=cpu runs on the CPU what has a meaning there, to try the tests themselves.
+GPU_TESTS_ON=cpu runs on the CPU the tests that make sense there, to check the tests themselves.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ MIXED = "--mixup-alpha 0.2 --cutmix-alpha 1".split()
 @pytest.mark.parametrize("kind", ["indices", "probabilities", "pixels"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 2**-7)])
 def test_loss_and_gradient_are_those_of_the_cpu(dtype, tolerance, kind):
-    """Relative to the largest entry. bfloat16 is computed in float32 on both; results may be rounded to neighbours of 2^-7."""
+    """Errors are relative to the largest entry. Both compute bfloat16 in float32, so results may round to neighbours of 2^-7."""
     torch.manual_seed(0)
     shape = (8, 19, 32, 32) if kind == "pixels" else (256, 1000)
     logits = (3 * torch.randn(shape, dtype=torch.float64)).to(dtype)
@@ -62,7 +62,7 @@ def test_loss_and_gradient_are_those_of_the_cpu(dtype, tolerance, kind):
 @pytest.mark.parametrize("shape", [(256, 1000), (2048, 32_000), (4, 19, 256, 256)])
 @pytest.mark.parametrize("amp", [False, True])
 def test_the_loss_takes_no_more_memory_than_cross_entropy(shape, amp):
-    """Beyond logits and targets, at the peak of a forward and a backward pass; per-sample numbers may take 1 % more."""
+    """The peak of a forward and a backward pass, without logits and targets; values per sample may add 1 %."""
     logits = torch.randn(shape, device="cuda", dtype=torch.bfloat16 if amp else torch.float32, requires_grad=True)
     targets = torch.randint(shape[1], (shape[0], *shape[2:]), device="cuda")
 
@@ -97,7 +97,7 @@ def test_the_loss_takes_no_more_memory_than_cross_entropy(shape, amp):
     ids="deit-bf16 deit-fp16 deit-off deit-compile conv-bf16 conv-mixed conv-compile conv-large".split(),
 )
 def test_a_resumed_run_is_that_which_was_not_interrupted(words, few, tmp_path):
-    """To the bit, with --deterministic: the checkpoint that a run of 6 epochs had on its way is continued elsewhere."""
+    """Bit-identical with --deterministic: an intermediate checkpoint of a run of 6 epochs is resumed in another folder."""
     words = [*words, "--epochs", 6, "--deterministic", "--device", DEVICE]
     words += ["--data-path", few, "--batch-size", 32] if words[0] == MAIN or "folder" in words else []
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -121,7 +121,7 @@ def test_a_resumed_run_is_that_which_was_not_interrupted(words, few, tmp_path):
 
 @pytest.mark.parametrize("words", [[*DEIT_WORDS, "--batch-size", 32], CONV_WORDS], ids=["deit", "conv"])
 def test_compiled_and_mixed_runs_learn_as_others_do(words, few, tmp_path):
-    """Mean loss of the first epochs, within 2 % of that in float32, uncompiled."""
+    """The mean loss over three epochs is within 2 % of that of an uncompiled float32 run."""
     words = [*words, "--epochs", 3, "--device", DEVICE, *(["--data-path", few] if words[0] == MAIN else [])]
     losses = {}
     for name, more in {"plain": ["--amp", "off"], "bf16": ["--amp", "bf16"], "compiled": ["--amp", "off", "--compile"]}.items():
@@ -133,7 +133,7 @@ def test_compiled_and_mixed_runs_learn_as_others_do(words, few, tmp_path):
 
 @only_on_a_gpu
 def test_more_processes_than_gpus_are_one_line(few, tmp_path):
-    """NCCL refuses two processes on one GPU, in words that nobody understands."""
+    """NCCL refuses two processes on one GPU, with a message that is hard to understand."""
     words = [*DEIT_WORDS[1:], "--data-path", few, "--output_dir", tmp_path, "--device", "cuda"]
     result = torchrun(torch.cuda.device_count() + 1, *words)
     line = f"finds {torch.cuda.device_count()} GPU(s): start one process per GPU\n"
@@ -143,7 +143,7 @@ def test_more_processes_than_gpus_are_one_line(few, tmp_path):
 @only_on_a_gpu
 @pytest.mark.parametrize("words", [[*DEIT_WORDS, "--batch-size", 64], CONV_WORDS], ids=["deit", "conv"])
 def test_a_full_gpu_is_one_line(words, few, tmp_path):
-    """Where PyTorch may take 2 MB of the GPU's memory."""
+    """PyTorch may use only 2 MB of the GPU's memory here."""
     code = "import runpy, sys, torch; torch.cuda.set_per_process_memory_fraction(2**21 / torch.cuda.mem_get_info()[1]); "
     code += "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -153,7 +153,7 @@ def test_a_full_gpu_is_one_line(words, few, tmp_path):
 
 
 def test_measured_on_a_gpu_as_on_a_cpu(tmp_path):
-    """viz/measure.py: metrics of float32 logits, and the transfer, whose optimum is scikit-learn's."""
+    """viz/measure.py gives the same metrics of float32 logits, and the same transfer, whose optimum is scikit-learn's."""
     result = run(*CONV_WORDS, "--superclasses", "--epochs", 3, "--device", "cpu", "--output_dir", tmp_path)
     assert result.returncode == 0, result.stderr
     found = {}
@@ -172,7 +172,7 @@ def test_measured_on_a_gpu_as_on_a_cpu(tmp_path):
 
 
 class Watched:
-    """Batches, the steps between the second and the last of which may not wait for the GPU."""
+    """Batches for training; from the second step to the last but one, no step may wait for the GPU."""
 
     def __init__(self, data, steps: int):
         self.data, self.steps, self.batch_size = data, steps, 16
@@ -208,7 +208,7 @@ def no_watch():
 
 @pytest.mark.parametrize("amp", ["bf16", "off"])
 def test_no_step_of_deit_waits_for_the_gpu(amp, no_watch):
-    """With mixup, clipped gradients and a moving average. (fp16 waits: whether a step is taken depends on its gradients.)"""
+    """This includes mixup, clipping and a moving average. (fp16 does wait: its gradients decide whether a step is taken.)"""
     from timm.data import Mixup
     from timm.optim import create_optimizer_v2
     from timm.utils import ModelEmaV3

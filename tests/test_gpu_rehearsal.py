@@ -1,4 +1,4 @@
-"""benchmarks/gpu.sh without a GPU: everything in miniature, what is fresh is not measured again, packs give back what went in."""
+"""benchmarks/gpu.sh without a GPU: all parts in miniature, fresh results are kept, and packs give back what went in."""
 
 import json
 import os
@@ -17,14 +17,14 @@ SCRIPT = ROOT / "benchmarks/gpu.sh"
 
 
 def rehearse(folder, *words):
-    """As gpu.sh starts it."""
+    """Run a rehearsal of gpu.py as gpu.sh does."""
     words = ["--cpu-rehearsal", "--output", folder, "--packs", folder / "none", *words]
     return run(ROOT / "benchmarks/gpu.py", *words, timeout=600)
 
 
 def results():
-    """The files that a rehearsal must not touch, with the times of their last changes. Runs that git does not know yet may be
-    those of an experiment under way."""
+    """The files that a rehearsal must not touch, with their modification times. Runs that git does not track yet may belong to an
+    experiment in progress."""
     words = ["git", "ls-files", "results/runs"]
     known = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     files = [*(ROOT / name for name in known), *(ROOT / "results/tables").iterdir()]
@@ -33,7 +33,7 @@ def results():
 
 def test_the_rehearsal_measures_every_part_once(tmp_path):
     before = results()
-    result = rehearse(tmp_path, "--minutes", "60")  # a busy machine needs more than the nine of the default
+    result = rehearse(tmp_path, "--minutes", "60")  # a busy machine needs more than the default of nine
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["parts"].keys() == gpu.TINY.keys()
@@ -52,7 +52,7 @@ def test_the_rehearsal_measures_every_part_once(tmp_path):
 
 
 def test_checks_for_a_gpu_pass_on_a_cpu_where_they_have_a_meaning(monkeypatch):
-    """A run with --deterministic, which nothing else here uses."""
+    """This is a run with --deterministic, which no other test here uses."""
     monkeypatch.setenv("GPU_TESTS_ON", "cpu")
     words = ["-p", "no:cacheprovider", "-k", "deit-off", ROOT / "tests/test_gpu.py"]
     result = run(sys.executable, "-m", "pytest", *words, timeout=600)
@@ -100,7 +100,7 @@ def test_packs_that_come_one_by_one_give_back_the_archives(tmp_path, monkeypatch
 
 
 def test_the_last_lines_are_those_of_the_last_command(tmp_path):
-    """A progress bar before them in the log is of characters of three bytes."""
+    """A progress bar earlier in the log consists of three-byte characters."""
     (tmp_path / "log.txt").write_text("\u2588" * 5000 + "\nearlier\n")
     status, said = gpu.run(
         ["-c", "import sys; print('one'); sys.exit('two')"], time.time() + 60, dict(os.environ), tmp_path / "log.txt"

@@ -1,4 +1,4 @@
-"""All trainers: killed while they write, on a full disk, and two at once in a folder. What a run reads, damaged in every way."""
+"""All trainers: killed while they write, on a full disk, and two at once in a folder; and damage to all that a run reads."""
 
 import errno
 import fcntl
@@ -25,7 +25,7 @@ from training import CONV_QUICK, DEIT, PLAIN, assert_same, load, log, torchrun
 SUBPROJECT = DEIT
 states, run_folder, errors = (DEIT.load(name) for name in ("states", "run_folder", "errors"))
 InputError, HOST = errors.InputError, socket.gethostname()
-# The option that names the folder, and which flushed file is the first checkpoint: the log comes before it, and params.json.
+# The option for the folder, and the number of the flushed file that is the first checkpoint, after the log and params.json.
 TRAINERS = {
     "Deit/main.py": ("--output_dir", 2),
     "Conv/common_resnet/train.py": ("--output-dir", 2),
@@ -38,7 +38,7 @@ TRAINERS = {
 
 @pytest.fixture(params=TRAINERS, ids=lambda script: script.rpartition("/")[0])
 def trainer(request, tmp_path):
-    """command(folder, *words): the words of three short epochs of a trainer in a folder; and the number of its checkpoint."""
+    """command(folder, *words), the words for three short epochs of a trainer in a folder, and the number of its checkpoint."""
     script, (option, first) = request.param, TRAINERS[request.param]
     if "Deit" in script:
         words = [*PLAIN, "--data-path", request.getfixturevalue("few"), "--batch-size", 32, "--epochs", 3]
@@ -89,7 +89,7 @@ def test_killed_while_writing_and_on_a_full_disk_ends_bit_identical(trainer, tmp
     assert load(broken)["epoch"] == 0 and list(broken.glob("checkpoint.pth.tmp-*"))
     complains(faulty("fill", first, command(broken)), "checkpoint.pth: cannot be written (File too large)", "is kept")
     assert load(broken)["epoch"] == 1 and not list(broken.glob("*.tmp-*")) and not (broken / run_folder.LOCK).exists()
-    # Without a fork of a warm process, to its orderly end: nothing that a user's own start would lack.
+    # A new process that exits normally, not a fork of a warm one: exactly what a user starts.
     words = [sys.executable, *map(str, command(broken))]
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 and "after epoch 2 of 3" in result.stdout, result.stderr
@@ -106,7 +106,7 @@ def test_a_second_run_in_a_folder_is_refused(trainer, tmp_path):
 
 
 def test_losses_of_a_seed_meet_the_same_weights_and_data(trainer, tmp_path):
-    """MaxSup of strength 0 is cross-entropy: with the same seed the two runs are one, to the bit."""
+    """MaxSup of strength 0 is cross-entropy: with the same seed the two runs are bit-identical."""
     command, _ = trainer
     for name, words in {"ce": ["--loss=ce"], "maxsup": ["--loss=maxsup", "--alpha=0"]}.items():
         result = run(*command(tmp_path / name, *words))
@@ -115,7 +115,7 @@ def test_losses_of_a_seed_meet_the_same_weights_and_data(trainer, tmp_path):
 
 
 def test_of_two_processes_the_one_that_writes_says_what_is_wrong(few, tmp_path):
-    """The other one finds its neighbour gone, which is no news."""
+    """The other finds only that its peer is gone, which is not worth a message."""
     with run_folder.locked(tmp_path):
         result = torchrun(2, *PLAIN, "--data-path", few, "--batch-size", 16, "--epochs", 1, "--output_dir", tmp_path)
     assert result.returncode != 0 and result.stderr.count("error: --output_dir") == 1, result.stderr
@@ -124,7 +124,7 @@ def test_of_two_processes_the_one_that_writes_says_what_is_wrong(few, tmp_path):
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "adan", "lookahead_adamw"])
 def test_optimisers_that_count_their_steps_go_on_counting(name, tmp_path):
-    """LAMB and Adan of timm correct their moments by a counter beside the options, Lookahead has one too."""
+    """timm's LAMB and Adan correct their moments by a counter kept among the options; Lookahead has one too."""
 
     def made():
         model = torch.nn.Linear(4, 3)
@@ -150,7 +150,7 @@ def test_optimisers_that_count_their_steps_go_on_counting(name, tmp_path):
 
 
 def test_machines_that_do_not_share_the_folder_do_not_resume_together(few, tmp_path):
-    """One of them sees the checkpoint, the other would begin anew."""
+    """One of them sees the checkpoint; the other would start from scratch."""
     words = ["--data-path", few, "--batch-size", 16, "--epochs", 1, "--resume", "auto", "--output_dir"]
     (tmp_path / "0").mkdir()
     (tmp_path / "0/checkpoint.pth").touch()
@@ -162,7 +162,7 @@ def test_machines_that_do_not_share_the_folder_do_not_resume_together(few, tmp_p
 
 
 def test_a_killed_run_keeps_no_lock(tmp_path):
-    """Its loading processes, which it leaves behind, do not hold it either; and what it has half written is removed."""
+    """Loading processes that it leaves behind do not hold the lock either, and its half-written files are removed."""
     holder = (
         "import os, sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import run_folder\n"
         "with run_folder.locked(pathlib.Path(sys.argv[2])):\n"
@@ -198,7 +198,7 @@ def test_where_nothing_can_be_locked_the_run_goes_on(tmp_path, monkeypatch, caps
 
 
 def state():
-    """A state of this project's format, and the model and the optimiser that it belongs to."""
+    """A state in this project's format, and its model and optimiser."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -334,7 +334,7 @@ def test_a_full_disk_ends_a_log_in_one_line(tmp_path):
 
 
 def test_any_name_and_any_locale(few, tmp_path):
-    """A folder whose name holds a space, a quote, a line break and a byte that is no UTF-8, printed to an ASCII terminal."""
+    """A run works in a folder whose name has a space, quotes, a line break and a byte that is not UTF-8, with ASCII output."""
     name = os.fsdecode(b"a 'b\"\nc\xe9")
     data, output = tmp_path / name, tmp_path / f"out {name}"
     data.symlink_to(few)
@@ -396,7 +396,7 @@ def test_configurations_of_ffcv_that_no_one_writes_by_hand(name, tmp_path):
 
 
 def test_an_index_of_an_archive_is_checked_header_and_all(small_zips):
-    """One letter of a class name in the header, then one bit of a label: both indices are made again."""
+    """The index is rebuilt after a changed letter of a class name in its header, and after a flipped bit of a label."""
     index = DEIT.load("data.index")
     path = small_zips / "train.zip"
     header, records = index.open_index(path, "train")

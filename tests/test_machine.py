@@ -1,4 +1,4 @@
-"""The trainers on the machine that they find: too little memory, a CPU without bfloat16, fewer cores than it has."""
+"""The trainers on limited machines: too little memory, a CPU without bfloat16, fewer usable cores than it has."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ CONV, SEGMENTATION, TEXT = (Subproject(name) for name in ("Conv/common_resnet", 
 
 @pytest.mark.parametrize("trainer", ["deit", "conv"])
 def test_full_memory_is_one_line_that_names_the_batch(trainer, few, tmp_path):
-    """6 GB of address space hold PyTorch and 64 images of 1024 px, but not what the first layers make of these."""
+    """6 GB of address space hold PyTorch and 64 images of 1024 px, but not the outputs of the first layers."""
     words = [MAIN, *PLAIN, "--input-size", 1024, "--model", "vit_tiny_patch16_224", "--mean", 0, 0, 0, "--std", 1, 1, 1]
     if trainer == "conv":
         words = [CONV_TRAIN, "--data", "folder", "--model", "resnet18", "--input-size", 1024, "--num-workers", 0]
@@ -43,7 +43,7 @@ def test_a_cpu_without_bfloat16_is_said_to_be_slower(few, tmp_path, monkeypatch)
 
 
 def test_convolutions_without_bfloat16_instructions_round_as_with_them(monkeypatch):
-    """Against float64 on rounded operands. Sums of float32 may fall on the other side of a rounding: 1/128 of a value, seldom."""
+    """Results equal float64 on rounded operands, except for few entries where the float32 sum rounds the other way (by 1/128)."""
     precision = CONV.load("precision")
     monkeypatch.setattr(precision, "_lacks_bf16", lambda: True)
     generator = torch.Generator().manual_seed(0)
@@ -69,6 +69,6 @@ def test_convolutions_without_bfloat16_instructions_round_as_with_them(monkeypat
 
 
 def test_workers_are_as_many_as_the_cores_that_the_process_may_use():
-    """Where it may use fewer cores than the machine has, as under taskset or on a cluster."""
+    """A process may be allowed fewer cores than the machine has, as under taskset or on a cluster."""
     command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", "import options; print(options.CORES)"]
     assert subprocess.run(command, cwd=ROOT / "Deit", capture_output=True, text=True).stdout == "1\n"

@@ -38,7 +38,7 @@ def soft_targets(logits, seed=1):
 
 
 def original(logits, targets, alpha, **options):
-    """The authors' formula: the penalty on the logits beside an ordinary cross-entropy, sample by sample."""
+    """The authors' formula, per sample: an ordinary cross-entropy plus the penalty on the logits."""
     dim = 0 if logits.ndim == 1 else 1
     penalty = logits.topk(1, dim=dim).values.squeeze(dim) - logits.mean(dim)
     return F.cross_entropy(logits, targets, reduction="none", **options) + alpha * penalty
@@ -71,7 +71,7 @@ def test_finite_differences(soft):
 @pytest.mark.parametrize("alpha", [0.0, 0.15])
 @pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
 def test_targets_that_do_not_sum_to_one(scale, alpha):
-    """A row of targets is taken as it is, in the loss and in its gradient, as F.cross_entropy takes it."""
+    """A row of targets is used unnormalised, in the loss and in its gradient, as in F.cross_entropy."""
     logits, _ = make((6, 5))
     targets = soft_targets(logits) * torch.tensor([scale, 1.0, scale, 3.0, 0.1, 1.0], dtype=torch.float64)[:, None]
     for ours in (max_sup_loss(logits, targets, alpha), maxsup_loss.max_sup_from_formula(logits, targets, alpha).mean()):
@@ -180,7 +180,7 @@ def test_bad_arguments_fail_as_in_cross_entropy(logits, targets, options):
 @pytest.mark.parametrize("shape", [(40, 1000), (9, 8200), (6, 512), (3, 640)])
 @pytest.mark.parametrize("values", [3, 10**9], ids=["many ties", "few ties"])
 def test_large_logits_take_the_first_maximum(shape, values):
-    """From 512 classes on the maximum is looked for in blocks: value, index and gradient as by torch's own max."""
+    """From 512 classes the maximum is searched for in blocks; value, index and gradient equal those of torch's own max."""
     logits = torch.randint(values, shape, generator=torch.Generator().manual_seed(0)).float() / values * 9
     logits[0], logits[1, -1], logits[2, -30] = 0, 50, 50
     top, index = maxsup_loss._first_max(logits, 1)
@@ -246,7 +246,7 @@ def test_per_sample_gradients_by_functorch():
 
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
 def test_forward_mode_and_hessians(soft):
-    """Of torch.func, against the formula's; nested in each order."""
+    """torch.func's derivatives equal the formula's, for each nesting of forward and reverse mode."""
     logits, targets = make((4, 5))
     y, z = F.one_hot(targets, 5).double().mul(0.8).add(0.04) if soft else targets, logits.detach()
     ours, formula = partial(max_sup_loss, targets=y, alpha=0.3), lambda z: maxsup_loss.max_sup_from_formula(z, y, 0.3).mean()
@@ -328,7 +328,7 @@ def test_label_smoothing_with_a_prior(shape, reduction):
 @pytest.mark.parametrize("alpha", [-0.4, 1.2])
 @pytest.mark.parametrize("shape", [(30, 7), (3, 4, 5, 2)])
 def test_negative_label_smoothing(alpha, shape):
-    """Wei et al. 2022: the same soft target (1 - alpha) y + alpha / K with alpha below 0, which F.cross_entropy refuses."""
+    """The soft target is (1 - alpha) y + alpha / K, with alpha below 0 as in Wei et al. (2022); F.cross_entropy refuses it."""
     logits, targets = make(shape)
     q = (1 - alpha) * F.one_hot(targets, shape[1]).movedim(-1, 1).double() + alpha / shape[1]
     torch.testing.assert_close(LabelSmoothingLoss(alpha)(logits, targets), F.cross_entropy(logits, q))
@@ -397,7 +397,7 @@ def test_online_label_smoothing_gathers_right_predictions():
     expected = 0.5 * F.cross_entropy(logits, targets) + 0.5 * -logits.log_softmax(1).mean()
     torch.testing.assert_close(loss(logits, targets), expected)  # uniform soft labels in the first epoch
     loss.eval()
-    loss(logits, targets)  # evaluation gathers nothing
+    loss(logits, targets)  # evaluation accumulates nothing
     loss.train().renew()
     for y in range(3):
         rows = logits[right & (targets == y)].softmax(1)
@@ -431,7 +431,7 @@ def test_online_label_smoothing_keeps_a_row_for_epochs_without_right_predictions
 
 
 def test_zipf_by_hand():
-    """Target 1, scores of the others 3 > 2 > 0: Zipf's law gives them 6/11, 3/11, 2/11."""
+    """The target is 1 and the others' scores are 3 > 2 > 0: Zipf's law gives them 6/11, 3/11, 2/11."""
     logits = torch.tensor([[2.0, 9.0, 0.0, 3.0]], dtype=torch.float32)
     zipf = torch.tensor([3, 0, 2, 6]) / 11
     q = logits[0, [0, 2, 3]].log_softmax(0)
@@ -474,7 +474,7 @@ def test_zipf_ranks_against_brute_force(dense):
 
 
 def test_focal_loss():
-    """Against the formula in float64, gamma 0 against cross-entropy; indices and one-hot rows agree; extremes are finite."""
+    """It equals the float64 formula and, at gamma 0, cross-entropy; indices and one-hot rows agree; extremes stay finite."""
     logits = 3 * torch.randn(50, 7, dtype=torch.float64)
     targets = torch.randint(7, (50,))
     p = logits.softmax(1)[torch.arange(50), targets]
@@ -498,7 +498,7 @@ def test_logit_penalty():
 @pytest.mark.parametrize("shape", [(2, 5, 3, 4), (3, 5, 6)], ids=["pixels", "tokens"])
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
 def test_dense_shapes_equal_a_list_of_their_samples(name, shape, soft):
-    """Pixels and tokens are samples: the loss is that of the (N, K) rows; those with the label 255 leave no trace."""
+    """Pixels and tokens are samples: the loss is that of the (N, K) rows; those with the label 255 have no effect."""
     logits, targets = make(shape)
     rows = logits.movedim(1, -1).reshape(-1, 5)
     if soft:
@@ -527,14 +527,14 @@ def test_losses_for_images_alone_refuse_pixels(name):
     [(d, m) for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16) for m in (True, False) if m or d.itemsize < 8],
 )
 def test_every_loss_in_every_dtype(name, dtype, moved):
-    """Lower precision against float64 on the same logits, also for a second epoch of OLS; and what is moved to float64 gives what
-    it gave before. The values in float64 have tests of their own."""
+    """Lower precision agrees with float64 on the same logits, also in a second epoch of OLS; a loss moved to float64 gives the
+    same values. Other tests check the float64 values."""
     logits, targets = make((64, 5), dtype)
     mixed = 0.3 * F.one_hot(targets, 5).double() + 0.7 * F.one_hot(targets.flip(0), 5).double()
     loss, exact = make_loss(name, 5), make_loss(name, 5)
     if moved:
         loss = loss.to(dtype)
-    # A table of soft labels that is kept in half precision carries that rounding.
+    # A table of soft labels kept in half precision has that rounding error.
     tolerance = max(1e-6, 4 * torch.finfo(dtype).eps)
     for y in (targets, mixed):
         for _ in range(2):
@@ -585,5 +585,5 @@ DECODERS = ("Deit/data", "Conv/common_resnet/data", "viz/images", "data/imagenet
     }.items(),
 )
 def test_copies_are_identical(name, folders):
-    """Every subproject can be copied out, so each has its own copy of what must follow one set of rules."""
+    """Every subproject can be copied out by itself, so each has its own copy of the files that they share."""
     assert len({(ROOT / folder / name).read_bytes() for folder in folders}) == 1

@@ -1,4 +1,4 @@
-"""Top-1, top-5, NLL and ECE of the same logits through every evaluation of the repository, against scikit-learn and fractions."""
+"""Top-1, top-5, NLL and ECE of the same logits by every evaluation in the repository, against scikit-learn and fractions."""
 
 from fractions import Fraction
 from math import ceil
@@ -23,7 +23,7 @@ def deit(logits, labels):
 
 
 class Listed:
-    """Batches as the ConvNet trainers' loops ask for them."""
+    """Batches with the interface that the ConvNet trainers' loops need."""
 
     device = "cpu"
 
@@ -79,18 +79,18 @@ SINGLE = {deit, conv, ffcv, segmentation}  # these compute softmax in float32
 
 
 def sample():
-    """300 samples of ten classes; the target has the largest logit of some and the second to tenth of others."""
+    """300 samples of ten classes; the target's logit is the largest in some and the second to tenth in others."""
     generator = torch.Generator().manual_seed(0)
     logits, labels = 3 * torch.randn(300, 10, generator=generator), torch.randint(10, (300,), generator=generator)
     logits[torch.arange(300), labels] += 1.5
-    even = (logits.softmax(1).amax(1) * BINS).ceil() % 2 == 0  # every other bin is right, so that other bins have other gaps
+    even = (logits.softmax(1).amax(1) * BINS).ceil() % 2 == 0  # every other bin is right, so that the bins' gaps differ
     labels[:150] = torch.where(even, logits.argmax(1), labels)[:150]
     return logits, labels
 
 
 def ece(confidence, right, single=True):
-    """By its definition, with bins (0, 1/15], (1/15, 2/15], ... that no rounding moves. A share of 1/5 lies on an edge in
-    float64; in float32 it is a little more, which the upper bin holds."""
+    """The ECE by its definition, with bins (0, 1/15], (1/15, 2/15], ... at exact edges. A confidence of 1/5 lies on an edge in
+    float64; in float32 it is slightly larger, and belongs to the upper bin."""
     shares = [Fraction(c) if single else Fraction(c).limit_denominator(10**9) for c in confidence]
     bins = np.array([ceil(share * BINS) for share in shares])
     gaps = [abs((confidence - right)[bins == b].sum()) for b in range(1, BINS + 1)]
@@ -121,8 +121,8 @@ def calibration_error(logits, labels):
 
 @pytest.mark.parametrize("evaluate", [*EVALUATIONS[:-1], calibration_error])
 def test_confidences_on_the_edges_of_bins(evaluate):
-    """1, 1/3 and 1/5, as softmax rounds them, lie on edges or next to them, and are wrong; so are those inside the bin above, and
-    those in the bin below are right: in which of the two bins the edge counts changes the ECE."""
+    """Confidences of 1, 1/3 and 1/5, as softmax rounds them, lie on edges or next to them. They are wrong, as are those in the
+    bin above; those in the bin below are right. The ECE therefore depends on the bin to which an edge belongs."""
     rows, right = [], []
     for classes in (1, 3, 5):
         for shift in (0.0, 0.1, -0.1):
@@ -130,7 +130,7 @@ def test_confidences_on_the_edges_of_bins(evaluate):
             logits[:classes] = 0.0
             logits[0] += max(shift, 0.0)
             if shift < 0:
-                logits[classes] = -3.5 if classes == 1 else -1.0  # one more class, which takes from the others' shares
+                logits[classes] = -3.5 if classes == 1 else -1.0  # another class, which lowers the others' shares
                 logits[0] += 1e-3
             rows += [logits] * 4 * classes
             right += [shift < 0] * 4 * classes
@@ -143,6 +143,6 @@ def test_confidences_on_the_edges_of_bins(evaluate):
 
 
 def test_no_definition_is_forgotten():
-    """Every file that says how many bins there are is looked at above."""
+    """Every file that defines the number of bins is tested above."""
     files = [str(path) for path in ROOT.glob("[CDTrv]*/**/*.py") if "BINS = 15" in path.read_text()]
     assert len(files) == len(EVALUATIONS), files

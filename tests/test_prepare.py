@@ -76,7 +76,7 @@ def test_names_in_messages_are_escaped(zips, tmp_path):
 
 
 def test_the_four_commands_on_the_digits(parity, tmp_path):
-    """As the README says them, in the folder itself."""
+    """They run as in the README, in the folder itself."""
     root = tmp_path / "digits"
     shutil.copytree(parity, root)
     prepare(root)
@@ -113,7 +113,7 @@ def test_killed_prepare_leaves_no_half_archive_and_goes_on(many, tmp_path, words
     prepare(many, "--output", whole, *words)
     part = broken / ("train.zip.q50.part" if words else "train.zip.part")
     command = [sys.executable, PREPARE, "--root", many, "--output", broken, "--workers", 1, *words]
-    for image in ("a/20.jpg", "b/21.jpg"):  # a pipe in an image's place holds the command there until it is killed
+    for image in ("a/20.jpg", "b/21.jpg"):  # a pipe in an image's place blocks the command there until it is killed
         path = many / "train" / image
         content = path.read_bytes()
         path.unlink()
@@ -123,7 +123,7 @@ def test_killed_prepare_leaves_no_half_archive_and_goes_on(many, tmp_path, words
         while pipe is None:
             assert child.poll() is None and time.time() < deadline
             try:
-                pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # an error until it is being read
+                pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # fails until the command reads it
             except OSError:
                 time.sleep(0.01)
         os.kill(child.pid, signal.SIGKILL)
@@ -133,7 +133,7 @@ def test_killed_prepare_leaves_no_half_archive_and_goes_on(many, tmp_path, words
         path.write_bytes(content)
         assert sorted(path.name for path in broken.iterdir()) == [".prepare.lock", part.name]
     with open(part, "ab") as file:
-        file.write(b"PK\3\4" + bytes(40))  # and the beginning of an entry
+        file.write(b"PK\3\4" + bytes(40))  # the beginning of another entry
     printed = prepare(many, "--output", broken, *words)
     done = int(re.search(r"continuing after (\d+) of 40", printed)[1])
     assert 10 <= done <= 30
@@ -155,7 +155,7 @@ def test_damage_of_a_part_is_found(zips, parity, tmp_path):
 
 @pytest.mark.parametrize("words", [[], ["--quality", "50"]])
 def test_a_part_of_other_images_is_not_continued(tmp_path, words):
-    """The same names with other content, as a data set that was exchanged after an interruption."""
+    """The names are the same but the content is not, as when a data set is exchanged after an interruption."""
     for name, values in {"before": range(4), "now": range(4, 8)}.items():
         for split in ("train", "val"):
             (tmp_path / name / split / "a").mkdir(parents=True)
@@ -201,7 +201,7 @@ def test_two_at_once(parity, tmp_path):
 
 
 def test_re_encoding(odd, tmp_path):
-    """Shrunk to the size asked and smaller; images that are small enough keep their bytes; the order of entries stays."""
+    """Large images shrink to the size asked for, small ones keep their bytes, and the order of entries stays the same."""
     prepare(odd, "--output", tmp_path / "s", "--shorter-side", "20")
     data, folder = ZipImages(tmp_path / "s", "train"), ImageFolder(odd / "train")
     assert {image.size for image, _ in data} == {(27, 20)} and data.labels.tolist() == folder.targets
@@ -219,7 +219,7 @@ def test_re_encoding(odd, tmp_path):
     Image.fromarray(ramp).save(small_zips / "train/a/3.png")
     prepare(small_zips, "--output", tmp_path / "deep", "--quality", 95)
     deep = np.asarray(ZipImages(tmp_path / "deep", "train")[2][0], float)
-    assert abs(deep - ramp[..., None] / 257).max() < 8  # JPEG; Pillow's own conversion makes most of it white
+    assert abs(deep - ramp[..., None] / 257).max() < 8  # JPEG loss; Pillow's own conversion makes most of it white
     Image.fromarray(np.zeros((4, 4), np.float32)).save(small_zips / "train/a/3.png", "TIFF")
     result = run(PREPARE, "--root", small_zips, "--check", "--workers", 1)
     assert "broken: " in result.stdout and "3.png" in result.stdout and "floating-point" in result.stdout
@@ -247,7 +247,7 @@ WNIDS = ["n01440764", "n01443537", "n01484850"]
 
 @pytest.fixture
 def official(tmp_path):
-    """The official download in small: a tar of tars, flat validation images, and a kit that numbers classes in its own way."""
+    """A small official download: a tar of tars, flat validation images, and a kit that numbers the classes differently."""
     from scipy.io import savemat
 
     root = tmp_path / "official"
@@ -288,7 +288,7 @@ def test_official_tars(official):
 
 
 def test_flat_validation_archive_with_the_kit(official):
-    """A flat val.zip made by hand gets its labels from the kit; a flat folder val/ too."""
+    """A flat val.zip made by hand gets its labels from the kit, as does a flat folder val/."""
     prepare(official)
     for name in ("val.zip", "val_map.txt"):
         (official / name).unlink()
@@ -330,9 +330,9 @@ def test_check_names_each_broken_image(small_zips, tmp_path):
     )
     write_zip(small_zips / "val.zip", {"val/a/0.jpg": good, "val/b/1.jpg": good})
     for split in ("train", "val"):
-        (small_zips / f"{split}_map.txt").unlink()  # those of other archives
+        (small_zips / f"{split}_map.txt").unlink()  # they belong to other archives
     data = bytearray((small_zips / "train.zip").read_bytes())
-    data[data.rindex(good) + 300] ^= 1  # the last image's own bytes: it may decode, but not as what was archived
+    data[data.rindex(good) + 300] ^= 1  # in the last image's bytes: it may still decode, but to another image
     (small_zips / "train.zip").write_bytes(data)
     result = run(PREPARE, "--root", small_zips, "--check", "--workers", 2)
     assert result.returncode == 1 and result.stderr.count("Traceback") == 0
@@ -342,7 +342,7 @@ def test_check_names_each_broken_image(small_zips, tmp_path):
 
 
 def test_check_knows_imagenet(official):
-    """Missing and foreign classes, wrong counts, other classes in validation, and a mean file size unlike the original's."""
+    """It reports missing and unknown classes, wrong counts, and a mean file size unlike the original's."""
     prepare(official)
     result = run(PREPARE, "--root", official, "--check", "--workers", 1)
     assert result.returncode == 1
@@ -372,7 +372,7 @@ def test_prepare_on_bad_input(small_zips, tmp_path):
     complains(run(PREPARE, "--root", empty, "--check"), "no train.zip and no folder train/")
     (empty / "train").mkdir()
     result = run(PREPARE, "--root", empty, "--check")
-    assert "images" not in result.stdout  # not after hours
+    assert "images" not in result.stdout  # fails at once, not after hours
     complains(result, "no val.zip and no folder val/")
     (empty / "train/x.txt").write_text("")
     complains(run(PREPARE, "--root", empty), "train: no images")
@@ -414,7 +414,7 @@ def test_a_split_without_class_folders_or_images(tmp_path):
 
 
 def test_digits_that_are_there_already(ten):
-    """A second call says so and succeeds; digits with other labels are left alone."""
+    """A second call says so and succeeds; a folder with other labels is refused and not changed."""
     before = sorted(path.stat().st_mtime_ns for path in ten.rglob("*"))
     result = run(ROOT / "data/digits/prepare.py", "--output", ten)
     assert result.returncode == 0 and f"the digits are in {ten}/ already" in result.stdout
@@ -432,7 +432,7 @@ def test_two_that_write_the_digits_at_once_both_succeed(tmp_path):
 
 @pytest.mark.parametrize("script", sorted(path.parent.name for path in (ROOT / "data").glob("*/prepare.py")))
 def test_a_missing_package_ends_a_preparation_with_one_line(script):
-    """-S hides what is installed; scripts that need the standard library alone show their help."""
+    """-S hides what is installed; scripts that need only the standard library show their help."""
     done = subprocess.run([sys.executable, "-S", ROOT / f"data/{script}/prepare.py", "--help"], capture_output=True, text=True)
     if done.returncode:
         assert re.fullmatch(r"error: the package '\w+' is not installed for \S+; .+\n", done.stderr)
@@ -442,7 +442,7 @@ def test_a_missing_package_ends_a_preparation_with_one_line(script):
 
 
 def test_tables_are_taken_out_of_nested_archives_and_counted(tmp_path, monkeypatch, capsys):
-    """As the UCI repository packs them: an archive in an archive, beside another table."""
+    """As in the UCI repository, an archive lies inside an archive, next to another table."""
     tables = Subproject("data").load("tables")
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w") as archive:
@@ -473,7 +473,7 @@ def test_annotated_images_are_counted_and_their_values_checked(tmp_path, monkeyp
     assert "train: 2 images, 2 classes, 12.5% of the pixels without a label" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="0.png: holds the value 255, which is not a class"):
         annotated.run(*what, {"classes": range(3), "ignored": []})
-    for folder in ("images", "labels"):  # as archives made on a Mac hold them
+    for folder in ("images", "labels"):  # as in archives made on a Mac
         (tmp_path / f"{folder}/._0.{'jpg' if folder == 'images' else 'png'}").write_bytes(b"x")
     annotated.run(*what, {"classes": range(3), "ignored": [255]})
     shutil.copy(tmp_path / "labels/0.png", tmp_path / "labels/2.png")

@@ -41,7 +41,7 @@ def call(monkeypatch, *words) -> None:
 
 
 def outputs(count: int, classes: int, lift: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits whose label stands `lift` above the others on average; equal seeds give equal labels and noise."""
+    """Logits in which the label's is `lift` above the others on average; equal seeds give equal labels and noise."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count,), generator=generator)
     logits = torch.randn(count, classes, generator=generator)
@@ -66,7 +66,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A report of two checkpoints with fresh weights on a few digits, whose files and classes have hostile names."""
+    """A report on two checkpoints with random weights, for a few digits whose files and classes have hostile names."""
     root = tmp_path_factory.mktemp("checkpoints")
     digits, classes = load_digits(), sorted([r"<script>alert(1)<\script>", "1", "2"])
     for split, start in (("train", 0), ("val", 1000)):
@@ -114,14 +114,14 @@ def test_numbers_and_their_intervals(pair, page_of_logits):
     (row,) = [row for row in content["differences"] if row["metric"] == "top1"]
     paired = right["<b>B</b>"] - right["A"]
     assert row["value"] == pytest.approx(100 * paired.mean()) and row["told"] and row["how"] == "images"
-    half = 100 * 1.96 * paired.std() / math.sqrt(len(paired))  # the normal interval; 1,000 resamples leave 5 % of noise
+    half = 100 * 1.96 * paired.std() / math.sqrt(len(paired))  # the normal interval; 1,000 resamples have about 5 % of noise
     assert np.diff(row["interval"])[0] / 2 == pytest.approx(half, rel=0.12)
     assert np.mean(row["interval"]) == pytest.approx(row["value"], abs=0.2 * half)
     assert any("is more accurate than A" in sentence for sentence in content["answer"])
 
 
 def test_metrics_are_resampled_as_by_hand(pair):
-    """On rows that are there as often as they are drawn; an ECE, which resampling raises, is moved back by the mean of that."""
+    """Rows are repeated as often as drawn. Resampling raises an ECE, so its draws are shifted back by the mean increase."""
     run = inputs.Run("a", pair[0], 0.1, torch.load(pair[0], weights_only=True))
     metrics, (draw,) = numbers.measure(run), viz.load("metrics.resampling").resamples(500, 16, 0)
     logits, labels = run.content["logits"].double(), run.content["labels"]
@@ -148,7 +148,7 @@ def test_metrics_are_resampled_as_by_hand(pair):
 
 
 def test_the_gain_of_normalised_logits_is_of_the_same_images(tmp_path):
-    """AURC by s_p less AURC by MSP, of the images that did not choose p; of logits whose scale differs from image to image."""
+    """AURC by s_p minus AURC by MSP, on the images not used to choose p; the scale of the logits differs between images."""
     generator = torch.Generator().manual_seed(0)
     logits, labels = outputs(400, 8, 2.5)
     logits *= 1 + 3 * torch.rand(400, 1, generator=generator)
@@ -175,7 +175,7 @@ def test_the_gain_of_normalised_logits_is_of_the_same_images(tmp_path):
 
 
 def test_features_are_resampled_as_by_hand():
-    """Class means of resampled unit features, image by image."""
+    """The metrics of each resample equal those of the repeated features."""
     generator = torch.Generator().manual_seed(0)
     features, labels = torch.randn(40, 5, generator=generator), torch.arange(40) % 3
     found = numbers._resampled_features(features, labels, 16)
@@ -189,7 +189,7 @@ def test_features_are_resampled_as_by_hand():
 
 
 def test_intervals_over_seeds(tmp_path, monkeypatch):
-    """Paired by seed where both methods say the same seeds, else Welch's; both as scipy has them."""
+    """They are paired by seed if both methods state the same seeds, else Welch's; both equal scipy's."""
     accuracy = {}
     for name, lift in {"x": 1.0, "y": 1.3}.items():
         for seed in (3, 1, 2) if name == "x" else (1, 2, 3):
@@ -206,7 +206,7 @@ def test_intervals_over_seeds(tmp_path, monkeypatch):
     assert row["how"] == "paired seeds" and row["interval"] == pytest.approx([low, high])
     assert content["estimates"]["x"]["top1"]["spread"] == pytest.approx(np.std(x, ddof=1))
     assert set(content["sections"]) == {"calibration", "confusion"}
-    for seed in (1, 2, 3):  # the files of y no longer say which seeds they are of
+    for seed in (1, 2, 3):  # the files of y no longer state their seeds
         held = torch.load(tmp_path / f"y{seed}.pt", weights_only=True)
         save(tmp_path / f"y{seed}.pt", held["logits"], held["labels"])
     low, high = stats.ttest_ind(y, x, equal_var=False).confidence_interval()
@@ -247,7 +247,7 @@ def test_a_temperature_at_the_end_of_its_range_is_said(tmp_path, monkeypatch, ca
 
 
 def test_equal_differences_tell_nothing():
-    """Their spread is rounding alone, which would make an interval of no width that excludes 0."""
+    """Their spread is only rounding, which would make an interval of no width that excludes 0."""
     for second in ([0.85, 0.75, 0.65], [0.4, 0.3, 0.2]):
         row = numbers._over_seeds([0.9, 0.8, 0.7], second, [1, 2, 3], [1, 2, 3])
         assert row == {"value": pytest.approx(0.9 - second[0]), "interval": None, "how": "paired seeds"}
@@ -255,7 +255,7 @@ def test_equal_differences_tell_nothing():
 
 
 def test_sentences_follow_the_intervals():
-    """Told, told of some, not told: by made-up numbers of three models."""
+    """By made-up numbers of three models, the most accurate differs from both others, from one of them, or from neither."""
 
     def sentence(*ends):
         values = dict(zip("abc", (90.0, 91.0, 92.0), strict=True))
@@ -296,7 +296,7 @@ def test_the_sentence_on_normalised_logits_follows_the_intervals():
 
 
 def test_an_error_has_no_interval_below_zero():
-    """The bootstrap's shift would take one there; that of a difference may."""
+    """The bootstrap's shift would move its lower end there; the interval of a difference may reach below zero."""
     draws = {"a": {key: np.linspace(-0.1, 0.2, 100) for key in ("ece", "ece_temperature", "max_logit_gap")}}
     found = numbers.estimates({"a": [dict.fromkeys(draws["a"], 0.05)]}, draws)["a"]
     assert found["ece"]["interval"][0] == found["ece_temperature"]["interval"][0] == 0 and found["ece"]["interval"][1] > 0.1
@@ -328,7 +328,7 @@ def test_images_for_grad_cam_are_right_for_one_model_and_wrong_for_another():
 
 
 def test_newtons_temperature_is_the_optimum():
-    """The NLL's minimum by scipy's bounded search, for each split; and the ends of the range."""
+    """It equals the NLL's minimum by scipy's bounded search for each split; without a minimum, an end of the range."""
     for scale in (0.2, 1.0, 5.0):
         logits, labels = outputs(400, 6, 2.0)
         logits *= scale
@@ -346,7 +346,7 @@ def test_newtons_temperature_is_the_optimum():
         torch.testing.assert_close(found.nll[0], expected)
         torch.testing.assert_close(1 + found.msp[0], (logits.double() / found.temperatures[0]).softmax(1).amax(1))
     perfect = torch.eye(5)
-    for gap in (1, 8, 40):  # of 8, the slope is 0 in float64 before T is as cold as that
+    for gap in (1, 8, 40):  # with 8, the slope is 0 in float64 before T is that cold
         assert temperature.fit_temperature(gap * perfect, torch.arange(5), start=1.0) == temperature.COLDEST
     assert temperature.fit_temperature(perfect, (torch.arange(5) + 1) % 5, start=1.0) == temperature.HOTTEST
 
@@ -431,7 +431,7 @@ def test_a_command_under_a_figure_draws_it(page_of_logits, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("count, classes", [(200, 2), (300, 1000), (60, 12)])
 def test_one_model_of_few_or_many_classes(count, classes, tmp_path, monkeypatch, capsys):
-    """Of 60 images in 12 classes some class has none; of 300 in 1,000 most."""
+    """With 60 images in 12 classes one class has none; with 300 in 1,000 classes, most have none."""
     logits, labels = outputs(count, classes, 3.0)
     if classes == 12:
         labels[labels == 4] = 5
@@ -447,7 +447,7 @@ def test_one_model_of_few_or_many_classes(count, classes, tmp_path, monkeypatch,
 
 
 def test_all_right(tmp_path, monkeypatch):
-    """Without a mistake there is no gallery, no confusion and no AUROC, and the page says so."""
+    """Without mistakes there is no gallery of them, no confusion and no AUROC, and the page says so."""
     labels = torch.arange(90) % 3
     save(tmp_path / "a.pt", 9.0 * torch.eye(3)[labels], labels)
     call(monkeypatch, "--input", tmp_path / "a.pt", "--output", tmp_path / "out")
@@ -496,7 +496,7 @@ def test_intervals_of_reliability_bars():
     low, high = reliability.wilson(right / count, count)
     for index in range(4):
         expected = stats.binomtest(int(right[index]), int(count[index])).proportion_ci(method="wilson")
-        # 1.96 stands for 1.959964
+        # The code uses 1.96 for 1.959964.
         assert (low[index], high[index]) == (pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4))
 
 

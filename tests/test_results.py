@@ -37,7 +37,7 @@ def test_intervals_and_p_are_students():
     ends = expected.confidence_interval(0.95)
     assert verdicts.interval(values) == pytest.approx((np.mean(values), ends.low, ends.high), rel=1e-12)
     assert verdicts.p_value(values) == pytest.approx(expected.pvalue, rel=1e-12)
-    # Three equal differences say nothing of their spread, though computed they differ in the last bits.
+    # Three equal differences do not tell their spread, although the computed values differ in the last bits.
     equal = [0.9 - 0.85, 0.8 - 0.75, 0.7 - 0.65]
     assert np.std(equal) > 0 and verdicts.p_value(equal) == verdicts.p_value([0.25] * 3) == verdicts.p_value([0.0] * 3) == 1
     assert verdicts.deviation(equal) == verdicts.detectable(verdicts.deviation(equal), 3) == 0
@@ -45,7 +45,7 @@ def test_intervals_and_p_are_students():
 
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.2, 0.001, 0.001, 0.9, 0.02], [0.5], []])
 def test_holm_is_the_closed_test_of_bonferroni(p):
-    """A hypothesis is rejected where all sets of hypotheses that hold it are, each by the smallest p times its size."""
+    """A hypothesis is rejected if every set that contains it is rejected, by the set's smallest p times its size."""
     sets = [set_ for size in range(1, len(p) + 1) for set_ in itertools.combinations(range(len(p)), size)]
     expected = [max(min(1, len(s) * min(p[i] for i in s)) for s in sets if index in s) for index in range(len(p))]
     assert verdicts.holm(p) == pytest.approx(expected, rel=1e-12)
@@ -53,7 +53,7 @@ def test_holm_is_the_closed_test_of_bonferroni(p):
 
 @pytest.mark.parametrize(("difference", "seeds", "level"), [(1.2, 5, 0.05), (-0.8, 10, 0.05), (2.0, 3, 0.05), (2.0, 5, 0.005)])
 def test_power_is_what_a_simulation_finds(difference, seeds, level):
-    """40,000 experiments: the standard error of the share is at most 0.0025; four of them are allowed."""
+    """With 40,000 experiments the standard error of the share is at most 0.0025; four standard errors are allowed."""
     samples = np.random.default_rng(0).normal(difference, 1, (40_000, seeds))
     share = (ttest_1samp(samples, 0, axis=1).pvalue < level).mean()
     assert verdicts.power_of(difference, 1, seeds, level) == pytest.approx(share, abs=0.01)
@@ -66,7 +66,7 @@ def test_detectable_differences_and_seeds_are_those_of_80_percent():
     for difference, level in ((1.0, 0.05), (-0.3, 0.05), (0.1, 0.05), (0.5, 0.001)):
         found = verdicts.seeds_needed(difference, 1.0, level)
         assert verdicts.power_of(difference, 1.0, found, level) >= 0.8 > verdicts.power_of(difference, 1.0, found - 1, level)
-    # With many seeds the t test is a z test: n = ((z_0.975 + z_0.8) / d)^2, to the seed or two.
+    # With many seeds the t test is a z test: n = ((z_0.975 + z_0.8) / d)^2, to within three seeds.
     expected = ((norm.ppf(0.975) + norm.ppf(0.8)) / 0.1) ** 2
     assert verdicts.seeds_needed(0.1, 1.0) == pytest.approx(expected, abs=3)
     assert verdicts.seeds_needed(1e-4, 1.0) is None and verdicts.seeds_needed(1.0, 0.0) is None
@@ -80,7 +80,7 @@ def test_wilson_is_scipys():
 
 
 def runs(**methods):
-    """runs[method][seed] of metrics m and n; _ in a method's name is a space, and __ a dot."""
+    """runs[method][seed] with metrics m and n; in a method's name _ stands for a space and __ for a dot."""
     names = {name: name.replace("__", ".").replace("_", " ") for name in methods}
     return {names[k]: {seed: {"m": value, "n": 2 * value} for seed, value in enumerate(v)} for k, v in methods.items()}
 
@@ -101,16 +101,16 @@ def test_differences_of_claims():
     lines = [np.polyfit([0, 0.1, 0.2], [found[arm][seed]["m"] for arm in ("CE", "LS 0.1", "LS 0.2")], 1)[0] for seed in range(3)]
     assert of("m", slope="LS") == pytest.approx(lines)
     assert of("m", "CE", "MaxSup") is None and of("o", "CE", "LS") is None
-    found["CE"] = {seed + 1: metrics for seed, metrics in found["CE"].items()}  # of three seeds two are common
+    found["CE"] = {seed + 1: metrics for seed, metrics in found["CE"].items()}  # two of three seeds are common
     assert of("m", "CE", "LS") is None
     found["LS 0.1"][3] = {"m": 0.7, "n": 0}
     assert of("m", "CE", "LS") == pytest.approx([1.0 - 0.8, 1.2 - 0.6, 1.1 - 0.7])
 
 
 def test_verdicts_are_corrected_over_the_claims_of_an_experiment():
-    """Two tests whose p is 0.0253 each: neither stands after correction; alone it does. Another experiment changes nothing.
+    """Of two tests with p = 0.0253 neither is decided after the correction; a single one is. Other experiments change nothing.
 
-    Nor does it stand alone where seeds were, or may be, added after a first look: p is doubled there."""
+    Where seeds were, or may be, added after a first look, p is doubled, so a single test is not decided either."""
     one = runs(CE=[1.0, 1.3, 0.9, 1.4], LS_0__1=[0.5, 0.6, 0.7, 0.6])
     up, down = Claim("A", "", "", "m", "CE", "LS"), Claim("B", "", "", "m", "LS", "CE")
     (alone,) = claims.tests([up], {"bank": one}, lambda name: STRENGTHS, True)
@@ -136,7 +136,7 @@ def test_verdicts_are_corrected_over_the_claims_of_an_experiment():
 
 
 def test_families_of_tests():
-    """The topics of an experiment make one family; rising strengths and recipes have one each."""
+    """The topics of an experiment form one family; rising strengths and recipes form one each."""
     found = claims.tables(render.metrics_of(made_up("fashion-fine", "bank", seeds=20)))
     for name in ("fashion-fine", "bank"):
         own = {title: [test for test in of_title if test.experiment == name] for title, of_title in found.items()}
@@ -148,7 +148,7 @@ def test_families_of_tests():
 
 
 def test_runs_that_two_experiments_have_are_tested_once():
-    """Distillation on Fashion-MNIST trains CE, LS and MaxSup as fashion-fine does; on CIFAR-10 it does not."""
+    """distillation-fashion trains CE, LS and MaxSup exactly as fashion-fine does; distillation-cifar10 does not."""
     found = made_up("distillation-fashion", "distillation-cifar10")
     tested = {name: set() for name in found}
     for test in sum(claims.tables(render.metrics_of(found)).values(), []):
@@ -160,7 +160,7 @@ def test_runs_that_two_experiments_have_are_tested_once():
 
 
 def test_each_table_is_one_family_and_what_more_seeds_would_decide_is_named():
-    """Five seeds of which one hardly agrees decide nothing after the correction; ten would."""
+    """Five seeds, of which one shows almost no effect, decide nothing after the correction; ten would."""
     found = made_up("fashion-noise-40")
     of_ls = found["fashion-noise-40"]["LS 0.1"]
     for seed, value in enumerate((-0.05, -0.04, -0.06, -0.05, -0.005)):
@@ -179,7 +179,7 @@ def test_each_table_is_one_family_and_what_more_seeds_would_decide_is_named():
 
 @pytest.mark.parametrize("early", [True, False])
 def test_a_page_says_which_verdicts_the_added_seeds_changed(early):
-    """LS raises ECE in all seeds, or in the first five alone; accuracy is noise."""
+    """LS raises ECE in all seeds, or only in the first five; accuracy is noise."""
     found = made_up("cifar10-coarse", seeds=10)
     for seed in range(5, 10) if early else ():
         found["cifar10-coarse"]["LS 0.1"][seed]["metrics"]["ece"] = -0.1
@@ -209,26 +209,26 @@ def test_an_unfinished_experiment_says_so():
         one["metrics"]["many"] = 90.0
     page = render.page(found, claims.tables(render.metrics_of(found)))
     assert "56 of 70 runs are finished: further tests may change verdicts." in page
-    assert "many %" not in page  # all classes have many images: that is the top-1
+    assert "many %" not in page  # all classes have many images, so this is the top-1
     planned = experiments.EXPERIMENTS["fashion-longtail-50"].planned
     assert f"fashion-longtail-50 (28 of {planned}). Not started: digits-parity," in page
 
 
 def test_a_claim_waits_for_all_seeds_of_the_experiment():
-    """Four of five seeds give no verdict; they are enough to plan with."""
+    """Four of five seeds give no verdict, but are enough for planning."""
     early, whole = (render.metrics_of(made_up("fashion-fine", seeds=seeds)) for seeds in (4, 5))
     assert not any(claims.tables(early).values()) and all(len(t.values) == 5 for t in claims.tables(whole)["Accuracy"])
     assert all(len(t.values) == 4 for t in claims.tables(early, unfinished=True)["Accuracy"])
 
 
 def strengths_in(arms) -> set[str]:
-    """Strengths of LS and MaxSup among arms' names."""
+    """The strengths of LS and MaxSup in the names of arms."""
     words = [arm.split() for arm in arms if arm]
     return {one[-1] for one in words if {"LS", "MaxSup"} & set(one)}
 
 
 def test_claims_about_methods_compare_matched_strengths():
-    """Every claim, in every experiment, at the strengths that `tables` gives it; only the recipes differ, and say so."""
+    """In every experiment each claim compares equal strengths; only the recipes compare different ones, and say so."""
     metrics = {
         name: {method: {seed: dict.fromkeys(of_all(), 1.0) for seed in range(experiment.seeds)} for method in experiment.methods}
         for name, experiment in experiments.EXPERIMENTS.items()
@@ -268,12 +268,12 @@ def test_arms_name_what_they_do():
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_every_experiment_speaks_its_trainers_language(name, tmp_path):
-    """Each method's options are parsed, and settled, by the trainer's own code: nothing is found out after hours of others."""
+    """The trainer's own code parses and settles each method's options, so that no mistake appears after hours of other runs."""
     experiment = experiments.EXPERIMENTS[name]
     script = ROOT / experiment.trainer
     trainer = Subproject(str(script.parent.relative_to(ROOT)))
     for words in experiment.methods.values():
-        words = re.sub(r"{.*?}", "folder", words)  # of another method's run
+        words = re.sub(r"{.*?}", "folder", words)  # the run of another method
         line = f"{experiment.options} {words} --seed 1 --output_dir o --resume auto --device cpu"
         line += " --logits l.pt" if experiment.logits else " --eval-every 100"
         line += f" --data-path {tmp_path}" if experiment.path or experiment.needed else ""
@@ -323,7 +323,7 @@ EXPERIMENTS["tiny"] = Experiment("digits", "ten classes", "ResNet-8", WORDS, MET
 
 
 def checkout(folder):
-    """The project's files, in a folder where an experiment can be added."""
+    """Copy the project's files to a folder and add an experiment there."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in names:
         if name.split("/")[0] in ("Conv", "data", "results", "viz", "README.md") and (ROOT / name).exists():
@@ -334,7 +334,7 @@ def checkout(folder):
 
 
 def test_a_killed_reproduction_goes_on(tmp_path):
-    """SIGKILL, which leaves a trainer that goes on by itself: the same command waits for it, and runs nothing twice."""
+    """SIGKILL leaves a trainer that continues by itself; the same command waits for it, and runs nothing twice."""
     checkout(tmp_path)
     command = [sys.executable, str(tmp_path / "results/reproduce.py"), "tiny", "--jobs", "2"]
     runs, work = tmp_path / "results/runs/tiny", tmp_path / "output/results/tiny"
@@ -358,12 +358,12 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     content = json.loads((runs / "LS-0.2-seed0.json").read_text())
     last = json.loads((work / "LS-0.2-seed0/log.jsonl").read_text().splitlines()[-1])
     assert content["training_seconds"] == last["seconds"] > 0 and content["measuring_seconds"] > 0
-    # Another program has run the same model on the same images: equal to the rounding of float32 sums.
+    # Another program evaluates the same model on the same images: equal up to the rounding of float32 sums.
     assert content["metrics"]["top1"] == pytest.approx(last["val_top1"])
     assert content["metrics"]["nll"] == pytest.approx(last["val_nll"], abs=1e-4)
     assert content["hardware"]["instructions"] and content["hardware"]["gpu"] is None
     assert content["command"].endswith("--num-workers 0 --loss ls --alpha 0.2 --seed 0")
-    # The heir began where its CE run of the same seed ended.
+    # The run heir-of-CE starts where the CE run of the same seed ended.
     first = [json.loads((work / stem / "log.jsonl").read_text().splitlines()[0]) for stem in ("CE-seed0", "heir-of-CE-seed0")]
     assert first[1]["train_loss"] < first[0]["train_loss"]
     page = (tmp_path / "results/README.md").read_text()
@@ -394,7 +394,7 @@ def test_what_another_process_works_on_comes_last(tmp_path):
 
 
 def test_a_run_is_claimed_by_one_process(tmp_path):
-    """Between the choice of a run and its start nobody else can choose it: processes that start together share the runs."""
+    """Between its choice and its start a run cannot be chosen again, so processes that start together share the runs."""
     first, second = (running.Run("digits-parity", "CE", 0, tmp_path) for _ in range(2))
     lock = first.claim()
     assert lock and second.claim() is None
@@ -412,7 +412,7 @@ def test_failures_name_the_run_and_its_last_line(tmp_path):
 
 
 def test_a_failure_is_that_of_this_attempt(tmp_path):
-    """Not the last line of an earlier one; what a signal ended has said nothing."""
+    """The message is not the last line of an earlier attempt; a run ended by a signal has no message."""
     (tmp_path / "printed").write_text("error: of an earlier attempt\n")
     killed, ended = "import os; os.kill(os.getpid(), 9)", "raise SystemExit('error: new')"
     for script, match in ((killed, "killed by signal 9"), (ended, ": new ")):
@@ -426,7 +426,7 @@ def test_nothing_in_results_reaches_into_a_subproject():
 
 
 def test_the_pages_are_what_the_json_files_say():
-    """Byte for byte: a figure changed by hand, or a run that was not rendered, fails here; so does a table that no page shows."""
+    """Byte for byte: a number edited by hand, a run that was not rendered, or a table that no page shows fails here."""
     pages = render.rendered()
     for path, text in pages.items():
         assert path.read_text() == text, f"{path}: python results/reproduce.py --render"
@@ -438,7 +438,7 @@ def test_the_pages_are_what_the_json_files_say():
 
 
 def test_a_mark_may_name_several_tables(tmp_path, monkeypatch):
-    """As that of the tables that benchmarks/gpu.py fills in, of which there may be none."""
+    """One mark names the tables that benchmarks/gpu.py fills in, of which there may be none."""
     monkeypatch.setattr(render, "TOP", tmp_path)
     assert render.block("gpu_*.json", {}, {}) == "Not measured yet.\n"
     for name in ("gpu_b", "gpu_a", "cpu"):
@@ -449,7 +449,7 @@ def test_a_mark_may_name_several_tables(tmp_path, monkeypatch):
 
 
 def made_up(*names: str, seeds: int = 5) -> dict:
-    """Runs of experiments whose answers are known: LS has the largest ECE, accuracy is noise, all else is equal."""
+    """Runs of experiments with known answers: LS has the largest ECE, accuracy is noise, all else is equal."""
     random = np.random.default_rng(0)
     some = {"model": "m", "command": "python train.py", "training_seconds": 60.0, "versions": {"torch": "2.15.0"}}
     some["hardware"] = {"cpu": "CPU", "instructions": "AVX2", "gpu": None, "threads": 1, "cores": 2}
@@ -471,7 +471,7 @@ def made_up(*names: str, seeds: int = 5) -> dict:
 
 
 def test_a_page_of_made_up_runs():
-    """Every part of the page, from runs whose answers are known."""
+    """Every part of the page is checked on runs with known answers."""
     found = made_up("fashion-fine", "cifar10-resnet20")
     for one in found["fashion-fine"]["LS 0.1"].values():
         one["metrics"] |= {"confidence_right": 0.2, "confidence_wrong": 0.1}
@@ -532,7 +532,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def matrices(tmp_path_factory):
-    """results/index.html of no run and of two experiments, and the tests of the latter."""
+    """results/index.html without runs and with two experiments, and the tests of these two."""
     folder = tmp_path_factory.mktemp("matrices")
     for name, found in (("none", {}), ("some", made_up("fashion-fine", "cifar10-resnet20"))):
         judged = claims.tables(render.metrics_of(found))
@@ -540,7 +540,7 @@ def matrices(tmp_path_factory):
     return folder, [test for tests in judged.values() for test in tests]
 
 
-# Of a cell: its row, its column, its verdict, its picture's title, the picture's zero line, interval and mark, in pixels.
+# Of each cell: row, column and verdict; of its picture: title, kind, filling, the mark's offset from zero, the interval's width.
 CELLS = """[...document.querySelectorAll('td.tested')].map(cell => {
     const middle = part => { const box = cell.querySelector(part).getBoundingClientRect(); return (box.left + box.right) / 2; };
     const column = [...cell.parentElement.children].indexOf(cell) - 1, picture = cell.querySelector('svg');
@@ -556,7 +556,7 @@ CELLS = """[...document.querySelectorAll('td.tested')].map(cell => {
 
 
 def test_every_test_has_its_cell(matrices, browser):
-    """The verdict, the numbers, and a picture whose mark is filled where the claim is decided, on the side of the sign."""
+    """It has the verdict, the numbers, and a picture whose mark is filled if the claim is decided, on the side of the sign."""
     folder, found = matrices
     browser.open(folder / "some.html", 1280)
     cells = browser.evaluate(CELLS)
@@ -626,7 +626,7 @@ def test_filters_of_the_matrix(matrices, browser):
     assert choose(1, "") == sum(test.claim.source == claims.OVERVIEW for test in found)
     assert choose(0, "") == len(found)
     assert browser.evaluate("document.querySelector('#filters span').innerText") == f"{len(found)} of {len(found)} tests shown"
-    # Without the script there are no filters, and everything is there.
+    # Without JavaScript there are no filters, and everything is shown.
     assert 'id="filters" hidden' in (folder / "some.html").read_text()
 
 

@@ -1,4 +1,4 @@
-"""viz/segmentation.py: pixels are ranked as samples are, images are what is drawn, and bins do as well as pixels one by one."""
+"""viz/segmentation.py: pixels are ranked like samples, images are resampled, and bins are as good as single pixels."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ logits_file = viz.load("common.logits_file")
 
 
 def maps(images=12, classes=5, size=8, seed=0):
-    """Logits (N, K, H, W) and labels (N, H, W), of which some are to be ignored, in one image all."""
+    """Logits (N, K, H, W) and labels (N, H, W), of which some, in one image all, are to be ignored."""
     logits, labels = sample(images * size * size, classes, seed)
     logits = logits.reshape(images, size, size, classes).permute(0, 3, 1, 2).contiguous()
     labels = labels.reshape(images, size, size)
@@ -46,7 +46,7 @@ def test_pixels_are_samples_and_images_are_units(tmp_path):
     for name, score in scores.items():
         ours = figures(weigh(model.rankings[name], weights))
         for column in range(5):
-            alone = measured(score.numpy(), wrong.numpy(), weights[image, column])  # each pixel as often as its image
+            alone = measured(score.numpy(), wrong.numpy(), weights[image, column])  # each pixel counts as often as its image
             assert {f: values[column] for f, values in ours.items()} == pytest.approx(alone, abs=1e-12), name
     whole = given_odds(scores["msp"].numpy(), scores["max_logit"].numpy(), wrong.numpy())
     np.testing.assert_allclose(model.given_odds, whole, atol=1e-9)
@@ -61,9 +61,10 @@ def test_one_pixel_an_image_is_classification(tmp_path):
 
 
 def test_many_pixels_are_ranked_by_bins(tmp_path, monkeypatch):
-    """Of 46,000 pixels a bin is as good as each alone, to 1e-4; the order of the images does not matter.
+    """For 46,000 pixels bins agree with single pixels to 1e-4; the order of the images does not matter.
 
-    Coverage to 2e-3. Risk at 20 % coverage to 1e-3: the bin at the cut is up to 1/3072 of the pixels, so 1/614 of those answered.
+    Coverage agrees to 2e-3, and risk at 20 % coverage to 1e-3: the bin at the cut has up to 1/3072 of the pixels, so 1/614 of
+    those answered.
     """
     tolerance = dict.fromkeys(FIGURES, 1e-4) | {"risk_at_coverage_20": 1e-3}
     tolerance |= {figure: 2e-3 for figure in FIGURES if "coverage_at" in figure}

@@ -37,7 +37,7 @@ SELECTIVE = ROOT / "viz/selective.py"
 
 
 def torch_uncertainty():
-    """Its risk-coverage metrics alone: the package itself asks for Lightning, which this module does not need."""
+    """Only its risk-coverage metrics: the package itself needs Lightning, but this module does not."""
     package = Path(importlib.util.find_spec("torch_uncertainty").origin).parent
     spec = importlib.util.spec_from_file_location("tu_risk_coverage", package / "metrics/classification/risk_coverage.py")
     module = importlib.util.module_from_spec(spec)
@@ -53,7 +53,7 @@ def measured(score, wrong, weights=None):
 
 
 def by_brute_force(score, wrong):
-    """Every figure from its definition: the mean over all orders that sort the score, cuts between groups only."""
+    """Every figure from its definition: the mean over all orders that sort the score, with cuts only between groups."""
     n = len(score)
     orders = [o for o in itertools.permutations(range(n)) if all(score[a] >= score[b] for a, b in itertools.pairwise(o))]
     curves = np.array([[np.mean([wrong[i] for i in order[:k]]) for k in range(1, n + 1)] for order in orders])
@@ -107,7 +107,7 @@ def test_scores_are_their_definitions():
 
 
 def test_certainty_keeps_its_digits():
-    """exp(-40) and exp(-41) beside 1 are 0 in float64: the softmax's largest entries are equal there, the scores are not."""
+    """Added to 1, exp(-40) and exp(-41) vanish in float64: the largest softmax entries are equal, but the scores are not."""
     logits = torch.tensor([[40.0, 0, 0], [41.0, 0, 0]], dtype=torch.float64)
     assert (logits.softmax(1).amax(1) == 1).all()
     ours, _ = plain_scores(logits)
@@ -130,14 +130,14 @@ def test_normalised_logits_do_not_know_shift_and_scale():
 
 def test_constant_logits_are_the_least_confident():
     logits, _ = sample()
-    for constant in (0.0, 0.1, -1e30):  # 0.1: a mean of 7 of them is off by a rounding
+    for constant in (0.0, 0.1, -1e30):  # the mean of seven 0.1 has a rounding error
         logits[5] = constant
         for name, score in normalised_scores(logits.double()).items():
             assert score[5] == -torch.inf and torch.cat([score[:5], score[6:]]).isfinite().all(), name
 
 
 def test_what_normalised_logits_cannot_tell_is_a_tie():
-    """Centred, two classes are (d, -d); a single logit above the mean is half of the 1-norm. Rounding must not rank them."""
+    """Two centred logits are (d, -d), and a single logit above the mean is half the 1-norm; rounding must not rank samples."""
     generator = torch.Generator().manual_seed(0)
     two = 3 * torch.randn(1000, 2, generator=generator).double() + 1
     assert all(len(score.unique()) == 1 for score in normalised_scores(two).values())
@@ -146,7 +146,7 @@ def test_what_normalised_logits_cannot_tell_is_a_tie():
     scores = normalised_scores(alone)
     assert len(scores["s_1"].unique()) == 1 and len(scores["s_2"].unique()) == 1000
     sharp = torch.randn(1000, 1000, generator=generator).double()
-    sharp[:, 3] += 2000  # s_10 is 1 less some 1e-27, and tells them all the same
+    sharp[:, 3] += 2000  # s_10 is 1 minus about 1e-27, and still ranks all samples
     s_10 = normalised_scores(sharp)["s_10"]
     assert ((1 - s_10) ** -0.1 == 1).all() and len(s_10.unique()) == 1000
 
@@ -177,7 +177,7 @@ def test_figures_against_all_orders_of_tied_samples(seed):
 
 @pytest.mark.parametrize("levels", [0, 5, 40])
 def test_weights_repeat_samples(levels):
-    """Columns of weights give what the samples repeated as often give; ties included, and a sample drawn not at all."""
+    """A column of weights gives the same as samples repeated that often, including ties and samples that were not drawn."""
     numbers = np.random.default_rng(levels)
     score = numbers.integers(0, levels, 200) / 8 if levels else numbers.random(200)
     wrong = numbers.random(200) < 0.5 - 0.4 * score / score.max()
@@ -216,10 +216,10 @@ def test_harmonic_numbers_of_a_table_and_of_the_digamma_function(monkeypatch):
 
 
 def test_figures_against_torch_uncertainty():
-    """Without ties. Its AURC is the trapezoid between coverages 1/N and 1 over their distance, ours the mean of all N risks."""
+    """There are no ties. Its AURC is a trapezoid rule on coverages 1/N to 1, divided by their distance; ours is the mean risk."""
     theirs, n = torch_uncertainty(), 500
     numbers = torch.Generator().manual_seed(0)
-    confidence = 0.5 + 0.5 * torch.randperm(n, generator=numbers) / n  # of two classes, all different
+    confidence = 0.5 + 0.5 * torch.randperm(n, generator=numbers) / n  # of two classes; no value occurs twice
     labels = (torch.rand(n, generator=numbers) < 0.45 - 0.4 * (confidence - 0.5)).long()
     p = torch.stack([confidence, 1 - confidence], 1)
     ours = measured(confidence.double().numpy(), labels.numpy())
@@ -241,7 +241,7 @@ def test_the_best_ranking_against_its_published_limit():
     """Geifman et al. 2019: the least AURC at error rate r tends to r + (1 - r) ln(1 - r)."""
     wrong = np.arange(100_000) % 5 == 0
     ours = measured(-wrong.astype(float) - np.arange(100_000) / 1e6, wrong)
-    assert ours["aurc"] - ours["excess_aurc"] == pytest.approx(0.2 + 0.8 * math.log(0.8), abs=2e-5)  # 1/N apart
+    assert ours["aurc"] - ours["excess_aurc"] == pytest.approx(0.2 + 0.8 * math.log(0.8), abs=2e-5)  # they differ by about 1/N
 
 
 def test_curve_is_the_expected_risk():
@@ -268,13 +268,13 @@ def test_interval_of_an_error_rate_is_the_binomial_one():
 def test_equal_models_differ_by_nothing_and_pairs_share_their_images():
     logits, labels = sample(400)
     worse, other_images = logits.clone(), labels.roll(1)
-    worse[:100] = 0.0  # the same images, of which a quarter are not told apart
+    worse[:100] = 0.0  # the same images, a quarter of them with equal logits
     models = {"a": (logits, labels), "b": (3 * logits, labels), "c": (worse, labels), "d": (logits, other_images)}
     summary = selection.analyse({name: rank_images(*parts, name) for name, parts in models.items()}, repeats=3, bootstrap=200)
     pairs = {(pair["model"], pair["less"], pair["score"]): pair["figures"] for pair in summary["paired"]}
     assert {key[:2] for key in pairs} == {("b", "a"), ("c", "a"), ("c", "b")}
     assert sum("not of the same images" in note for note in summary["notes"]) == 3
-    # Tripled logits leave the error rate where it is in every single resample, which separate resamples could not.
+    # Tripled logits keep the error rate in each resample; with separate resamples the interval would not be 0.
     assert pairs["b", "a", "msp"]["error"] == {"value": 0.0, "interval": [0.0, 0.0]}
     assert pairs["c", "a", "msp"]["error"]["interval"][0] > 0
     single = [summary["models"][name]["scores"]["msp"]["error"]["interval"] for name in "ac"]
@@ -308,7 +308,7 @@ def test_p_is_chosen_on_held_out_images_and_scored_on_the_others():
     before, after, others = [], [], 0
 
     def best(rows):
-        """The best score of these images alone, as if there were no others."""
+        """The best score on these images, as if there were no others."""
         alone, errors = all_scores(logits[rows], labels[rows])
         return min(names, key=lambda name: oracles.aurc(alone[name], ~errors))
 
@@ -318,7 +318,7 @@ def test_p_is_chosen_on_held_out_images_and_scored_on_the_others():
         others += chosen not in (best(~held), best(slice(None)))
         before.append(oracles.aurc(scores["msp"][~held], ~wrong[~held]))
         after.append(oracles.aurc(scores[chosen][~held], ~wrong[~held]))
-    assert row["held_out_images"] == 150 and others > 0  # else the choice could have been made on other images
+    assert row["held_out_images"] == 150 and others > 0  # or else the choice could have been made on other images
     assert row["scores"]["split_msp"]["aurc"]["value"] == pytest.approx(np.mean(before))
     assert row["scores"]["normalised"]["aurc"]["value"] == pytest.approx(np.mean(after))
     assert row["normalised_less_msp"]["aurc"]["value"] == pytest.approx(np.mean(after) - np.mean(before))
@@ -327,9 +327,9 @@ def test_p_is_chosen_on_held_out_images_and_scored_on_the_others():
 
 
 def planted(n=1000, classes=20):
-    """CE: MSP ranks every wrong prediction below every right one. LS: right ones' logits are shrunk until all wrong stand above.
+    """CE: MSP ranks all wrong predictions below all right ones. LS: right ones' logits shrink until all wrong ones rank above.
 
-    Every sample's logits have one shape, the top logit and a ramp below it, and s_p falls as the ramp rises, whatever the scale.
+    All logits have one shape, a top logit and a ramp below it; s_p falls as the ramp rises, whatever the scale.
     """
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (n,), generator=generator)
@@ -354,7 +354,7 @@ def test_planted_suppression_of_right_predictions_is_found_and_undone():
     assert "msp" not in summary["models"]["LS"]["chosen"]
     assert scores["LS"]["normalised"]["excess_aurc"]["value"] == pytest.approx(0, abs=1e-12)
     assert scores["LS"]["normalised"]["auroc"]["value"] == 1
-    assert summary["models"]["CE"]["chosen"] == ["msp"] * 3  # kept, where no p beats it
+    assert summary["models"]["CE"]["chosen"] == ["msp"] * 3  # kept, because no p beats it
     (msp,) = [pair for pair in summary["paired"] if pair["score"] == "msp"]
     assert (msp["model"], msp["less"]) == ("LS", "CE") and msp["figures"]["aurc"]["interval"][0] > 0.3
     assert summary["models"]["LS"]["normalised_less_msp"]["aurc"]["interval"][1] < -0.3
@@ -363,7 +363,7 @@ def test_planted_suppression_of_right_predictions_is_found_and_undone():
 
 
 def test_max_logit_given_msp_by_hand():
-    """Windows of half a power of ten of the odds: means and spreads of exactly the samples inside, for right and wrong apart."""
+    """Windows of half a power of ten of the odds have the mean and spread of exactly their right, or wrong, samples."""
     numbers = np.random.default_rng(0)
     odds, logit, wrong = numbers.uniform(-1, 5, 5000), numbers.normal(5, 2, 5000), numbers.random(5000) < 0.3
     msp = 10**odds / (1 + 10**odds)
@@ -408,7 +408,7 @@ def test_the_command(tmp_path):
         for entry in figures.values():
             assert entry["interval"][0] <= entry["value"] <= entry["interval"][1]
         assert figures["aurc"]["interval"][0] < figures["aurc"]["interval"][1]
-    assert "| ls_0.1 - ls_0.0 | MSP |" in tables and "Note" in tables  # of the 60 held-out images
+    assert "| ls_0.1 - ls_0.0 | MSP |" in tables and "Note" in tables  # on the 60 held-out images
     assert "ls_0.1 - ls_0.0  MSP" in result.stdout and max(map(len, result.stdout.splitlines()[:-1])) <= 100
     assert "warning: ls_0.0: p is chosen on as few as 60 held-out samples" in result.stderr
     for figure in ("risk_coverage", "max_logit"):
@@ -419,7 +419,7 @@ def test_the_command(tmp_path):
 
 @pytest.mark.parametrize("kind", ["right", "wrong", "constant"])
 def test_nothing_to_rank(kind, tmp_path):
-    """All right, all wrong, or all logits equal: curves are drawn, and what is not defined is said to be so."""
+    """If all are right, all are wrong, or all logits are equal, curves are drawn and undefined values are reported as such."""
     logits, labels = sample(200)
     logits[torch.arange(200), labels] += {"right": 100, "wrong": -100, "constant": 0}[kind]
     logits *= kind != "constant"
@@ -430,7 +430,7 @@ def test_nothing_to_rank(kind, tmp_path):
     text = (tmp_path / "summary.md").read_text()
     row = json.loads((tmp_path / "summary.json").read_text())["models"]["a"]["scores"]["msp"]  # no NaN: JSON knows none
     if kind == "constant":
-        error = (labels != 0).double().mean().item()  # of equals, argmax takes the first
+        error = (labels != 0).double().mean().item()  # argmax takes the first of equals
         assert row["aurc"]["value"] == pytest.approx(error) and row["auroc"] == {"value": 0.5, "interval": [0.5, 0.5]}
     else:
         assert row["auroc"] == {"value": None, "interval": None}
@@ -442,7 +442,7 @@ def test_nothing_to_rank(kind, tmp_path):
 
 
 def test_few_images(tmp_path):
-    """Two images of one sample each: a resample may hold only one of them; nothing breaks, and the few are warned of."""
+    """Of two images a resample may contain only one; nothing breaks, and a warning says how few there are."""
     logits = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     models = {"a": rank_images(logits, torch.tensor([0, 1]), "a")}
     summary = selection.analyse(models, fraction=0.5, repeats=2, bootstrap=20)
@@ -451,7 +451,7 @@ def test_few_images(tmp_path):
 
 
 def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
-    """s_p is the same for every sample: no number of it is printed, drawn or written, and one line says why."""
+    """s_p is the same for every sample, so it is not printed, drawn or written, and one line says why."""
     logits, labels = sample(300, 2)
     path = save(tmp_path / "a.pt", logits, labels)
     words = ["selective.py", "--input", str(path), "--output", str(tmp_path / "out"), "--bootstrap", "20", "--repeats", "2"]
@@ -478,7 +478,7 @@ def test_another_commands_files_are_not_replaced(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", [owner, *words])
         viz.load(owner).main()
         before = (tmp_path / owner / "summary.json").read_bytes()
-        viz.load(owner).main()  # its own are replaced
+        viz.load(owner).main()  # it replaces its own
         for other in set(commands) - {owner}:
             monkeypatch.setattr(sys, "argv", [other, *words])
             with pytest.raises(InputError, match=f"holds the output of viz/{owner}.py; choose another --output"):
@@ -490,7 +490,7 @@ def test_another_commands_files_are_not_replaced(tmp_path, monkeypatch):
 
 
 def test_a_model_may_have_more_outputs_than_the_data_has_classes(tmp_path):
-    """Then the first are named."""
+    """The names are then those of the first outputs."""
     logits, labels = sample()
     torch.save({"logits": logits, "labels": labels, "classes": ["a", "b"]}, tmp_path / "a.pt")
     assert logits_file.load(tmp_path / "a.pt")["classes"] == ["a", "b"]

@@ -31,7 +31,7 @@ COLOURS = np.array([(230, 30, 30), (30, 230, 30), (30, 30, 230), (128, 128, 128)
 
 
 def scene(seed: int, height: int = 48, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) of three coloured regions and a grey one, and the class of each pixel, 11 in the grey one."""
+    """An image (H, W, 3) of three coloured regions and a grey one, and the class of each pixel, which is 11 in the grey one."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((height, width), np.uint8)
     labels[rng.integers(height // 4, height // 2) :] = 1
@@ -54,7 +54,7 @@ def write_scenes(root, counts):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """12 training, 3 validation and 5 test images in CamVid's layout: 5 do not divide among two processes."""
+    """12 training, 3 validation and 5 test images in CamVid's layout: 5 is not divisible by two processes."""
     return write_scenes(tmp_path_factory.mktemp("camvid"), {"train": 12, "val": 3, "test": 5})
 
 
@@ -145,12 +145,12 @@ def test_killed_and_resumed_is_the_same_to_the_bit(scenes, tmp_path):
     lines, steps = log(tmp_path / "whole"), states[1]["args"]["steps"]
     assert [round(line["alpha"], 4) for line in lines] == [0.1, 0.12, 0.14, 0.16, 0.18, 0.2]
     highest, power = states[1]["args"]["lr"], states[1]["args"]["power"]
-    expected = [highest * (1 - (epoch * steps // 6 - 1) / steps) ** power for epoch in range(1, 7)]  # of each epoch's last step
+    expected = [highest * (1 - (epoch * steps // 6 - 1) / steps) ** power for epoch in range(1, 7)]  # at each epoch's last step
     assert steps > 12 and [line["lr"] for line in lines] == pytest.approx(expected)
 
 
 def test_two_processes_count_every_image_once(scenes, trained, tmp_path):
-    """A finished run, measured again by two processes: the same figures and the same logits."""
+    """Two processes measure a finished run again, with the same metrics and logits."""
     before = json.loads((trained / "test.json").read_text())
     words = [*QUICK, "--data-path", scenes, "--output_dir", trained, "--loss", "ce", "--epochs", 10, "--warmup-steps", 3]
     words += ["--resume", "auto", "--logits", tmp_path / "two.pt"]
@@ -173,7 +173,7 @@ def test_two_processes_train_an_encoder_of_which_some_parameters_are_not_used(sc
 
 
 def test_two_processes_train_on_what_one_trains_on(monkeypatch):
-    """They take turns in each global batch, with the same seeds of augmentation; their shares are disjoint."""
+    """They alternate within each global batch, with the same augmentation seeds; their shares are disjoint."""
     order = data.SeededOrder(30, 8, 3)
     for epoch in (0, 4):
         whole, *halves = (batches_of(monkeypatch, data.distributed, order, epoch, *who) for who in ((0, 1), (0, 2), (1, 2)))
@@ -245,7 +245,7 @@ def test_rates_are_polynomial_with_a_linear_start():
 
 
 def test_recipes_are_the_published_ones():
-    """Of the configuration files that options.py names."""
+    """They are those of the configuration files that options.py names."""
     names = ("crop", "steps", "batch_size", "opt", "lr", "weight_decay", "power", "warmup_steps", "drop_path")
     found = {data: [getattr(options.RECIPES[data], name) for name in names] for data in ("cityscapes", "ade20k")}
     assert found["cityscapes"] == [[512, 512], 30_000, 16, "sgd", 0.01, 1e-4, 1.0, 0, 0.0]
@@ -295,7 +295,7 @@ def test_metrics_agree_with_torchmetrics():
 
 
 def test_a_finite_nll_of_any_size_is_summed():
-    """Of logits that float32 holds: the sum over an image may be larger than that."""
+    """The logits are within the range of float32, but the sum over an image is not."""
     logits = torch.zeros(1, 2, 100, 100)
     logits[:, 1] = 1e38
     ours = metrics.PixelMetrics(2, "cpu")
@@ -312,7 +312,7 @@ def test_windows_cover_the_image_and_agree_where_they_overlap():
         assert torch.equal(engine.sliding(wide, image, [64, 64], [32, 32]), wide(image))
         corner = engine.sliding(wide, image, [20, 20], [20, 20])
         torch.testing.assert_close(corner[..., :10, :10], wide(image)[..., :10, :10])
-        assert not torch.allclose(corner, wide(image), atol=1e-3)  # windows end where the image goes on
+        assert not torch.allclose(corner, wide(image), atol=1e-3)  # windows end inside the image
 
 
 def test_evaluation_compares_at_the_size_of_the_labels():
@@ -335,13 +335,13 @@ def test_augmentation_is_a_function_of_the_seed_and_moves_image_and_labels_alike
     for seed in range(30):
         image, labels = (x.numpy() for x in images[3, seed])
         assert image.shape == (64, 48, 3) and labels.shape == (64, 48) and set(np.unique(labels)) <= {0, 1, 2, 255}
-        for label in range(3):  # inside a region the largest channel says which it is
+        for label in range(3):  # the largest channel identifies a region
             inside = image[labels == label]
             shares.append((inside.argmax(1) == label).mean() if len(inside) else 1)
         padding = (image == [124, 116, 104]).all(2)
         assert (labels[padding] == 255).all()
         flipped += np.flatnonzero((labels == 255).all(0) & ~padding.all(0))[:1].tolist() == [0]
-    assert min(shares) > 0.8 and np.mean(shares) > 0.95 and flipped  # borders mix
+    assert min(shares) > 0.8 and np.mean(shares) > 0.95 and flipped  # colours mix at borders
     order = data.SeededOrder(12, 4, seed=5)
     epochs = []
     for order.epoch in (0, 1, 0):
@@ -399,7 +399,7 @@ def test_class_frequencies_are_those_of_the_training_pixels(scenes):
 
 
 def bad(kind, root):
-    """Spoil the files of a small data set."""
+    """Damage a small data set in one way."""
     image, labels = scene(1)
     label_file = root / "trainannot/1.png"
     if kind == "missing annotation":
@@ -512,7 +512,7 @@ def test_another_run_is_neither_resumed_nor_lost(scenes, trained, tmp_path, caps
     fewer = write_scenes(tmp_path / "fewer", {"train": 8, "val": 3, "test": 5})
     with pytest.raises(InputError, match="trained on other images than .*fewer holds now"):
         go(fewer, tmp_path / "d", "--resume", own, "--loss", "ce", "--epochs", 20)
-    go(scenes, tmp_path / "e", "--loss", "ce", "--steps", 4)  # 3 steps are an epoch
+    go(scenes, tmp_path / "e", "--loss", "ce", "--steps", 4)  # an epoch has 3 steps
     with pytest.raises(InputError, match="ended after 4 steps, within its epoch 2; resuming needs whole epochs of 3 steps"):
         go(scenes, tmp_path / "e", "--loss", "ce", "--steps", 6, "--resume", "auto")
 
@@ -550,7 +550,7 @@ def test_backbones_that_cannot_take_any_image_are_refused(name, reason):
 
 
 def test_embeddings_of_the_patches_alone_are_resampled(tmp_path):
-    """DeiT-III has no position for its class token: a grid of 4 x 4 becomes one of 8 x 8."""
+    """DeiT-III has no position embedding for its class token; here a grid of 4 x 4 is resampled to 8 x 8."""
     classifier = timm.create_model("test_vit", num_classes=10, img_size=64, no_embed_class=True)
     torch.save({"model": classifier.state_dict(), "args": {}}, tmp_path / "deit3.pth")
     model = models.create_model("upernet_test_vit", 7, [64, 64])
@@ -579,7 +579,7 @@ def test_a_transformer_starts_from_a_checkpoint_of_deit(tmp_path):
         torch.testing.assert_close(ours, theirs)
         larger = models.create_model("upernet_test_vit", 7, [96, 96]).eval()
         models.start_from(path, larger)
-        # Position embeddings of a finer grid are resampled: those of the class token stay.
+        # Position embeddings are resampled to a finer grid; that of the class token stays.
         assert torch.equal(models.backbone_of(larger).pos_embed[:, 0], classifier.pos_embed[:, 0])
         assert models.backbone_of(larger).pos_embed.shape[1] == 37
 
@@ -622,7 +622,7 @@ def test_maps_of_uncertainty(scenes, trained, tmp_path):
     truth = np.asarray(Image.open(scenes / "testannot/0.png"))
     assert np.array_equal(maps["truth"], np.where(truth == 11, 255, truth))
     assert np.array_equal(maps["errors"], (maps["prediction"] != truth) & (truth != 11))
-    logits = torch.load(trained / "logits.pt")["logits"][0].double()  # of each second row and column, from the second on
+    logits = torch.load(trained / "logits.pt")["logits"][0].double()  # of every second row and column, from the second on
     assert np.array_equal(maps["prediction"][1::2, 1::2], logits.argmax(0))
     labelled = truth[1::2, 1::2] != 11
     confidence, uncertainty = logits.softmax(0).amax(0).numpy(), maps["uncertainty"][1::2, 1::2]

@@ -35,7 +35,7 @@ def load(path):
 
 
 def refused(*words):
-    """The message of the InputError that a command ends with."""
+    """The message of the InputError with which a command ends."""
     with pytest.raises(errors.InputError) as caught:
         train(*words)
     return str(caught.value)
@@ -43,7 +43,7 @@ def refused(*words):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A CSV file of 400 rows: two numbers, one of them missing in places, a code, a text, and a target that depends on them."""
+    """A CSV file of 400 rows: a number with missing values, a text, a code, and a target that depends on the first two."""
     random = np.random.default_rng(0)
     size, colour = random.normal(50, 20, 400), random.choice(["red", "green", "blue"], 400)
     code = random.integers(1, 4, 400)
@@ -77,7 +77,7 @@ def test_digits_are_learnt_and_logged(tmp_path):
 
 
 def test_aurc_is_the_mean_over_all_orders_of_equal_confidences():
-    """Against the mean over every permutation that keeps the confidences sorted."""
+    """It equals the mean over every permutation that keeps the confidences sorted."""
     score, wrong = np.array([3.0, 1, 2, 2, 2, 1]), np.array([0.0, 1, 1, 0, 0, 0])
     risks = [
         np.mean(wrong[list(order)].cumsum() / np.arange(1, 7))
@@ -88,7 +88,7 @@ def test_aurc_is_the_mean_over_all_orders_of_equal_confidences():
 
 
 def test_ece_and_order_near_certainty():
-    """ECE against a loop over its bins; MSPs that float32 rounds to 1 are still ranked."""
+    """ECE equals a loop over its bins; MSPs that float32 rounds to 1 are still ranked."""
     logits = 3 * torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(500) % 4
     p = softmax(logits.double().numpy(), 1)
@@ -104,7 +104,7 @@ def test_ece_and_order_near_certainty():
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    """The last rows of an epoch, a partial batch, show which came last: others in another epoch and for another seed."""
+    """The rows in the last, partial batch differ between epochs and between seeds."""
     x, y = torch.arange(50.0)[:, None], torch.zeros(50, dtype=torch.long)
 
     class Last(torch.nn.Linear):
@@ -122,7 +122,7 @@ def test_every_epoch_has_an_order_of_its_own():
 
 
 def test_the_encoding_knows_only_training_rows(table):
-    """Against an encoder fitted by hand on the training rows; the split is stratified and follows the seed."""
+    """It equals an encoder fitted by hand on the training rows; the split is stratified and depends on the seed."""
     whole = data.read_csv(table, "bought", categorical=("code",))
     x, y, x_test, y_test, names = data.split_and_encode(whole, 0.25, seed=3)
     assert len(x) == 100 and len(x_test) == 300 and abs(y.float().mean() - y_test.float().mean()) < 0.02
@@ -187,7 +187,7 @@ def test_codes_with_underscores_are_text(tmp_path):
 
 
 def test_losses_share_the_start_and_the_order(tmp_path):
-    """alpha 0 is cross-entropy, to the bit but for the way it is computed; another seed differs."""
+    """alpha 0 is cross-entropy, up to the rounding of another computation; another seed gives other weights."""
     for name, words in {"ce": ["--loss", "ce"], "ls": ["--loss", "ls", "--alpha", 0], "b": ["--loss", "ce", "--seed", 1]}.items():
         train("--epochs", 2, "--output_dir", tmp_path / name, *words)
     ce, ls, other = (load(tmp_path / name / "checkpoint.pth")["model"]["0.weight"] for name in ("ce", "ls", "b"))
@@ -227,10 +227,10 @@ def test_seeds_are_summarised(table, tmp_path, capsys):
         assert "another process is training there" in refused(*words, "--seeds", 1, "--seed", 30, "--overwrite")
         other.kill()
     assert (tmp_path / "r/summary.json").read_text() == text
-    with pytest.raises(errors.InputError):  # of the runs to be replaced none is left for --resume auto, of the others all are
+    with pytest.raises(errors.InputError):  # --resume auto finds none of the runs to be replaced and all of the others
         train(*words, "--seeds", 2, "--seed", 7, "--overwrite", "--lr", 1e20)
     assert [seed for seed in range(5, 9) if (tmp_path / f"r/seed{seed}/checkpoint.pth").exists()] == [5, 6]
-    with pytest.raises(errors.InputError):  # a rate that ends in NaN: no summary is better than that of other runs
+    with pytest.raises(errors.InputError):  # the run ends in NaN: no summary is better than one of other runs
         train(*words, "--seeds", 1, "--seed", 20, "--overwrite", "--lr", 1e20)
     assert not (tmp_path / "r/summary.json").exists()
 
@@ -243,7 +243,7 @@ def test_columns_may_be_named_like_the_values_of_others(tmp_path):
 
 
 def test_kill_and_resume_is_the_same_to_the_bit(tmp_path):
-    """SIGKILL in the middle of the run, then --resume auto, against a run that nobody disturbed."""
+    """SIGKILL in the middle of the run, then --resume auto, gives the same as an uninterrupted run."""
     words = ["--loss", "ols", "--epochs", "60", "--batch-size", "32", "--output_dir"]
     train(*words, tmp_path / "whole", "--logits", tmp_path / "whole.pt")
     kill_after(4, tmp_path / "killed", MAIN, *words, tmp_path / "killed")
@@ -263,7 +263,7 @@ def test_kill_and_resume_is_the_same_to_the_bit(tmp_path):
 
 
 def test_a_prior_of_frequencies(table, tmp_path):
-    """Label smoothing towards the training frequencies differs from the uniform one by what the formula says."""
+    """Label smoothing towards the training frequencies equals its formula."""
     y = torch.tensor([0] * 30 + [1] * 10)
     args = main.get_parser().parse_args(["--loss", "ls", "--alpha", "0.2", "--prior", "frequency"])
     criterion = main.build_criterion(args, y, 2)
@@ -276,7 +276,7 @@ def test_a_prior_of_frequencies(table, tmp_path):
 
 
 def test_a_mistake_is_one_line(table, tmp_path):
-    """As a process: the exit status, one line on stderr, no traceback."""
+    """As a process it exits with an error status, one line on stderr and no traceback."""
     result = run(MAIN, "--data", table, "--target", "buoght", "--output_dir", tmp_path / "r")
     complains(result, "--target buoght", "nearest name is 'bought'")
     for words, message in (
@@ -329,7 +329,7 @@ def test_bad_files(tmp_path):
 
 
 def test_odd_tables_are_read_and_said(tmp_path, capsys):
-    """A column that repeats the target, one without values, and rows without a target: trained on, with a warning each."""
+    """A column that repeats the target, one without values, and rows without a target give a warning each; training goes on."""
     rows = [f"{i % 5},{'NY'[i % 2]},{i % 2},," for i in range(40)] + ["3,N,?,,"]
     (tmp_path / "t.csv").write_text("x,again,y,empty,also\n" + "\n".join(rows) + "\n")
     train("--data", tmp_path / "t.csv", "--target", "y", "--epochs", 1, "--output_dir", tmp_path / "r", "--batch-size", 8)

@@ -30,7 +30,7 @@ def train(*words):
 
 
 def refused(*words):
-    """The message of the InputError that a command ends with."""
+    """The message of the InputError with which a command ends."""
     with pytest.raises(errors.InputError) as caught:
         train(*words)
     return str(caught.value)
@@ -48,7 +48,7 @@ def write(folder, files):
 
 
 def sentence(label, rng):
-    """8 to 30 neutral words with a few that tell the label."""
+    """8 to 30 neutral words, up to three of which are replaced by words that reveal the label."""
     words = [rng.choice("the film was a story of people and some music".split()) for _ in range(rng.randint(8, 30))]
     for _ in range(3):
         words[rng.randrange(len(words))] = rng.choice([["awful", "boring"], ["great", "lovely"]][label])
@@ -57,7 +57,7 @@ def sentence(label, rng):
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory):
-    """300 training and 100 test texts of two classes, and an unsup/ folder as IMDB has it."""
+    """300 training and 100 test texts of two classes, and an unsup/ folder as in IMDB."""
     rng = random.Random(0)
     files = {f"train/unsup/{i}.txt": "nothing known" for i in range(3)}
     for split, count in (("train", 150), ("test", 50)):
@@ -67,7 +67,7 @@ def reviews(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prose(tmp_path_factory):
-    """A text whose every word but one follows from the word before: one of four sentences is drawn at each full stop."""
+    """A text in which each word follows from the one before, except after a full stop, where one of four sentences is drawn."""
     rng = random.Random(0)
     choices = ["one cat sat down", "two dogs ran away", "three birds sang songs", "four fish swam on"]
     path = tmp_path_factory.mktemp("prose") / "prose.txt"
@@ -117,11 +117,11 @@ def test_every_text_once_per_epoch_in_batches_by_length():
     batches = engine.training_order(lengths, 32, seed=1, epoch=2)
     assert torch.cat(batches).sort().values.equal(torch.arange(5000)) and {len(b) for b in batches} <= {32, 5000 % 32}
     padded = sum(len(b) * int(lengths[b].max()) for b in batches)
-    assert padded < 1.05 * lengths.sum()  # in random batches: about 1.95
+    assert padded < 1.05 * lengths.sum()  # random batches give about 1.95
     again, other = (engine.training_order(lengths, 32, 1, epoch) for epoch in (2, 3))
     assert all(a.equal(b) for a, b in zip(batches, again, strict=True))
     company = [{frozenset(batch.tolist()) for batch in epoch} for epoch in (batches, other)]
-    assert len(company[0] & company[1]) < 0.1 * len(batches)  # in another epoch a text shares its batch with others
+    assert len(company[0] & company[1]) < 0.1 * len(batches)  # in another epoch a text shares its batch with other texts
 
 
 # ------------------------------------------------------------------------------------------------- padding
@@ -129,7 +129,7 @@ def test_every_text_once_per_epoch_in_batches_by_length():
 
 @pytest.fixture
 def batch():
-    """Four texts of lengths 7, 1, 4, 7 with padding, and the same texts alone."""
+    """Four texts of lengths 7, 1, 4, 7 with padding, and each of them by itself without."""
     lengths = torch.tensor([7, 1, 4, 7])
     tokens = torch.randint(3, 30, (4, 9), generator=torch.Generator().manual_seed(0)).int()
     tokens[~models.real_tokens(lengths, 9)] = data.PAD
@@ -138,7 +138,7 @@ def batch():
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_padding_changes_nothing(name, batch):
-    """Against each text by itself, without padding (float32 sums in another order: 1e-5), and with other words as padding."""
+    """The outputs equal those of each text without padding (to 1e-5: float32 sums) and those with other words as padding."""
     tokens, lengths, alone = batch
     torch.manual_seed(0)
     model = models.MODELS[name](30, 5, 12, 8).eval()
@@ -152,7 +152,7 @@ def test_padding_changes_nothing(name, batch):
 
 
 def test_the_classifier_reads_what_packed_sequences_read(batch):
-    """Against the hidden state that PyTorch's own packed sequences end with."""
+    """It reads the final hidden state of PyTorch's own packed sequences."""
     tokens, lengths, _ = batch
     torch.manual_seed(0)
     model = models.Classifier(30, 2, 12, 8).eval()
@@ -162,7 +162,7 @@ def test_the_classifier_reads_what_packed_sequences_read(batch):
 
 @pytest.mark.parametrize("loss", maxsup_loss.LOSS_NAMES)
 def test_no_loss_counts_padding(loss, batch):
-    """A language model's loss over a padded batch against the loss over its texts without padding, gradients too."""
+    """A language model's loss on a padded batch, and its gradients, equal those on the same texts without padding."""
     tokens, lengths, alone = batch
     torch.manual_seed(0)
     model, criterion = models.LanguageModel(30, 30, 12, 8), maxsup_loss.make_loss(loss, 30)
@@ -187,7 +187,7 @@ def test_no_loss_counts_padding(loss, batch):
 
 
 def test_reviews_are_learnt_and_logged(reviews, tmp_path):
-    """Chance is 50 %; the logits file is in the order of the files and gives the logged figures by scikit-learn."""
+    """Chance is 50 %; the logits file follows the order of the files, and scikit-learn gets the logged metrics from it."""
     words = ["--data-path", reviews, "--lr", 0.02, "--epochs", 6, "--eval-every", 4, "--batch-size", 16, "--amp", "bf16"]
     train(
         *words, "--loss", "ls", "--alpha", 0.1, "--alpha-end", 0.2, "--output_dir", tmp_path / "r", "--logits", tmp_path / "l.pt"
@@ -196,7 +196,7 @@ def test_reviews_are_learnt_and_logged(reviews, tmp_path):
     assert [("val_top1" in line, "train_top1" in line) for line in lines] == [(i in (3, 5), i == 5) for i in range(6)]
     assert lines[-1]["val_top1"] > 85 and lines[-1]["train_top1"] > 85
     assert [line["alpha"] for line in lines] == pytest.approx(np.linspace(0.1, 0.2, 6))
-    assert lines[-1]["seconds"] > sum(line["train_seconds"] for line in lines)  # those of the whole run
+    assert lines[-1]["seconds"] > sum(line["train_seconds"] for line in lines)  # of the whole run
     assert found["labels"].tolist() == [0] * 50 + [1] * 50 and found["classes"] == ["neg", "pos"]
     assert found["logits"].shape == (100, 2) and found["logits"].dtype == torch.float32
     p = softmax(found["logits"].double().numpy(), 1)
@@ -204,7 +204,7 @@ def test_reviews_are_learnt_and_logged(reviews, tmp_path):
     assert lines[-1]["val_top1"] == pytest.approx(100 * np.mean(p.argmax(1) == found["labels"].numpy()), abs=1e-9)
     facts = {"model": "lstm", "library": "text", "num_classes": 2, "input_size": 256, "embedding_size": 16, "loss": "ls"}
     assert {key: state["args"][key] for key in facts} == facts and state["args"]["words"] == len(state["vocabulary"])
-    model = models.Classifier(len(state["vocabulary"]), 2, 16, 16)  # the checkpoint says all that this takes
+    model = models.Classifier(len(state["vocabulary"]), 2, 16, 16)  # the checkpoint states all these numbers
     model.load_state_dict(state["model"])
     texts = data.open_reviews(reviews, 256, 20_000)
     assert texts.words == state["vocabulary"]
@@ -213,7 +213,7 @@ def test_reviews_are_learnt_and_logged(reviews, tmp_path):
 
 
 def test_a_cpu_without_bfloat16_trains_in_float32(reviews, tmp_path, monkeypatch, capsys):
-    """PyTorch has no LSTM in bfloat16 for it."""
+    """PyTorch has no bfloat16 LSTM for such a CPU."""
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
     monkeypatch.setattr(text.load("options"), "CPU_INFO", tmp_path / "cpuinfo")
     train("--data-path", reviews, "--epochs", 1, "--amp", "bf16", "--output_dir", tmp_path / "r")
@@ -223,7 +223,7 @@ def test_a_cpu_without_bfloat16_trains_in_float32(reviews, tmp_path, monkeypatch
 
 
 def test_a_language_model_learns_the_text(prose, tmp_path):
-    """One word in five is a free choice among four, so the least perplexity is 4 ** (1 / 5) = 1.32."""
+    """One word in five is a free choice among four, so the lowest possible perplexity is 4 ** (1 / 5) = 1.32."""
     words = ["--data", "text", "--data-path", prose, "--lr", 0.02, "--epochs", 6, "--max-tokens", 32, "--batch-size", 8]
     train(*words, "--loss", "ce", "--output_dir", tmp_path / "r", "--logits", tmp_path / "l.pt")
     last, found = log(tmp_path / "r")[-1], load(tmp_path / "l.pt")
@@ -253,7 +253,7 @@ def test_a_classifier_keeps_all_its_logits(reviews, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model", models.MODELS)
 def test_kill_and_resume_is_the_same_to_the_bit(model, reviews, prose, tmp_path):
-    """SIGKILL in the middle of the run, then --resume auto, against a run that nobody disturbed."""
+    """SIGKILL in the middle of the run, then --resume auto, gives the same as an uninterrupted run."""
     source = ["--data-path", reviews] if model == "lstm" else ["--data", "text", "--data-path", prose, "--max-tokens", 32]
     words = [*source, "--loss", "ols", "--epochs", 30, "--eval-every", 30, "--batch-size", 32]
     words += ["--embedding-size", 8, "--hidden-size", 8]
@@ -303,7 +303,7 @@ def test_embeddings_are_read(reviews, tmp_path, capsys):
     )
     assert "2 of " in capsys.readouterr().out
     words = ["--data-path", reviews, "--embedding-size", 3, "--epochs", 2, "--output_dir", tmp_path, "--resume", "auto"]
-    train(*words, "--embeddings", tmp_path / "other.txt")  # of a run that has begun, they are what they are
+    train(*words, "--embeddings", tmp_path / "other.txt")  # a run that has begun keeps its embeddings
     assert "note: --embeddings has no effect" in capsys.readouterr().out
     assert load(tmp_path / "checkpoint.pth")["args"]["embeddings"] == str(tmp_path / "glove.txt")
 
@@ -312,7 +312,7 @@ def test_embeddings_are_read(reviews, tmp_path, capsys):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    """As a process: the exit status, one line on stderr, no traceback."""
+    """As a process it exits with an error status, one line on stderr and no traceback."""
     complains(run(MAIN, "--data-path", tmp_path / "aclImdb"), "aclImdb: no such file or folder")
     complains(run(MAIN, "--lost", "ce"), "--lost: no such option; the nearest is --loss")
 
@@ -420,7 +420,7 @@ def test_a_run_is_not_lost_and_not_mixed_up(reviews, tmp_path):
 
 
 def test_an_archive_of_reviews_is_read_to_its_checksum(tmp_path):
-    """A changed byte of a review that the compression stored as it is. The good archive lacks reviews, which is said."""
+    """A flipped bit in a review that gzip stored uncompressed is noticed. The good archive lacks reviews, which is reported."""
     file = tmp_path / "pos.txt"
     file.write_bytes(os.urandom(2000))  # what does not compress is stored
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:

@@ -1,4 +1,4 @@
-"""viz/: the seed's two commands on a real checkpoint, and the metrics against brute force, scikit-learn and torchmetrics."""
+"""viz/: the original's two commands on a real checkpoint; the metrics against brute force, scikit-learn and torchmetrics."""
 
 import importlib
 import itertools
@@ -53,7 +53,7 @@ def sample():
 
 @pytest.fixture
 def refused(monkeypatch):
-    """Run a script's main in this process and see that it names the mistake in one line."""
+    """Run a script's main in this process and check that it names the mistake in one line."""
 
     def call(script, match, *words):
         monkeypatch.setattr(sys, "argv", [script, *[str(word) for word in words]])
@@ -65,7 +65,7 @@ def refused(monkeypatch):
 
 
 def test_the_seeds_two_commands(checkpoint, parity, tmp_path):
-    """The logits equal a forward pass written here; the log's accuracy is theirs; every figure is a readable picture."""
+    """The logits equal those of the features by hand; the log's metrics are theirs; every figure is a readable image."""
     output = tmp_path / "logits_labels.pt"
     result = run(LOGITS, "--checkpoint", checkpoint, "--output", output, "--features", "--num-workers", 0)
     assert result.returncode == 0, result.stderr
@@ -129,7 +129,7 @@ def test_aurc_against_all_orders_of_tied_samples():
 
 def test_feature_variation_against_all_pairs():
     generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([0] * 9 + [2] * 5 + [5] * 12)  # unequal classes, and names with gaps
+    labels = torch.tensor([0] * 9 + [2] * 5 + [5] * 12)  # classes of unequal size, and labels with gaps
     features = torch.randn(26, 6, generator=generator) + 2 * torch.randn(6, 6, generator=generator)[labels]
     unit = features.double() / features.double().norm(dim=1, keepdim=True)
     distance = 1 - unit @ unit.T
@@ -142,7 +142,7 @@ def test_feature_variation_against_all_pairs():
     for rows, which in zip(features.split(7), labels.split(7), strict=True):
         passing.add(rows, which)
     assert passing.variation() == pytest.approx(expected, abs=1e-9)
-    assert feature_variation(100 * features, labels) == pytest.approx(expected, abs=1e-6)  # rounded to float32 anew
+    assert feature_variation(100 * features, labels) == pytest.approx(expected, abs=1e-6)  # rounded to float32 again
     collapsed = torch.eye(3)[torch.tensor([0, 0, 1, 2, 2])]
     found = feature_variation(collapsed, torch.tensor([0, 0, 1, 2, 2]))
     assert found["d_within"] == pytest.approx(0) and found["r2"] == pytest.approx(1)
@@ -159,11 +159,11 @@ def test_near_zero_and_confidence_by_hand():
 
 
 def test_the_parts_of_label_smoothings_term_by_brute_force(sample):
-    """Sample by sample and class by class as the MaxSup paper writes them; together they are alpha (z_t - mean z)."""
+    """They are computed per sample and class as in the MaxSup paper; alpha times their sum is alpha (z_t - mean z)."""
     logits, labels = sample
     rows = samples(logits, labels, 0.01)
     z = logits.double()
-    assert torch.equal(samples(z, labels, 0.01).top, rows.top) and torch.equal(z, logits.double())  # float64 is left alone too
+    assert torch.equal(samples(z, labels, 0.01).top, rows.top) and torch.equal(z, logits.double())  # float64 is not changed
     for i in (0, 7, 123):
         target = z[i, labels[i]].item()
         below = sum(target - value for value in z[i].tolist() if value < target) / 7
@@ -277,7 +277,7 @@ def test_logits_says_what_is_wrong(checkpoint, parity, tmp_path, refused):
 
 
 def test_commands_say_what_they_do_without_heavy_packages():
-    """--help needs the options alone, which come before all that takes seconds to import."""
+    """--help needs only the options, which are defined before the slow imports."""
     names = ", ".join(sorted(path.stem for path in (ROOT / "viz").glob("*.py")))
     heavy = "{'torch', 'numpy', 'matplotlib', 'timm', 'scipy', 'sklearn', 'PIL', 'huggingface_hub'}"
     code = f"import sys; sys.path.insert(0, 'viz'); import {names}; print({heavy} & sys.modules.keys())"

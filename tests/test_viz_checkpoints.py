@@ -1,4 +1,4 @@
-"""viz/: checkpoints of all kinds are read, recognised by their weights, and refused where they would run code or fit nothing."""
+"""viz/: checkpoints of all kinds are read, recognised by their weights, and refused if they would run code or fit no model."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ recognise = viz.load("checkpoints.recognise").recognise
 
 @pytest.fixture(scope="module")
 def small():
-    """A torchvision ResNet-18 of 5 classes with weights that say something, and its logits of two images of 64 px."""
+    """The random weights of a torchvision ResNet-18 with 5 classes, two images of 64 px, and their logits."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=5).eval()
     images = torch.randn(2, 3, 64, 64)
@@ -57,7 +57,7 @@ def test_every_wrapping_gives_the_same_model(small, wrap, tmp_path, request):
     assert checkpoint.facts["num_classes"] == 5
     with torch.inference_mode():
         found = build_model(checkpoint)(images)
-    # Half precision keeps 11 bits of each weight: through 18 layers a few thousandths of the logits' size.
+    # Half precision keeps 11 bits of each weight: after 18 layers the error is a few thousandths of the logits.
     torch.testing.assert_close(found, logits, **({"rtol": 0, "atol": 2e-2} if "half" in request.node.name else {}))
     if "lightning" in request.node.name:
         assert any("1 tensors do not belong to the model and are ignored (criterion.matrix)" in note for note in checkpoint.notes)
@@ -87,14 +87,14 @@ def test_safetensors_and_the_moving_average(small, tmp_path):
 
 @pytest.mark.parametrize(("size", "crop_ratio"), [(None, 0.875), (65, 0.875), (64, 1.0), (32, 1.0)])
 def test_small_images_are_shown_whole(small, tmp_path, size, crop_ratio):
-    """Whichever size the model is made for: it is that of the images that counts."""
+    """The size of the images decides, not the size for which the model was made."""
     saved(small[0], tmp_path / "c.pth")
     assert load_checkpoint(tmp_path / "c.pth", input_size=size, model="resnet18").facts["crop_ratio"] == crop_ratio
     assert load_checkpoint(tmp_path / "c.pth", input_size=size, crop_ratio=0.9, model="resnet18").facts["crop_ratio"] == 0.9
 
 
 def test_architectures_are_recognised():
-    """By keys and shapes alone, with other classes, sizes and variants; all that fit are told."""
+    """They are recognised only by keys and shapes, with other classes, sizes and variants; all that fit are listed."""
     cases = {
         ("cifar", "resnet20"): (10, None, {"width": 24}),
         ("torchvision", "resnet50"): (7, None, {"blurpool": True}),
@@ -124,14 +124,14 @@ def test_architectures_are_recognised():
     ],
 )
 def test_sizes_and_distillation_tokens_are_told_from_the_weights(name, size, others):
-    """Two classifiers and two tokens of a distilled DeiT; of models that differ in their size alone, the one of this size."""
+    """A distilled DeiT has two classifiers and tokens; of models that differ only in size, the one with this size is chosen."""
     weights = architectures.create("timm", name, 10, size).state_dict()
     facts, *_ = recognise(weights, [("timm", other) for other in [*others, name]])
     assert facts == {"library": "timm", "model": name, "num_classes": 10, "input_size": size}
 
 
 def test_deit_says_its_model(tmp_path):
-    """An old DeiT checkpoint: its options are an argparse.Namespace, the one type beside plain ones that is let in."""
+    """An old DeiT checkpoint has its options in an argparse.Namespace, the only accepted type that is not a plain one."""
     weights = architectures.create("timm", "deit_tiny_patch16_224", 10).state_dict()
     options = argparse.Namespace(model="deit_tiny_patch16_224", input_size=224, lr=1e-3)
     path = saved({"model": weights, "args": options, "epoch": 299}, tmp_path / "deit.pth")
@@ -141,7 +141,7 @@ def test_deit_says_its_model(tmp_path):
 
 
 def test_numpys_scalars_and_paths_beside_weights_are_not_read(small, tmp_path):
-    """A best accuracy and an output folder keep nobody from the weights. What is built from their bytes is an empty object."""
+    """A best accuracy and an output folder do not prevent loading the weights; each is replaced by an empty object."""
     others = {"best_acc1": np.float64(93.2), "epoch": np.int64(3), "args": argparse.Namespace(output=tmp_path, lr=np.float32(1))}
     checkpoint = load_checkpoint(saved({"model": small[0], **others}, tmp_path / "others.pth"), model="resnet18")
     assert all(torch.equal(checkpoint.weights[key], small[0][key]) for key in small[0])
@@ -159,7 +159,7 @@ class Harmful:
 
 
 def test_nothing_in_a_file_is_run(small, tmp_path):
-    """Not beside weights, not inside the Namespace that is let in, not as a method of it."""
+    """No code runs if it is next to weights, in the Namespace that is accepted, or the whole file."""
     marker = tmp_path / "ran"
     for number, harm in enumerate(
         [
@@ -176,7 +176,7 @@ def test_nothing_in_a_file_is_run(small, tmp_path):
 
 
 def test_ffcv_imagenets_runs_say_what_they_are(tmp_path):
-    """params.json beside final_weights.pt; BlurPool's wrapper is the blur and then the convolution."""
+    """params.json lies next to final_weights.pt; BlurPool's wrapper applies the blur and then the convolution."""
     torch.manual_seed(1)
     model = architectures.create("torchvision", "resnet18", 6, blurpool=True)
     saved({f"module.{key}": value for key, value in model.state_dict().items()}, tmp_path / "final_weights.pt")
@@ -240,12 +240,12 @@ def test_features_are_what_the_classifier_reads():
             logits, features = architectures.logits_and_features(model, torch.randn(2, 3, size, size))
         head = architectures.classifier(model)
         assert features.shape == (2, head.weight.shape[1])
-        if name != "squeezenet1_1":  # whose classifier is followed by more
+        if name != "squeezenet1_1":  # its classifier is followed by other layers
             torch.testing.assert_close(logits, features @ head.weight.detach().T + head.bias.detach())
 
 
 def test_classifiers_that_are_blocks():
-    """timm's LeViT normalises before the layer, RepViT has two heads in one block; CrossViT has two models' side by side."""
+    """timm's LeViT normalises before the layer, RepViT has two heads in one block; CrossViT, with two heads, is refused."""
     for name in ("levit_128s", "repvit_m0_9"):
         model = architectures.create("timm", name, 5).eval()
         with torch.inference_mode():
@@ -295,7 +295,7 @@ def test_what_fits_nothing_is_told(small, tmp_path):
 
 
 def test_a_trainers_facts_are_checked(small, tmp_path):
-    """A checkpoint that says what it is, but nonsense, gets a line and not a wrong number."""
+    """A checkpoint that states impossible facts ends in one line, not in a wrong number."""
     args = dict(model="resnet18", library="torchvision", num_classes=5, input_size=64, crop_ratio=1.0, interpolation="bilinear")
     args |= dict(mean=[0.5] * 3, std=[0.5] * 3, data_path=None)
     for match, change in {

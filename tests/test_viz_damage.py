@@ -1,4 +1,4 @@
-"""viz/ on a full disk, in other locales, at odd paths, and with files and options that nobody should have made."""
+"""viz/ on a full disk, in other locales, at odd paths, and with invalid files and options."""
 
 import contextlib
 import json
@@ -67,7 +67,7 @@ def images(tmp_path_factory):
 
 @contextlib.contextmanager
 def largest_file(size):
-    """A disk on which no file grows beyond so many bytes."""
+    """While this is active, no file can grow beyond `size` bytes, as on a full disk."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(case, tmp_path,
 
 
 def test_a_full_disk_ends_the_extraction_with_one_line(tmp_path, weights, images):
-    """As a process of its own; the file that stood there stays."""
+    """It runs as a process of its own; the file that was there stays."""
     out = tmp_path / "logits.pt"
     out.write_text("mine")
     words = ["--checkpoint", checkpoint_of(tmp_path, weights), "--data-path", images, "--output", out, "--overwrite"]
@@ -133,7 +133,7 @@ def test_a_full_disk_for_what_is_printed_is_one_line():
 
 # ------------------------------------------------------------------------------------------------ locales and odd paths
 
-ODD = os.fsdecode(b"odd \n'\" \xe9 \xc3\xa9")  # 0xe9 is no UTF-8, and the last is
+ODD = os.fsdecode(b"odd \n'\" \xe9 \xc3\xa9")  # 0xe9 is not UTF-8, but the last two bytes are
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -145,7 +145,7 @@ def ascii_run(name, *words):
 
 
 def test_any_path_works_in_any_locale(tmp_path, weights, images):
-    """Images, a checkpoint, logits files and outputs whose paths hold a line break, quotes and bytes that are no characters."""
+    """The paths of images, checkpoint, logits file and outputs contain a line break, quotes and bytes that are not characters."""
     folder = tmp_path / ODD
     folder.mkdir()
     os.symlink(images, folder / "images")
@@ -190,11 +190,11 @@ def test_a_file_without_checksums_is_used_with_a_warning(tmp_path, weights, caps
         capsys.readouterr().err
         == f"warning: {tmp_path}/c.pth: a file of its format has no checksums, so damage cannot be noticed\n"
     )
-    assert not viz.load("report_page.inputs").is_logits(tmp_path / "c.pth")  # a first look, which doubts nothing
+    assert not viz.load("report_page.inputs").is_logits(tmp_path / "c.pth")  # a first look, which gives no warning
     assert not capsys.readouterr().err
 
 
-HUGE, DEEP = 10**500, []  # what torch.save can write
+HUGE, DEEP = 10**500, []  # values that torch.save can write
 for _ in range(300):
     DEEP = [DEEP]
 HOSTILE_FACTS = {
@@ -389,7 +389,7 @@ def test_an_earlier_file_that_is_not_measures_is_kept(tmp_path, monkeypatch):
 
 
 def test_pictures_of_16_bits_are_scaled_and_of_unknown_range_refused(tmp_path, weights, monkeypatch):
-    """By an image folder and by Grad-CAM: one logits row for a picture of 8 bits and the same picture of 16."""
+    """An image of 8 bits and the same one of 16 give equal logits. The extraction and Grad-CAM refuse other pixel types."""
     extract = viz.load("logits").extract
     grey = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     for name, pixels in {
@@ -423,7 +423,7 @@ def test_a_damaged_picture_of_an_odd_name_is_one_line_from_a_loading_process(tmp
 
 
 def test_pipes_and_circles_of_links_in_a_folder_are_one_line(tmp_path, weights):
-    """Neither is waited for."""
+    """The command does not wait for either."""
     for name in "abc":
         (tmp_path / "val" / name).mkdir(parents=True)
         os.mkfifo(tmp_path / "val" / name / "1.png")

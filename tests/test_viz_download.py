@@ -1,4 +1,4 @@
-"""viz/download.py against a stand-in for the Hugging Face hub and for GitHub on this machine: what they answer, in small."""
+"""viz/download.py with a local stand-in for the Hugging Face hub and GitHub, which gives small versions of their answers."""
 
 import hashlib
 import http.server
@@ -87,7 +87,7 @@ def test_the_hubs_checkpoints(server, tmp_path, monkeypatch, capsys):
     assert "0.2926 / 0.2998" in said and "last.ckpt" in said
     server.asked.clear()
     call(monkeypatch, "resnet50", "--output", tmp_path, "--files", "ls*")
-    assert not any(command == "GET" and "resolve" in path for command, path, _ in server.asked)  # they are there
+    assert not any(command == "GET" and "resolve" in path for command, path, _ in server.asked)  # the files exist
 
 
 def test_githubs_release_resumes(server, tmp_path, monkeypatch):
@@ -133,7 +133,7 @@ def test_the_list_needs_no_network(monkeypatch, capsys):
 
 
 def test_a_host_that_lies_is_told_in_one_line_and_leaves_no_file(server, tmp_path, monkeypatch):
-    """Lengths, checksums, redirects, names and lists that are wrong."""
+    """It gives wrong lengths, checksums, redirects, names and release lists."""
 
     def refused(match, name="deit-small", **lies):
         true = {key: getattr(server, key) for key in lies}
@@ -151,7 +151,7 @@ def test_a_host_that_lies_is_told_in_one_line_and_leaves_no_file(server, tmp_pat
     (tmp_path / "deit-small/deit_maxsup.pth.part").unlink()
     refused("came with the SHA-256 .* its host states 000", digest="0" * 64)
     refused("came with the SHA-256 .* its host states 000", "resnet50", digest="0" * 64)
-    refused("not fetched .*redirect", elsewhere="{here}/files/again")  # to itself
+    refused("not fetched .*redirect", elsewhere="{here}/files/again")  # redirects to itself
     refused("not fetched .*file:", elsewhere="file:///etc/hostname")
     for name in ("../x.pth", "a/../../x.pth", "/x.pth", "a\\x.pth", "x\ny.pth", "./x.pth"):
         refused("is not a valid file name", names=[name])

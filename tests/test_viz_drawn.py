@@ -1,4 +1,4 @@
-"""What viz/'s figures draw, against numbers worked out here: which value stands where, in which style, under which name."""
+"""What viz/'s figures draw, compared with numbers computed here: which value is where, in which style, under which name."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,14 +48,14 @@ def test_risk_is_drawn_against_coverage_solid_by_msp_and_dashed_by_normalised_lo
     drawn = {line.get_linestyle(): line.get_xydata() for line in axis.lines if len(line.get_xydata())}
     for style, score in scores.items():
         risk = wrong[score.argsort(descending=True)].cumsum(0) / torch.arange(1, 301)
-        for count in (15, 150, 300):  # coverages that are drawn: 5, 50 and 100 %
+        for count in (15, 150, 300):  # drawn coverages of 5, 50 and 100 %
             (row,) = np.flatnonzero(np.isclose(drawn[style][:, 0], 100 * count / 300))
             assert drawn[style][row, 1] == pytest.approx(100 * risk[count - 1].item())
     assert [line.get_label() for line in axis.lines if line.get_label()[0] != "_"] == ["a", "MSP", "normalised logits"]
 
 
 def test_the_largest_logit_of_right_and_of_wrong_predictions(axis):
-    """In every bin 20 right predictions with max logits 4 and 6, and 20 wrong ones with 1 and 2."""
+    """Every bin has 20 right predictions with max logits 4 and 6, and 20 wrong ones with 1 and 2."""
     bins = (rankings.ODDS[1] - rankings.ODDS[0]) * rankings.ODDS_PER_TEN
     given = np.array([[[20, 100, 10 * (16 + 36)]] * bins, [[20, 30, 10 * (1 + 4)]] * bins], float)
     max_logit._panel("a", given, (-1, 5))(axis)
@@ -68,7 +68,7 @@ def test_the_largest_logit_of_right_and_of_wrong_predictions(axis):
 
 
 def test_bars_of_reliability_are_what_is_right_and_the_gap_to_what_was_said(axis):
-    """Of 50 predictions with a confidence of 0.9 on average 30 are right."""
+    """Of 50 predictions with a mean confidence of 0.9, 30 are right."""
     bins = np.zeros((reliability.BINS, 3))
     bins[13] = 50, 45, 30
     reliability._panel(bins, "a")(axis)
@@ -77,7 +77,7 @@ def test_bars_of_reliability_are_what_is_right_and_the_gap_to_what_was_said(axis
     assert gap.get_y() == pytest.approx(0.6) and gap.get_height() == pytest.approx(0.3)
     assert [container.get_label() for container in axis.containers] == ["share that is right", "gap to the confidence"]
     (interval,) = axis.collections[0].get_segments()
-    assert interval[:, 1] == pytest.approx((0.4618, 0.7239), abs=1e-4)  # Wilson's, by hand
+    assert interval[:, 1] == pytest.approx((0.4618, 0.7239), abs=1e-4)  # Wilson's interval, by hand
 
 
 def models(logits, labels, low=-12.0, high=12.0):
@@ -101,12 +101,12 @@ def test_dots_of_near_zero_logits(axis, outputs):
     (dots,) = axis.collections
     x, y = dots.get_offsets().T
     np.testing.assert_allclose(y, logits.double().softmax(1).amax(1), atol=1e-6)
-    beside = x - 100 * (logits.abs() < 0.5).double().mean(1).numpy()  # a multiple of 25 %: each dot lies at its own
+    beside = x - 100 * (logits.abs() < 0.5).double().mean(1).numpy()  # each dot lies near its own multiple of 25 %
     assert 5 < np.abs(beside).max() <= 0.3 * 25 and abs(beside.mean()) < 1
 
 
 def test_the_density_stands_where_the_logits_lie(axis):
-    """All logits between 3 and 3.12, one bin of 200."""
+    """All logits lie between 3 and 3.12, in one of 200 bins."""
     logits = torch.full((50, 4), 3.05)
     logit_panels.logit_density(axis, models(logits, torch.zeros(50, dtype=torch.long)), "a")
     vertices = axis.collections[0].get_paths()[0].vertices

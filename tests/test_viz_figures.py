@@ -1,4 +1,4 @@
-"""viz/: Table 1 and Figure 1, linear transfer, Grad-CAM, against brute force and other implementations."""
+"""viz/: Table 1 and Figure 1, linear transfer and Grad-CAM, against brute force and other implementations."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ feature_variation = variation.feature_variation
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two CIFAR ResNets on the digits with fresh weights, in the trainers' form."""
+    """Checkpoints of two CIFAR ResNets for the digits, with random weights, in the trainers' format."""
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
@@ -60,9 +60,9 @@ def call(script, monkeypatch, *words):
 
 
 def test_table_1_and_figure_1(models, tmp_path, monkeypatch):
-    """The command's numbers are those of features held in memory, and the picture has both splits of both models."""
+    """The command's numbers are those of features held in memory, and the figure has both splits of both models."""
     paths = [models / "one.pth", tmp_path / "two.pth"]
-    rows = torch.arange(0, 1400, 3)  # of the training images, with labels of their own
+    rows = torch.arange(0, 1400, 3)  # the training images used, with labels of their own
     labels = (torch.arange(len(rows)) + 5) % 10
     state = torch.load(models / "two.pth", weights_only=True)
     torch.save(state | {"training_rows": rows, "training_labels": labels}, paths[1])
@@ -98,8 +98,7 @@ features.main()
 
 
 def test_processes_share_what_is_drawn(models, tmp_path):
-    """All points of the last classes, which the first process of three meets none of in an image folder; and more processes
-    than images."""
+    """Three processes draw the same points as one: all points of the last classes, of which the first process reads none."""
     for split, count in (("train", 4), ("val", 2)):
         for digit in range(10):
             (tmp_path / f"images/{split}/{digit}").mkdir(parents=True)
@@ -133,7 +132,7 @@ def test_training_and_test_images_are_different_ones(models, folder_of_classes, 
 
 
 def test_projection_keeps_distances_in_the_plane():
-    """Points of the plane keep their distances, what stands off it is dropped, and the templates are the corners."""
+    """Points in the plane keep their distances, components off the plane are dropped, and the templates are the corners."""
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(3, 7, generator=generator)
     unit = torch.nn.functional.normalize(weights.double(), dim=1)
@@ -150,12 +149,12 @@ def test_projection_keeps_distances_in_the_plane():
 
 
 def test_transfer_chooses_on_training_images_alone(tmp_path):
-    """Test labels that lie change the accuracy and nothing else; features of planted classes are told apart."""
+    """False test labels change the test accuracy and nothing else; the features of planted classes are separated."""
     generator = torch.Generator().manual_seed(0)
     y, y_test = torch.arange(400) % 4, torch.arange(100) % 4
     centres = 4 * torch.randn(4, 12, generator=generator)
     x, x_test = (centres[labels] + torch.randn(len(labels), 12, generator=generator) for labels in (y, y_test))
-    x[:, 3] = x_test[:, 3] = 7.0  # a column that says nothing
+    x[:, 3] = x_test[:, 3] = 7.0  # a constant column
     names, names_test = [str(k) for k in y.tolist()], [str(k) for k in y_test.tolist()]
     found = linear_transfer.transfer(x, names, x_test, names_test, [1e-4, 1e-2, 1.0])
     assert found["test_top1"] > 97
@@ -167,7 +166,7 @@ def test_transfer_chooses_on_training_images_alone(tmp_path):
 
 
 def test_transfer_takes_some_of_many_images_and_two_of_each_class(monkeypatch):
-    """What measure.py does: 60 of 120 images with two classes, and two of a third class that these would lack."""
+    """As in measure.py: 60 of 120 images, of two classes, and two images of a third class that these lack."""
     labels, order = torch.arange(120) % 2, torch.randperm(120, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(linear_transfer, "TRANSFER_IMAGES", 60)
     assert linear_transfer.drawn(labels.tolist()).equal(order[:60])
@@ -177,7 +176,7 @@ def test_transfer_takes_some_of_many_images_and_two_of_each_class(monkeypatch):
 
 
 def test_features_that_are_all_one(models, tmp_path, monkeypatch, capsys):
-    """R2 is not defined: null in the file, a dash in the tables. Notes on the images are printed."""
+    """R2 is then undefined: null in the file, a dash in the tables. Notes on the images are printed."""
     for split in ("train", "val"):
         for digit in range(10):
             (tmp_path / f"data/{split}/{digit}").mkdir(parents=True)
@@ -197,8 +196,8 @@ def test_features_that_are_all_one(models, tmp_path, monkeypatch, capsys):
 
 
 def test_transfer_against_scikit_learn_where_the_test_images_differ():
-    """Standardised by the training images, whose mean and spread are others than those of the test images; the strength that is
-    best on the held-out fifth, which on the test images is not."""
+    """Features are standardised by the training images, whose mean and spread differ from those of the test images. The strength
+    chosen is the best on the held-out fifth, though not on the test images."""
     numbers = np.random.default_rng(0)
     y, y_test = numbers.integers(3, size=150), numbers.integers(3, size=300)
     centres = numbers.normal(size=(3, 30))
@@ -222,7 +221,7 @@ def test_transfer_against_scikit_learn_where_the_test_images_differ():
 
 
 def test_transfer_command(models, tmp_path, monkeypatch):
-    """From fresh weights: the accuracy is scikit-learn's own with the chosen strength, on features extracted here."""
+    """With random weights, the accuracy is scikit-learn's own at the chosen strength, on features extracted here."""
     words = ["--data", "digits", "--output", tmp_path, "--strengths", 0.01, 1]
     call(transfer, monkeypatch, "--checkpoint", models / "one.pth", *words)
     row = json.loads((tmp_path / "transfer.json").read_text())["one"]
@@ -232,7 +231,7 @@ def test_transfer_command(models, tmp_path, monkeypatch):
     mean, deviation = train.mean(0), train.std(0)
     digits = load_digits().target
     head = LogisticRegression(C=row["C"], tol=1e-6, max_iter=5000).fit((train - mean) / deviation, digits[:1400])
-    # Two images of 397 may change sides with the last digits of the features and of the optimum.
+    # Two images of 397 may change class with the last digits of the features and of the optimum.
     assert row["test_top1"] == pytest.approx(100 * head.score((val - mean) / deviation, digits[1400:]), abs=0.51)
     assert row["train_images"] == 1400 and row["test_images"] == 397
     with pytest.raises(InputError, match="transfer to what"):
@@ -242,7 +241,7 @@ def test_transfer_command(models, tmp_path, monkeypatch):
 
 
 def test_grad_cam_by_hand(models, tmp_path):
-    """Weights are the gradients' means over pixels, the map their sum of feature maps, what is negative cut off."""
+    """Weights are the gradients' means over pixels; the map is the weighted sum of feature maps, without negative values."""
     from PIL import Image
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
@@ -257,7 +256,7 @@ def test_grad_cam_by_hand(models, tmp_path):
     heat = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1).relu()[0].detach().numpy()
     heat = (heat - heat.min()) / (1e-7 + heat.max() - heat.min())
     assert heat.shape == (4, 4) and panel["heat"].shape == (16, 16)
-    # The library scales the 4 x 4 map up; the middles of its 4 x 4 tiles say which is which.
+    # The library scales the 4 x 4 map up; the centres of its tiles, of 4 x 4 pixels each, are compared.
     tiles = panel["heat"].reshape(4, 4, 4, 4)[:, 1:3, :, 1:3].mean((1, 3))
     assert np.corrcoef(tiles.ravel(), heat.ravel())[0, 1] > 0.97
     top = logits.softmax(1).max(1)
@@ -269,7 +268,7 @@ def test_grad_cam_by_hand(models, tmp_path):
     "library, name, size", [("timm", "test_vit", 160), ("timm", "test_convnext", 160), ("torchvision", "swin_t", 64)]
 )
 def test_grad_cam_finds_a_layer(library, name, size):
-    """Transformers, also hierarchical ones, and ConvNets: a map of the image."""
+    """Transformers, including hierarchical ones, and ConvNets give a spatial map of the image."""
     model = architectures.create(library, name, 5)
     layer, to_map = grad_cam.layer_of_maps(model, size, "cpu")
     kept = []

@@ -26,7 +26,7 @@ LOGITS = ROOT / "viz/logits.py"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two splits of noise in three classes, PNG and JPEG, and what is no image among them."""
+    """Two splits of noise images in three classes, PNG and JPEG, with some files that are not images."""
     root = tmp_path_factory.mktemp("images")
     numbers = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -146,7 +146,7 @@ def test_known_sets(tmp_path):
     assert np.array_equal(np.rint(pixels[:, :, 0] * (16 / 255)), digits.images[1405]) and pixels.shape == (8, 8, 3)
     (tmp_path / "own/val/7").mkdir(parents=True)
     Image.new("L", (8, 8), 9).save(tmp_path / "own/val/7/1.png")
-    images = open_images(tmp_path / "own", "val", "digits")  # the folder's images, not those of the library
+    images = open_images(tmp_path / "own", "val", "digits")  # the folder's images, not scikit-learn's
     assert images.classes == ["7"] and np.asarray(images[0][0]).tolist() == [[[9] * 3] * 8] * 8
     numbers = np.random.default_rng(0).integers(0, 256, (4, 28, 28), np.uint8)
     for stem, data in {"images-idx3": b"\0" * 16 + numbers.tobytes(), "labels-idx1": b"\0" * 8 + bytes([3, 9, 0, 1])}.items():
@@ -186,7 +186,7 @@ def test_wnids_are_imagenets_classes(folder, tmp_path):
 
 
 def our_checkpoint(path, library, name, classes, **facts):
-    """A checkpoint in the trainers' common form."""
+    """Write a checkpoint in the trainers' common format, and return its model."""
     size = facts.get("input_size", 32)
     torch.manual_seed(0)
     variant = {key: facts[key] for key in ("width", "stem_stride", "small_stem", "blurpool") if key in facts}
@@ -208,7 +208,7 @@ def our_checkpoint(path, library, name, classes, **facts):
     ids=["Deit", "common_resnet", "ffcv", "cifar"],
 )
 def test_every_trainers_checkpoint_against_a_loop_by_hand(folder, tmp_path, library, name, facts):
-    """One image at a time through torchvision's transforms; labels in the checkpoint's order, not the folder's."""
+    """The loop takes one image at a time through torchvision's transforms; labels follow the checkpoint's order of classes."""
     from torchvision import transforms
 
     classes = ["cow", "ant", "bee"]
@@ -234,7 +234,7 @@ def test_superclasses_are_followed(tmp_path):
 
 
 def test_several_processes_give_the_file_of_one(folder, tmp_path):
-    """9 images among 2 processes under the real torchrun: each once, in order, to the bit; the seed's command."""
+    """viz/logits.py reads 9 images in 2 processes under the real torchrun: each appears once, in order, bit-identical."""
     our_checkpoint(tmp_path / "c.pth", "cifar", "resnet8", ["ant", "bee", "cow"])
     words = ["--checkpoint", tmp_path / "c.pth", "--data-path", folder, "--features", "--device", "cpu", "--batch-size", 1]
     result = run(LOGITS, *words, "--output", tmp_path / "one.pt", "--num-workers", 1)
@@ -276,7 +276,7 @@ def test_what_is_wrong_with_the_images_is_one_line(folder, tmp_path):
 
 
 def test_ffcv_files_give_the_folders_logits(few, tmp_path):
-    """At the images' own size nothing is scaled: labels by class name, and logits, are those of the folder they came from."""
+    """At the images' own size nothing is scaled: logits, and labels by class name, are those of the original folder."""
     pytest.importorskip("ffcv")
     path = tmp_path / "val.ffcv"
     words = ["--data-path", few / "val", "--output", path, "--max-resolution", 0, "--compress-probability", 0]

@@ -28,7 +28,7 @@ GROUPS = {"even": list("02468"), "odd": list("13579")}
 
 
 def write_checkpoint(path, classes, state=(), **facts):
-    """A CIFAR ResNet on the digits in the trainers' form, whose weights tell some classes apart, though it was not trained."""
+    """Write a CIFAR ResNet for the digits in the trainers' format; untrained, but its weights separate some classes."""
     torch.manual_seed(0)
     model = models.create("cifar", "resnet8", len(classes), width=8)
     args = {"model": "resnet8", "library": "cifar", "width": 8, "num_classes": len(classes), "input_size": 8, "crop_ratio": 1.0}
@@ -37,7 +37,7 @@ def write_checkpoint(path, classes, state=(), **facts):
     torch.save(content, path)
     train = extract(path, args["data_path"] and Path(args["data_path"]), "train", features=True)
     x, y = train["features"].double(), train["labels"]
-    # The classifier: scaled differences to the class means.
+    # The classifier compares features with the class means.
     means = torch.stack([x[y == k].mean(0) for k in range(len(classes))])
     content["model"]["linear.weight"] = (6 * means / x.std()).float()
     content["model"]["linear.bias"] = (-3 * means.square().sum(1) / x.std()).float()
@@ -52,7 +52,7 @@ def call(monkeypatch, *words):
 
 
 def close(ours, expected, **tolerance):
-    """Equal where None is expected, else within the tolerance."""
+    """Assert that metrics are None where None is expected, and within the tolerance elsewhere."""
     known = {key: value for key, value in expected.items() if value is not None}
     assert {key for key in expected if ours[key] is None} == expected.keys() - known.keys()
     assert {key: ours[key] for key in known} == pytest.approx(known, **tolerance)
@@ -63,7 +63,7 @@ def read(path, name):
 
 
 def test_every_metric_of_a_checkpoint(tmp_path, monkeypatch):
-    """Ten digits; trained on some rows, of which a tenth had other labels."""
+    """Ten digits; by its checkpoint the model was trained on some rows, a tenth of them with other labels."""
     rows = torch.arange(0, 1400, 2)
     digits = [str(digit) for digit in range(10)]
     own = extract(write_checkpoint(tmp_path / "ten.pth", digits), split="train")["labels"][rows]
@@ -99,7 +99,7 @@ def test_every_metric_of_a_checkpoint(tmp_path, monkeypatch):
         "aurc_margin": oracles.aurc(p.topk(2).values @ torch.tensor([1.0, -1.0], dtype=torch.float64), right),
         "coverage_at_risk_1": max(np.flatnonzero(risk <= 0.01), default=-1) / 397 + 1 / 397,
         "coverage_at_risk_0.5": max(np.flatnonzero(risk <= 0.005), default=-1) / 397 + 1 / 397,
-        "risk_at_coverage_20": risk[79],  # of 397 the first 80, and 318
+        "risk_at_coverage_20": risk[79],  # the first 80 of 397, and the first 318
         "risk_at_coverage_80": risk[317],
         "auroc": roc_auc_score(right, msp),
         "near_zero": (val["logits"].abs() < 0.01).double().mean().item(),
@@ -115,7 +115,7 @@ def test_every_metric_of_a_checkpoint(tmp_path, monkeypatch):
         means = [[distance[labels == a][:, labels == b].mean().item() for a in range(10)] for b in range(10)]
         expected[f"d_within_{split}"] = np.trace(means) / 10
         expected[f"r2_{split}"] = 1 - np.trace(means) / 10 / np.mean(means)
-    # At equal MSP: twentieths of a power of ten of its odds that hold right and wrong predictions, weighted by their samples.
+    # At equal MSP: bins of 1/20 power of ten of its odds that contain right and wrong predictions, weighted by their samples.
     bins, top = (20 * (msp / (1 - msp)).log10()).floor().long(), z.amax(1)
     both = [b for b in bins.unique() if (right & (bins == b)).any() and (~right & (bins == b)).any()]
     weights = [(bins == b).sum().item() for b in both]
@@ -123,7 +123,7 @@ def test_every_metric_of_a_checkpoint(tmp_path, monkeypatch):
     for name, which in (("right", right), ("wrong", ~right)):
         expected[f"max_logit_{name}"] = np.average([top[which & (bins == b)].mean().item() for b in both], weights=weights)
     expected["max_logit_gap"] = expected["max_logit_right"] - expected["max_logit_wrong"]
-    # On ten random fifths: a temperature, and p of the normalised logits or MSP.
+    # On ten random fifths: fit a temperature, and choose p of the normalised logits or MSP.
     centred = z - z.mean(1, keepdim=True)
     scores = {"msp": msp} | {q: centred.amax(1) / torch.linalg.vector_norm(centred, q, 1) for q in range(1, 11)}
     rows_of = {"temperature": [], "nll": [], "ece": [], "msp": [], "normalised": [], "kept": [], "coverage": []}
@@ -153,12 +153,12 @@ def test_every_metric_of_a_checkpoint(tmp_path, monkeypatch):
         mean["ece"], abs=5e-4
     )  # a sample may change its bin with the last digits of T
     assert ours.keys() == expected.keys() | loose.keys() | {"ece", "ece_temperature"}
-    # The features come from other batches than extract's, float32 sums in another order.
+    # The features are computed in other batches than extract's, with float32 sums in another order.
     close(ours, expected, rel=1e-5, abs=1e-6)
 
 
 def test_two_classes_and_the_transfer_to_ten(tmp_path, monkeypatch):
-    """Superclasses: normalised logits are not defined; the frozen features are asked for the ten digits."""
+    """With two superclasses normalised logits are undefined; the frozen features are tested on the ten digits."""
     write_checkpoint(tmp_path / "a.pth", list(GROUPS), superclasses=GROUPS)
     write_checkpoint(tmp_path / "b.pth", list(GROUPS), superclasses=GROUPS)
     words = ["--checkpoint", tmp_path / "a.pth", tmp_path / "b.pth", "--names", "A", "B", "--output", tmp_path / "m.json"]
@@ -186,7 +186,7 @@ def test_two_classes_and_the_transfer_to_ten(tmp_path, monkeypatch):
 
 
 def test_prefixes_of_file_names(parity, tmp_path, monkeypatch):
-    """An image folder of even and odd digits, whose file names begin with the digit: the same as superclasses of the digits."""
+    """In a folder of even and odd digits, file names begin with the digit: transfer by prefix is transfer to ten digits."""
     write_checkpoint(tmp_path / "a.pth", ["even", "odd"], data=None, data_path=str(parity))
     words = ["--checkpoint", tmp_path / "a.pth", "--output", tmp_path / "m.json", "--transfer"]
     call(monkeypatch, *words, "--transfer-labels", "prefix")
@@ -201,7 +201,7 @@ def test_prefixes_of_file_names(parity, tmp_path, monkeypatch):
 
 
 def test_pixels_count_as_samples(tmp_path, monkeypatch):
-    """Maps of one labelled pixel give what the images give; larger ones what all their labelled pixels give."""
+    """Maps with one labelled pixel give the same as images; larger maps give the same as all their labelled pixels."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(5, (300,), generator=generator)
     logits = 2 * torch.randn(300, 5, generator=generator)
@@ -219,11 +219,11 @@ def test_pixels_count_as_samples(tmp_path, monkeypatch):
     assert flat["images"] == 300 and wide["images"] == 30 and flat["train_top1"] is None and flat["d_within_val"] is None
     same = ("top1", "nll", "brier", "ece", "aurc", "auroc", "near_zero", "regularisation", "confidence_wrong", "max_logit_gap")
     assert {key: wide[key] for key in same} == pytest.approx({key: flat[key] for key in same}, rel=1e-9)
-    assert wide["temperature"] == pytest.approx(flat["temperature"], rel=0.1)  # other splits: by image
+    assert wide["temperature"] == pytest.approx(flat["temperature"], rel=0.1)  # the splits differ: they are by image
 
 
 def test_where_a_split_leaves_nothing(tmp_path, monkeypatch):
-    """Two images cannot be split; six can, but of six maps of which one is labelled only some splits tell a temperature."""
+    """Two images cannot be split. Six maps can, but if only one of them is labelled there is no temperature."""
     logits = torch.randn(6, 3, 2, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.full((6, 2, 4), 255)
     labels[2] = torch.arange(8).reshape(2, 4) % 3
@@ -249,7 +249,7 @@ def test_options_that_would_do_nothing_are_refused(tmp_path, monkeypatch):
 
 
 def test_nothing_right_or_nothing_wrong(tmp_path, monkeypatch):
-    """What is not defined is null, and the file is JSON."""
+    """Undefined values are null, and the file is valid JSON."""
     logits = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     torch.save({"logits": logits, "labels": logits.argmax(1)}, tmp_path / "right.pt")
     torch.save({"logits": logits, "labels": logits.argmin(1)}, tmp_path / "wrong.pt")

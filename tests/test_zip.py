@@ -1,4 +1,4 @@
-"""The ZIP form of an image folder: same images, labels and order; what is damaged is refused, in one line."""
+"""An image folder as ZIP archives: the same images, labels and order; damage is refused in one line."""
 
 import os
 import pickle
@@ -40,7 +40,7 @@ def refused(match, root, split="train"):
 
 
 def load(path):
-    """As torchvision loads it, but for the one picture of 16 bits, which is scaled to 8 and not clipped."""
+    """Load an image as torchvision does, except that the one 16-bit image is scaled to 8 bits and not clipped."""
     image = Image.open(path)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
@@ -58,7 +58,7 @@ def test_same_images_labels_and_order_as_torchvision(odd, odd_zips, split):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_archives_made_by_others(odd, tmp_path, method):
-    """What other tools write: with and without train/, deflated, folder entries, junk; no map: class folders name the labels."""
+    """They have train/ or not, deflated entries, folder entries and junk, and no map: class folders give the labels."""
     files = {
         str(path.relative_to(odd)): path.read_bytes() for path in reversed(sorted((odd / "train").rglob("*.*"))) if path.is_file()
     }
@@ -83,7 +83,7 @@ def test_archives_made_by_others(odd, tmp_path, method):
 
 @pytest.mark.parametrize("workers, repeated", [(0, False), (2, True)])
 def test_batches_are_bit_identical_to_the_folders(parity, zips, workers, repeated):
-    """The trainer's own loaders, shuffle and augmentation: loading processes map the archive anew after pickling."""
+    """The trainer's own loaders shuffle and augment them; loading processes map the archive again after unpickling."""
     augmentation = {"color_jitter": 0.3, "auto_augment": "rand-m9-mstd0.5-inc1", "hflip": 0.5, "scale": (0.08, 1.0)}
     augmentation |= {"interpolation": "bicubic", "re_prob": 0.25, "re_mode": "pixel", "re_count": 1}
     transform = train_transform(32, [0.5] * 3, [0.2] * 3, **augmentation)
@@ -130,7 +130,7 @@ def test_match_classes_takes_it_as_a_folder(small_zips):
 
 
 def test_a_map_in_another_order_is_followed_and_remapped_by_name(parity, zips, tmp_path):
-    """Labels of a map that counts backwards are followed and said; after remapping by name they are the folder's."""
+    """Labels of a map in reverse order are followed and reported; after remapping by name they are the folder's."""
     for name in ("train.zip", "val.zip"):
         shutil.copy(zips / name, tmp_path)
     for name in ("train_map.txt", "val_map.txt"):
@@ -154,7 +154,7 @@ def test_a_map_in_another_order_is_followed_and_remapped_by_name(parity, zips, t
 @pytest.mark.parametrize("map_prefix", ["", "val/"])
 @pytest.mark.parametrize("map_folders", [False, True])
 def test_validation_archives_of_all_forms(small_zips, prefix, in_folders, map_prefix, map_folders):
-    """Flat or in class folders, with the prefix or without it, in archive and map; labels counted backwards from the names."""
+    """Archive and map are flat or have class folders, with or without the prefix; labels are in reverse order of the names."""
     images = {"b/1.jpg": jpeg(1), "a/2.jpg": jpeg(2), "a/10.jpg": jpeg(3)}
     write_zip(small_zips / "val.zip", {prefix + (name if in_folders else name[2:]): data for name, data in images.items()})
     (small_zips / "train_map.txt").write_text("a/0.jpg\t1\r\na/1.jpg\t1\r\nb/0.jpg\t0\r\nb/1.jpg\t0\r\n\r\n")
@@ -218,7 +218,7 @@ def test_truncated_archives(small_zips, keep):
 
 
 def test_no_damage_of_the_directory_is_silent(small_zips):
-    """Each single byte of the directory changed: a clear line, or the same images (fields such as dates mean nothing here)."""
+    """Each byte of the directory is changed in turn: this gives one clear line, or the same images (dates do not matter)."""
     good = (small_zips / "train.zip").read_bytes()
     whole = ZipImages(small_zips, "train")
     same = [(whole[i][0].tobytes(), whole[i][1]) for i in range(4)]
@@ -261,7 +261,7 @@ def test_entries_that_are_refused(small_zips, tmp_path):
     refused(r"train/a/1.jpg is encrypted", small_zips)
     (small_zips / "train_map.txt").write_text("a/1.jpg\t0\n")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile warns of the double name
+        warnings.simplefilter("ignore")  # zipfile warns about the duplicate name
         with zipfile.ZipFile(small_zips / "train.zip", "w") as file:
             file.writestr("train/a/1.jpg", image)
             file.writestr("train/a/1.jpg", image)
@@ -283,7 +283,7 @@ def test_pictures_that_do_not_decode_are_named(small_zips):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_flipped_bytes_of_an_image_are_found(small_zips, method):
-    """Most flipped bytes of a JPEG decode all the same, as another picture: the checksum finds them."""
+    """Most JPEGs with a flipped byte still decode, to another image: the checksum finds them."""
     (small_zips / "train_map.txt").unlink()
     image = jpeg(1, quality=95)
     write_zip(small_zips / "train.zip", {"train/a/0.jpg": image}, method)
@@ -297,7 +297,7 @@ def test_an_archive_that_changes_while_it_is_read(small_zips):
     data = ZipImages(small_zips, "train")
     data[0]
     whole = (small_zips / "train.zip").read_bytes()
-    with open(small_zips / "train.zip", "r+b") as file:  # in place: touching the pages that are gone would be fatal
+    with open(small_zips / "train.zip", "r+b") as file:  # in place: reading the pages cut off would be fatal
         file.truncate(100)
     with pytest.raises(InputError, match=r"train.zip: the archive has changed while it was in use"):
         data[3]
@@ -336,7 +336,7 @@ def test_flat_validation_follows_a_changed_training_map(small_zips):
 
 
 def test_an_index_left_by_a_crash_is_made_again(small_zips):
-    """Cut short, emptied, foreign, of another version, or with a changed byte anywhere: rebuilt without a word."""
+    """An index that is cut short, empty, foreign, of another version, or has any byte changed is rebuilt silently."""
     index = small_zips / ".train.zip.index"
     ZipImages(small_zips, "train")
     good = index.read_bytes()
@@ -370,7 +370,7 @@ def test_a_folder_that_cannot_be_written(small_zips, monkeypatch):
 
 
 def raw_zip(path, count, name, data, extra=b"", shift=0):
-    """An archive of `count` equal entries, as fast as it can be written; `shift`: a hole of bytes before the last."""
+    """Write an archive of `count` equal entries, quickly. shift: the bytes in a hole before the last entry."""
     crc, offset, directory = zlib.crc32(data), 0, []
     with open(path, "wb", 1 << 20) as file:
         for number in range(count):
@@ -414,9 +414,9 @@ assert data[len(data) - 1][0].size == (1, 1)
 
 
 def test_opening_many_entries(tmp_path):
-    """A tenth of ImageNet's entries with a map: 2 s of one core and 80 MB the first time, 0.01 s and 5 MB after that.
+    """A tenth of ImageNet's entries and a map take 2 s of one core and 80 MB the first time, 0.01 s and 5 MB after that.
 
-    The limits leave room for a slow machine: it is the index that makes the second opening so much faster.
+    The limits leave room for a slow machine. The second opening is faster because of the index.
     """
     count, tiny = 128_117, jpeg(0, "L", (1, 1), "PNG")
     names = [f"n{k * 7919 % 10**8:08d}" for k in range(1000)]

@@ -1,4 +1,4 @@
-"""What the tests of training share: small command lines, what a run leaves, and equality to the bit."""
+"""What the tests of training share: small command lines, access to a run's files, and bit-identity."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ MAIN = ROOT / "Deit/main.py"
 # A small ViT: no batch norm, whose statistics would differ between one process and two.
 SMALL = "--model test_vit --input-size 32 --recipe-batch 0 --num_workers 0 --device cpu --warmup-epochs 0".split()
 PLAIN = [*SMALL, "--no-aug", "--no-repeated-aug", "--drop-path", "0"]
-# Table 9 of Touvron et al. (2021) and, of what it does not list, DeiT's command line.
+# Table 9 of Touvron et al. (2021) and, for what it does not list, DeiT's command line.
 DEIT_DEFAULTS = {
     "epochs": 300, "batch_size": 64, "opt": "adamw", "lr": 5e-4, "weight_decay": 0.05, "sched": "cosine", "warmup_epochs": 5,
     "warmup_lr": 1e-6, "min_lr": 1e-5, "drop_path": 0.1, "drop": 0.0, "reprob": 0.25, "mixup": 0.8, "cutmix": 1.0,
@@ -34,7 +34,7 @@ CONV_QUICK = "--model resnet8 --num-workers 0 --device cpu".split()
 
 
 def torchrun(processes, *words, script=MAIN, **more):
-    """A trainer in several processes under the real torchrun."""
+    """Run a trainer in several processes under the real torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return run(*command, script, *words, **more)
 
@@ -52,7 +52,7 @@ def kill_all(number):
 
 
 def kill_after(epochs, folder, *command):
-    """Start a trainer and kill all of it when the log in its folder has so many epochs."""
+    """Start a trainer, and kill all of its processes when the log in its folder has `epochs` epochs."""
     with open(folder.with_name("printed"), "w") as printed:
         number = warm().start([str(word) for word in command if word != sys.executable], ROOT, printed, printed)
         deadline = time.time() + PATIENCE
@@ -64,7 +64,7 @@ def kill_after(epochs, folder, *command):
 
 
 def as_process(monkeypatch, distributed, rank, processes):
-    """Let a subproject's code believe that it is one of several processes, where it does not talk to the others."""
+    """Make a subproject's code act as one of several processes, where it does not communicate with the others."""
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
 
@@ -77,7 +77,7 @@ def batches_of(monkeypatch, distributed, order, epoch, rank, processes):
 
 
 class Votes(torch.nn.CrossEntropyLoss):
-    """The cross-entropy, which wants dense logits as Zipf's label smoothing does, and keeps what it is given."""
+    """Cross-entropy that takes dense logits, as Zipf's label smoothing does, and records what it is given."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ def log(folder):
 
 
 def assert_same(a, b):
-    """Two nested structures of tensors and plain values are equal to the bit."""
+    """Assert that two nested structures of tensors and plain values are bit-identical."""
     assert type(a) is type(b)
     if isinstance(a, dict):
         assert a.keys() == b.keys()

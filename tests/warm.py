@@ -1,10 +1,10 @@
-"""Commands in processes forked from one that has imported PyTorch: the import takes seconds, and taking it apart at exit, too.
+"""Commands in processes forked from one that has imported PyTorch: the import takes seconds, and so does the clean-up at exit.
 
     Warm().run(["Deit/main.py", "--epochs", "1"], cwd, timeout)
 
 The forked process runs the script as `python SCRIPT` does: as __main__, with its folder first on the path. Exit codes, uncaught
-errors and what waits for the exit are as ever. Scripts that it starts itself, as torchrun does, are forked too. Only the command
-lines in /proc are that of this file.
+errors and exit handlers are as usual. Scripts that it starts itself, as torchrun does, are forked too. Only the command lines in
+/proc differ: they are that of this file.
 """
 
 import atexit
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-# What most commands import, and its parts that are imported late. Nothing that depends on the environment at its import.
+# What most commands import, and parts that these import late. Nothing whose import depends on the environment.
 PRELOAD = (
     "torch",
     "torch._dynamo",
@@ -39,7 +39,7 @@ PRELOAD = (
 
 
 class Warm:
-    """The process that is forked from; it ends with this one."""
+    """The process from which commands are forked; it ends with the current one."""
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
@@ -49,7 +49,7 @@ class Warm:
         self.answers, self.number = self.socket.makefile(), None
 
     def run(self, words: list[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess:
-        """Run `python WORDS...` and return what it printed; subprocess.TimeoutExpired after so many seconds."""
+        """Run `python WORDS...` and return what it printed; raise subprocess.TimeoutExpired after `timeout` seconds."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             number, late = self.start(words, cwd, out, err), threading.Event()
 
@@ -70,7 +70,7 @@ class Warm:
             return subprocess.CompletedProcess([sys.executable, *words], code, out.read(), err.read())
 
     def start(self, words: list[str], cwd: Path, out: TextIO, err: TextIO) -> int:
-        """Start `python WORDS...` and return its process number. One at a time: one that was not waited for is killed."""
+        """Start `python WORDS...` and return its process id. Only one runs at a time: one that was not waited for is killed."""
         if self.number:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.number, signal.SIGKILL)
@@ -82,13 +82,13 @@ class Warm:
         return self.number
 
     def wait(self) -> int:
-        """The exit status of what was started, negative for a signal."""
+        """The exit status of the started process, negative for a signal."""
         status, self.number = int(self.answers.readline()), None
         return status
 
 
 def serve(connection: socket.socket) -> tuple[list[str], str, dict[str, str]]:
-    """Fork a process per request and answer with its number and exit status. Returns in the forked processes only."""
+    """Fork a process per request and answer with its id and exit status. Returns only in the forked processes."""
     while True:
         size, files, *_ = socket.recv_fds(connection, 8, 2)
         if not size:
@@ -108,7 +108,7 @@ def serve(connection: socket.socket) -> tuple[list[str], str, dict[str, str]]:
 
 
 class Popen(subprocess.Popen):
-    """Forks for `python [-u] SCRIPT` what subprocess.Popen starts afresh."""
+    """Forks this process for `python [-u] SCRIPT`, for which subprocess.Popen starts a new interpreter."""
 
     def __init__(self, args, **options) -> None:
         words = list(map(str, args)) if isinstance(args, (list, tuple)) else [args]
@@ -118,7 +118,7 @@ class Popen(subprocess.Popen):
 
 
 def replace(words: list[str], environment: dict[str, str] | None, keep: Sequence[int]) -> NoReturn:
-    """End as `python WORDS[1:]...` the process that subprocess.Popen has forked: first what exec would do."""
+    """Make the process that subprocess.Popen has forked end as `python WORDS[1:]...`, after doing what exec would do."""
     low = 3
     for file in sorted(keep):
         os.closerange(low, file)
@@ -128,7 +128,7 @@ def replace(words: list[str], environment: dict[str, str] | None, keep: Sequence
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    for name, module in list(sys.modules.items()):  # the script's own, whose names the next one may use for others
+    for name, module in list(sys.modules.items()):  # the old script's modules, whose names the new one may also use
         if str(getattr(module, "__file__", None)).startswith(sys.path[0] + os.sep) and name not in LOADED:
             del sys.modules[name]
     sys.excepthook = sys.__excepthook__
@@ -160,18 +160,18 @@ def execute(words: list[str]) -> int:
 
 def end(words: list[str], environment: dict[str, str]) -> NoReturn:
     """Run `python WORDS...` in this process and end with its exit status."""
-    BUFFERS.extend((sys.stdout, sys.stderr))  # never to be written, or collected: the process that was forked from does that
+    BUFFERS.extend((sys.stdout, sys.stderr))  # never flushed or collected here: the parent process does that
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     environment = dict(environment)
     os.environ.clear()
     os.environ.update(environment)
-    sys.modules["numpy"].random.seed()  # its global generator, which the import has seeded for all of them
+    sys.modules["numpy"].random.seed()  # its global generator, which the import seeded alike for all forks
     status = execute(words)
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # an orderly end takes all modules apart, for more than a second
+    os._exit(status)  # an orderly exit takes all modules apart, which lasts over a second
 
 
 if __name__ == "__main__":

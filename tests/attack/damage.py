@@ -1,7 +1,7 @@
-"""Hostile inputs: what can happen to bytes, to lines of text, to values in a tree, and to pictures.
+"""Hostile inputs: damage to bytes, to lines of text, to values in a tree, and to images.
 
-Each function takes the good input and a random.Random, and returns a few words on what it did and the damaged input. The words
-begin with ~ where nobody could tell the damage from another good input: a digit of a text, a pixel without a checksum.
+Each function takes the good input and a random.Random, and returns a short description of the damage and the damaged input. The
+description begins with ~ if the damaged input could be another good one: a changed digit in a text, a pixel without a checksum.
 """
 
 import copy
@@ -21,7 +21,7 @@ HUGE = 10**12
 
 
 def of_bytes(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """Flipped bits, truncation, blocks that are swapped, repeated, zeroed or missing, and numbers that lie about sizes."""
+    """Damage bytes: flipped bits, truncation, a block that is copied, repeated, zeroed or removed, or a false size or offset."""
     size = len(content)
     at, length = rng.randrange(max(size, 1)), min(size, rng.choice((1, 8, 64, 512)))
     other, block = rng.randrange(max(size - length, 1)), content[at : at + length]
@@ -32,7 +32,7 @@ def of_bytes(content: bytes, rng: random.Random) -> tuple[str, bytes]:
             if size:
                 result[rng.randrange(size)] ^= 1 << rng.randrange(8)
         return kind, bytes(result)
-    if kind == "lie":  # a number in place of another: most formats say lengths and offsets in 2, 4 or 8 bytes
+    if kind == "lie":  # overwrites a number: most formats store lengths and offsets in 2, 4 or 8 bytes
         number = rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 2**40, 2**63 - 1, size, size - 1))
         packed = struct.pack(rng.choice("<>") + "Q", number)
         packed = packed[: rng.choice((2, 4, 8))] if packed[0] else packed[-rng.choice((2, 4, 8)) :]
@@ -55,7 +55,7 @@ FIELDS += "NaN -1 1e999 true null ../x {} 0x10 1_000 -0 1.5 inf !!python/object:
 
 
 def of_text(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """Lines and fields that are missing, repeated or replaced, other encodings, and all that bytes can suffer."""
+    """Damage text: a line or field that is missing, repeated or replaced, another encoding, or any damage to its bytes."""
     text = content.decode(errors="surrogateescape")
     lines = text.splitlines(keepends=True) or [""]
     row = rng.randrange(len(lines))
@@ -89,13 +89,13 @@ def of_text(content: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 def of_map(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """A class map, which must name every image of its archive once."""
+    """Damage a class map. It must name every image of its archive once, so a missing or repeated line can be detected."""
     name, content = of_text(content, rng)
     return name.removeprefix("~") if name.startswith(("~missing", "~twice")) else name, content
 
 
 def values(old: object, plain: bool) -> list:
-    """What may stand in place of a value: other types, numbers out of range, tensors that are empty, endless or not finite."""
+    """Replacements for a value: other types, numbers out of range, and tensors that are empty, enormous or not finite."""
     nested = []
     for _ in range(200):
         nested = [nested]
@@ -129,7 +129,7 @@ def values(old: object, plain: bool) -> list:
 
 
 def of_tree(tree: object, rng: random.Random, plain: bool = False) -> tuple[str, object]:
-    """A tree of dicts and lists in which one value, at any depth, is replaced, missing, or under another key."""
+    """Damage a tree of dicts and lists: one value, at any depth, is replaced, removed, or moved to another key."""
     tree = copy.copy(tree)
     where, node, path = None, tree, []
     while isinstance(node, dict | list) and len(node) and (not path or rng.random() < 0.7):
@@ -151,7 +151,7 @@ def of_tree(tree: object, rng: random.Random, plain: bool = False) -> tuple[str,
 
 
 def of_torch(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """A file of torch.save: its bytes, or a value in it."""
+    """Damage a file of torch.save: its bytes, or one value in it."""
     if rng.random() < 0.5:
         return of_bytes(content, rng)
     name, tree = of_tree(torch.load(io.BytesIO(content), weights_only=True), rng)
@@ -161,7 +161,7 @@ def of_torch(content: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 def of_json(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """A file of JSON, one value per line or one in all: its text, or a value in it."""
+    """Damage a JSON file, which has one value per line or one value in all: its text, or one value in it."""
     if rng.random() < 0.4:
         return of_text(content, rng)
     lines = content.decode().splitlines()
@@ -173,14 +173,14 @@ def of_json(content: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 def of_zip(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """An archive: its bytes, its names, its entries' headers, or fewer entries than before."""
+    """Damage an archive: its bytes, a name, a header of an entry, an image, or the number of its entries."""
     kind = rng.choice(("bytes", "bytes", "name", "fewer", "method", "header", "count", "picture"))
     if kind == "bytes":
         return of_bytes(content, rng)
     start = content.rindex(b"PK\5\6")
     if kind == "count":
         return kind, content[: start + 8] + struct.pack("<HH", *[rng.choice((0, 1, 3, 0xFFFF))] * 2) + content[start + 12 :]
-    if kind in ("header", "method"):  # one field of a local header or of a directory entry
+    if kind in ("header", "method"):  # one byte of a local header or of a directory entry
         signature = rng.choice((b"PK\3\4", b"PK\1\2"))
         starts = [at for at in range(len(content)) if content[at : at + 4] == signature]
         at = rng.choice(starts) + 4 + rng.randrange(26 if signature == b"PK\3\4" else 42)
@@ -209,14 +209,14 @@ def of_zip(content: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 def of_entries(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """An archive whose pictures are not looked at: any others with the right checksums are as good."""
+    """Damage an archive whose images are not decoded: other images with the right checksums are as good."""
     name, content = of_zip(content, rng)
     own = " of entry " in name and not name.startswith(("fewer", "name"))
     return f"~{name}" if own else name, content
 
 
 def unsealed(damage: Callable) -> Callable:
-    """The same damage of a format without checksums."""
+    """The same damage for a format without checksums, where it may be undetectable."""
 
     def of_unsealed(content: bytes, rng: random.Random) -> tuple[str, bytes]:
         name, content = damage(content, rng)
@@ -226,7 +226,7 @@ def unsealed(damage: Callable) -> Callable:
 
 
 def of_picture(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """A picture that is cut, of another kind with the same content, or of a size that it does not have."""
+    """Damage an image: its bytes, its pixel type (with the same content), or the size that it claims."""
     kind = rng.choice(("bytes", "16 bits", "16 bits", "float", "palette", "bomb", "one bit", "text"))
     if kind == "bytes":
         name, content = of_bytes(content, rng)

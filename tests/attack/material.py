@@ -1,4 +1,4 @@
-"""The good inputs, all of them small, and what is compared of a command's results."""
+"""The good inputs, all of them small, and the parts of a command's results that are compared."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from PIL import Image
 def pictures(
     root: Path, side: int = 16, form: str = "png", classes: str = "ab", counts: tuple = (("train", 4), ("val", 2))
 ) -> None:
-    """Grey pictures in an image folder, so that one of 16 bits can hold the same; the second class is brighter."""
+    """Write an image folder of grey images, so that a 16-bit image can have the same content; the second class is brighter."""
     rng = np.random.default_rng(0)
     for split, count in counts:
         for label, name in enumerate(classes):
@@ -28,7 +28,7 @@ def pictures(
 
 
 def archives(root: Path) -> None:
-    """train.zip, val.zip and their maps, of pictures that are then gone."""
+    """Write train.zip, val.zip and their maps, made from the images in root/folder."""
     pictures(root / "folder")
     for split in ("train", "val"):
         lines = []
@@ -55,7 +55,7 @@ def reviews(root: Path) -> None:
 
 
 def scenes(root: Path) -> None:
-    """CamVid's layout: grey images, whose classes are their upper and lower half."""
+    """Write grey images in CamVid's layout; the two classes are the upper and the lower half of each image."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2), ("test", 2)):
         for folder in (split, f"{split}annot"):
@@ -69,7 +69,7 @@ def scenes(root: Path) -> None:
 
 
 def said(pattern: str, command: Callable, *words: object) -> str:
-    """What of a command's output the pattern finds."""
+    """Everything in a command's output that the pattern matches."""
     with contextlib.redirect_stdout(io.StringIO()) as text:
         command(*words)
     print(text.getvalue())

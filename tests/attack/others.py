@@ -1,4 +1,4 @@
-"""The readers of the tasks, of viz/ and of data/."""
+"""The readers of Tasks/, viz/ and data/."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ from attack.readers import LAST, Reader, called, of_parser
 
 
 def task(make: Callable, source: list, small: str) -> list[Reader]:
-    """Of a trainer of Tasks/: a run on damaged data, the continuation of a run, and the options. source: what is damaged."""
+    """The readers of a trainer of Tasks/: a run on damaged data, a resumed run, and the options. source: the files to damage."""
     import main
     import options
 
@@ -115,7 +115,7 @@ def viz() -> list[Reader]:
         return shown(folder, "c.safetensors", model="resnet8")
 
     def of_logits_file(content, rng):
-        name, content = damage.of_torch(content, rng)  # without classes, paths or features a file is as good
+        name, content = damage.of_torch(content, rng)  # a file without classes, paths or features is as good
         return f"~{name}" if name.removesuffix(" missing").removesuffix(" = None") in OPTIONAL else name, content
 
     picture, logits_damage = ("data/val/a/0.png", damage.of_picture), [("l.pt", of_logits_file)]
@@ -151,7 +151,7 @@ def data() -> list[Reader]:
         content = (folder / "val.zip").read_bytes()
         try:
             data = [bytes(archives.read_image(lambda at, size: content[at : at + size], row)) for row in found.records]
-        except ValueError as error:  # as its readers do
+        except ValueError as error:  # as the readers of archives do
             raise archives.ArchiveError(error)
         return found.names, found.records["label"].tolist(), found.classes, [hash(one) for one in data]
 

@@ -1,4 +1,4 @@
-"""What a reader is: how its good inputs are made, which of them are damaged, and how, and how it is called."""
+"""A reader: how its good inputs are made, which of them are damaged and how, and how it is called."""
 
 import argparse
 import inspect
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 
 class Reader(NamedTuple):
-    """make(folder) writes good inputs; call(folder) reads them and returns what of the result must not change silently.
+    """make(folder) writes good inputs; call(folder) reads them and returns the part of the result that must not change silently.
 
-    targets: the files that are damaged, one at a time, with the function that does it. A target None stands for the words of a
-    command line, which call(folder, words) takes.
+    targets: the files to damage, one at a time, each with the function that damages it. The target None stands for the words of a
+    command line, which are passed as call(folder, words).
     """
 
     name: str
@@ -23,11 +23,11 @@ class Reader(NamedTuple):
     targets: list[tuple[str | None, Callable]]
 
 
-LAST: list[str] = []  # script and words of the command that was called last
+LAST: list[str] = []  # the script and the words of the last command
 
 
 def called(script: str, module: ModuleType, options: ModuleType | None = None) -> Callable:
-    """The main function of a script as call(*words), which keeps the words in LAST. options: where its parser is."""
+    """The main function of a script as call(*words), which stores the words in LAST. options: the module with its parser."""
     takes = inspect.signature(module.main).parameters.keys()
 
     def call(*words: object) -> None:
@@ -42,7 +42,7 @@ WORDS = ["9" * 5000, "", "²", "\udce9", "a\nb", *"nan inf -1 0 1e999 1000000000
 
 
 def of_options(parser: argparse.ArgumentParser, fixed: str) -> Callable:
-    """Damage of a command line: one to three options of the parser, with values that they may not have."""
+    """Damage a command line: one to three options of the parser, with values that may be invalid."""
     actions = [action for action in parser._actions if action.option_strings and action.dest not in ("help", "version")]
 
     def options(_: object, rng: random.Random) -> tuple[str, list[str]]:
@@ -57,7 +57,7 @@ def of_options(parser: argparse.ArgumentParser, fixed: str) -> Callable:
 
 
 def of_parser(module, fixed: str, make: Callable = Path.mkdir) -> Reader:
-    """The command line of a trainer, up to where the data would be opened."""
+    """The reader of a trainer's command line, up to the point where the data would be opened."""
     parser = module.get_parser()
 
     def call(folder, words=()):

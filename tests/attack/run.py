@@ -1,7 +1,7 @@
 """Damaged inputs for every reader of the repository: python tests/attack/run.py [--minutes 60] [--inputs N] [--seed N]
 
-The table has, for each reader, how many inputs were tried, and how many ended in a traceback, in no end at all (a hang, or the
-death of the process), or silently in another result than that of the good input. Faults are listed below it, each kind once.
+For each reader the table gives the number of inputs tried, and how many of them ended in a traceback, did not end (a hang, or the
+death of the process), or silently gave a result other than that of the good input. Each kind of fault is listed once below it.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SUBPROJECTS = ("Deit", "Conv/common_resnet", "Conv/ffcv", "Tasks/tabular", "Tasks/text", "Tasks/segmentation", "viz", "data")
 PATIENCE = 20  # seconds for one input
-EVERY = 40  # so many inputs in the process of the reader, then one by the real command too
+EVERY = 40  # one in this many inputs is given to the real command too
 FAULTS = ("traceback", "hang", "silent")
 
 
 class Worker:
-    """The process of one subproject; ask() starts it again where it has hung or died."""
+    """The process of one subproject; ask() restarts it if it has hung or died."""
 
     def __init__(self, subproject: str):
         self.subproject, self.process, self.readers = subproject, None, []
@@ -36,7 +36,7 @@ class Worker:
         words = [sys.executable, str(HERE / "worker.py"), self.subproject]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process, self.answers, self.said = subprocess.Popen(words, text=True, **pipes), queue.Queue(), []
-        self.asked = set()  # readers whose good inputs it has made, which may mean to train
+        self.asked = set()  # readers whose good inputs it has made, which may include training
         threading.Thread(target=self._listen, args=(self.process.stdout, self.answers.put), daemon=True).start()
         threading.Thread(target=self._listen, args=(self.process.stderr, self.said.append), daemon=True).start()
         self.readers = self._answer(120)
@@ -81,7 +81,7 @@ class Worker:
 
 
 def run(seconds: float, inputs: int | None, seed: int, subprojects: tuple = SUBPROJECTS, only: str = "") -> tuple[dict, dict]:
-    """Outcomes by reader, and one example of each kind of fault. The time is shared evenly by the readers."""
+    """Outcomes by reader, and the examples of each kind of fault. The time is shared evenly among the subprojects."""
     counts, examples, end = {}, {}, time.monotonic() + seconds
     for index, subproject in enumerate(subprojects):
         worker = Worker(subproject)

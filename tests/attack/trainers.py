@@ -1,4 +1,4 @@
-"""The readers of the three trainers of images: evaluation, continued runs, fine-tuning, archives, configuration."""
+"""The readers of the three image-classification trainers: evaluation, resumed runs, fine-tuning, archives, configuration."""
 
 import random
 import shutil

@@ -1,8 +1,9 @@
-"""One long-lived process that damages the inputs of one subproject and reads them: `python worker.py Deit`, asked over stdin.
+"""A long-lived process that damages one subproject's inputs and reads them: `python worker.py Deit`, with requests on stdin.
 
-A line in is a reader's name and a number, which decides the damage. Two lines come out: what the damage is, and a JSON object
-with the outcome: same, refused (one line, as a user would see it), told (another result, with a warning), missed (another result
-that nobody could know for one), silent, traceback. Who asks looks for hangs and for the death of this process.
+A request is a JSON list: a reader's name, the seed of the damage, and whether to run the real command too. The two lines of the
+answer are a description of the damage and a JSON object with the outcome: same, refused (one line, as a user would see it), told
+(another result, with a warning), missed (another result, from undetectable damage), silent, or traceback. The caller watches for
+hangs and for the death of this process.
 """
 
 import contextlib
@@ -21,13 +22,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WARNING = ("warning", "left out", "omitted", "cannot be checked", "has no effect", "is taken for")
-MEMORY = 24 << 30  # bytes of addresses: what claims more than there is fails here, not in the machine
+MEMORY = 24 << 30  # bytes of address space, so that an input that claims more fails in this process only
 
 
 def main(subproject: str) -> None:
     sys.path[:0] = [str(ROOT / subproject), str(ROOT / "tests")]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints, compiled code and processes of its own too, prints to stderr
+    os.dup2(2, 1)  # everything that prints, including compiled code and child processes, prints to stderr
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     from attack import others, readers, trainers
@@ -43,7 +44,7 @@ def main(subproject: str) -> None:
             reader = of_name[name]
             if reader.make not in made:
                 made[reader.make] = folder / f"made {len(made)}"
-                reader.make(folder / "work")  # where it is read, too: runs remember the paths of their data
+                reader.make(folder / "work")  # also the path at which it is read: runs remember the paths of their data
                 (folder / "work").rename(made[reader.make])
             pristine = made[reader.make]
             if name not in good:
@@ -57,10 +58,10 @@ def main(subproject: str) -> None:
 
 
 def attempt(reader, seed: int, pristine: Path, work: Path, good: tuple, usual: set[str], answers, words: list[str]) -> dict:
-    """The outcome of the damage that the seed decides, which is written to `answers` first.
+    """The outcome of the damage that the seed determines. A description of the damage is written to `answers` first.
 
-    good, usual: the result of the good inputs, and the lines that they print, warnings too. words: where the reader is a command,
-    it leaves them here, and the command is then called as a user would.
+    good, usual: the result of the good inputs, and the lines that they print, including warnings. words: a reader that is a
+    command leaves its words here, and the command is then also run as a user would run it.
     """
     rng = random.Random(seed)
     target, damage = rng.choice(reader.targets)
@@ -80,7 +81,7 @@ def attempt(reader, seed: int, pristine: Path, work: Path, good: tuple, usual: s
 
 
 def differs(words: list[str], pristine: Path, work: Path, target: str, content: bytes, kind: str) -> str:
-    """What is wrong with the end of the real command: nothing, if it is that of `kind`, with one line of error or none."""
+    """What is wrong with the end of the real command; empty if it ended as `kind` says, with one error line or none."""
     shutil.copytree(pristine, work)
     (work / target).write_bytes(content)
     words = [sys.executable, str(ROOT / words[0]), *words[1:]]
@@ -96,7 +97,7 @@ def differs(words: list[str], pristine: Path, work: Path, target: str, content: 
 
 
 def read(reader, pristine: Path, work: Path, target: str | None = None, content: object = None) -> tuple[str, tuple[str, str]]:
-    """What a reader prints, and its result, refusal or traceback, on a copy of its good inputs of which one is replaced."""
+    """What a reader prints, and its result, refusal or traceback, on a copy of its good inputs with one of them replaced."""
     shutil.copytree(pristine, work)
     if target:
         (work / target).write_bytes(content)
@@ -110,7 +111,7 @@ def read(reader, pristine: Path, work: Path, target: str | None = None, content:
         outcome = ("refused", str(error.code)) if right else ("traceback", f"exit {error.code}")
     except BaseException as error:
         refusal = type(error).__name__ in ("InputError", "ArchiveError")
-        printable = str(error).isprintable() or type(error).__name__ == "ArchiveError"  # which its readers put into their own
+        printable = str(error).isprintable() or type(error).__name__ == "ArchiveError"  # which callers wrap in their own
         outcome = "refused" if refusal and printable else "traceback", str(error)
         if not refusal:
             outcome = "traceback", "".join(traceback.format_exception(error)[-4:])
