@@ -356,11 +356,12 @@ def test_check_knows_imagenet(official):
     ):
         assert piece in result.stdout, result.stdout
     folder = official / "folder"
-    for split in ("train", "val"):
-        (folder / split / "n99999999").mkdir(parents=True)
-        (folder / split / "n99999999/1.JPEG").write_bytes(jpeg(1))
+    for name in ("train/n99999999", "val/n99999999", "train/n99999998"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.JPEG").write_bytes(jpeg(1))
     result = run(PREPARE, "--root", folder, "--check", "--workers", 1)
-    assert "1 classes are not of ImageNet-1K: n99999999" in result.stdout
+    assert "val: 1 classes are not of ImageNet-1K: n99999999" in result.stdout
+    assert "train and val have different classes: 1 are in only one of them (n99999998)" in result.stdout
 
 
 def test_prepare_on_bad_input(small_zips, tmp_path):
