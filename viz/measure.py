@@ -114,7 +114,8 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
     rows = drawn(asked["train"]) if args.transfer else torch.arange(0)
     model, loading = build_model(checkpoint), options.loading(args)
     outputs_of_train = inference.run(model, train_images, checkpoint.facts, f"train images of {name}", **loading)
-    train, features = of_training_images(outputs_of_train, own_labels, checkpoint.facts["num_classes"], rows)
+    labels = torch.from_numpy(train_images.labels)
+    train, features = of_training_images(outputs_of_train, labels, own_labels, checkpoint.facts["num_classes"], rows)
     wanted = ("logits", "labels", "features")
     test = Outputs(inference.outputs(model, images["val"], checkpoint.facts, f"val images of {name}", wanted, **loading), name)
     metrics = all_metrics(test, train)
@@ -125,7 +126,7 @@ def of_checkpoint(path: Path, name: str, args: argparse.Namespace) -> dict[str, 
 
 
 def of_training_images(
-    batches: Iterator["Batch"], own_labels: "Tensor", classes: int, rows: "Tensor"
+    batches: Iterator["Batch"], labels: "Tensor", own_labels: "Tensor", classes: int, rows: "Tensor"
 ) -> tuple["Training", "Tensor"]:
     """What the metrics need of the training images; and the features (n, D) of the images in `rows` (n,), in that order."""
     import torch
@@ -133,14 +134,13 @@ def of_training_images(
     from metrics.outputs import Training
     from metrics.variation import ClassSums
 
-    sums, predicted, labels, kept = ClassSums(classes), [], [], []
+    sums, predicted, kept = ClassSums(classes), [], []
     ascending, place = rows.sort()
     for batch in batches:
         sums.add(batch.features, batch.labels)
         predicted.append(batch.logits.argmax(1))
-        labels.append(batch.labels)
         kept.append(batch.features[ascending[(ascending >= batch.rows.start) & (ascending < batch.rows.stop)] - batch.rows.start])
-    training = Training(torch.cat(predicted), torch.cat(labels), own_labels, sums.variation())
+    training = Training(torch.cat(predicted), labels, own_labels, sums.variation())
     return training, torch.cat(kept)[place.argsort()]
 
 
