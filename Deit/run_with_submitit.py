@@ -90,9 +90,11 @@ def submit() -> None:
         parameters["slurm_srun_args"] = ["--kill-on-bad-exit=1", f"--cpus-per-task={args.cpus_per_task}"]
         parameters |= {f"slurm_{key}": getattr(args, key) for key in ("partition", "constraint") if getattr(args, key)}
     executor.update_parameters(**parameters)
-    with socket.socket() as probe:  # a port that is free on this machine now; local rank 0 binds it shortly after
-        probe.bind(("", 0))
-        port = probe.getsockname()[1] if args.cluster == "local" else None
+    port = None
+    if args.cluster == "local":
+        with socket.socket() as probe:  # a port that is free on this machine now; local rank 0 binds it shortly after
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
     job = executor.submit(Training(arguments, port))
     print(f"job {job.job_id}; its log: {job.paths.stdout}", flush=True)
     if args.wait:

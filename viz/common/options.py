@@ -14,8 +14,8 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")  # what --data knows
 INTERPOLATIONS = ("bilinear", "bicubic", "area")  # area: FFCV's, which crops before it resizes
 OVERRIDES = ("model", "input_size", "crop_ratio", "interpolation", "mean", "std")  # of a checkpoint's facts
-SPEED = ("batch_size", "num_workers", "amp")
-OF_CHECKPOINTS = ("data_path", "data", *OVERRIDES, "model_ema", *SPEED)  # options that do nothing for logits files
+# Options that do nothing for logits files.
+OF_CHECKPOINTS = ("data_path", "data", *OVERRIDES, "model_ema", "batch_size", "num_workers", "amp")
 THRESHOLD = 0.01  # the MaxSup repository's: a logit z is near zero if |z| is below this
 ALPHA = 0.1  # of label smoothing
 FRACTION, REPEATS, SEED = 0.2, 10, 0  # the share of images held out for fitting, the number of random splits, their seed
