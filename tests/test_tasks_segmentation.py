@@ -503,7 +503,7 @@ def test_another_run_is_neither_resumed_nor_lost(scenes, trained, tmp_path, caps
         go(scenes, trained, "--loss", "ce")
     with pytest.raises(InputError, match="a run with --loss ce, not ls"):
         go(scenes, tmp_path / "a", "--resume", own, "--loss", "ls", "--steps", 3)
-    with pytest.raises(InputError, match="has 10 epochs already, more than the 1 that"):
+    with pytest.raises(InputError, match="has 10 epochs already, more than the 1 requested"):
         go(scenes, tmp_path / "b", "--resume", own, "--loss", "ce", "--steps", 3, "--init", "other.pth")
     assert f"note: --init has no effect: {own} has the weights" in capsys.readouterr().out
     (tmp_path / "torn.pth").write_bytes(own.read_bytes()[:-2000])
