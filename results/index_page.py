@@ -14,9 +14,10 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 import claims
-import render
+import claims_tables
 from claims import Claim, Test
 from experiments import EXPERIMENTS
+from finished import done
 from verdicts import LEVEL, VERDICTS
 
 FOLDER = Path(__file__).parent
@@ -72,18 +73,18 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("index.html.j2").render(
-        summary=render.counts(judged) if tested else "",
-        small=render.small(judged).strip(),
-        weak=render.weak(judged),
+        summary=claims_tables.counts(judged) if tested else "",
+        small=claims_tables.small(judged).strip(),
+        weak=claims_tables.weak(judged),
         level=LEVEL,
         half=HALF,
         kinds=KINDS,
         legend=Interval(-16, 10, 36, False, False),
         groups={data: count for data, count in groups.items() if count},
-        columns=[(name, EXPERIMENTS[name], render.anchor(name)) for name in columns],
+        columns=[(name, EXPERIMENTS[name], claims_tables.anchor(name)) for name in columns],
         tables={title: rows(found, columns) for title, found in judged.items() if found},
         untested={title: found for title, found in untested.items() if found},
-        experiments=[(name, one, render.done(runs.get(name, {})), one.planned) for name, one in EXPERIMENTS.items()],
+        experiments=[(name, one, done(runs.get(name, {})), one.planned) for name, one in EXPERIMENTS.items()],
         script=Markup(script),  # ours, so not escaped; the page's policy holds its hash
         digest=digest,
     )
@@ -101,7 +102,7 @@ def row(claim: Claim, tests: dict[str, Test], columns: Sequence[str]) -> Row:
     """A claim's row. All its pictures share one axis."""
     ends = [max(abs(test.low), abs(test.high)) for test in tests.values() if not test.nothing]
     bound = min(max(ends), WIDEST * statistics.median(ends)) if ends else 0
-    measure = render.heading(claim.metric)[0]
+    measure = claims_tables.heading(claim.metric)[0]
     measure = f"slope of {measure}" if claim.slope else measure
     axis = f"axis: ±{bound:.2g}" if bound else ""
     return Row(claim, measure, axis, [cell(tests.get(name), name, bound) for name in columns])
@@ -113,10 +114,10 @@ def cell(test: Test | None, name: str, bound: float) -> Cell:
         return empty
     if test.nothing:
         return Cell(name, empty.data, KINDS[VERDICTS[2]], "no test", test.nothing)
-    places = render.places_of(test.claim)
+    places = claims_tables.places_of(test.claim)
     mean, low, high = (f"{value:+.{places}f}".replace("-", "−") for value in (test.mean, test.low, test.high))
-    words = f"{name}. {render.what(test).replace(' - ', ' − ')}: {mean}; 95 % interval {low} to {high} over {len(test.values)} "
-    words += f"seeds; p {test.p:.2g}, corrected {test.corrected:.3g}: {test.verdict}."
+    words = f"{name}. {claims_tables.what(test).replace(' - ', ' − ')}: {mean}; 95 % interval {low} to {high} over "
+    words += f"{len(test.values)} seeds; p {test.p:.2g}, corrected {test.corrected:.3g}: {test.verdict}."
     if test.verdict == VERDICTS[2]:
         words += (
             f" These seeds would have shown a difference of {test.detectable:.{places}f} with 80 % power, as the first in the "

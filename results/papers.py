@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from runs_tables import spread
+
 FILE = Path(__file__).parent / "papers.json"
 # The metric of a run that a paper's number is compared with, and its decimals.
 METRICS = {"top-1 %": ("top1", 2), "error %": ("top1", 2), "AURC": ("aurc", 5), "AURC, normalised logits": ("aurc_normalised", 5)}
@@ -68,7 +70,5 @@ def known(figure: float | None) -> str:
 
 def ours(figure: str, seeds: dict[int, dict]) -> str:
     """Mean and standard deviation over seeds of the metric for one of the papers' numbers; empty without runs."""
-    from render import spread
-
     key, places = METRICS[figure]
     return spread([100 - one[key] if figure == "error %" else one[key] for one in seeds.values()], places)

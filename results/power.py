@@ -4,7 +4,8 @@ import sys
 
 import claims
 from claims import UNTESTED
-from render import metrics_of, read_runs, what
+from claims_tables import what
+from finished import metrics_of, read_runs
 from verdicts import LEVEL, deviation, seeds_needed
 
 

@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from claims import MAXSUP, OVERVIEW, SELECTIVE, TOPICS
 from experiments import digits
-from render import COLUMNS, means, spread, values_of
+from finished import values_of
 from reproduce import STOPPED, prepare
 from run import CORES, TOP, Failed, Machine, Run, together, wait_for, work
+from runs_tables import COLUMNS, means, spread
 
 METHODS = ("CE", "LS 0.1", "MaxSup 0.1-0.2")
 NEAR_ZERO = "0.1"  # of ten logits hardly any is within the papers' 0.01

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-TABLES = TOP / "results/tables"
+RESULTS = TOP / "results"
+TABLES = RESULTS / "tables"
 MARK = re.compile(r"<!-- (results/\S+) -->\n")
 
 

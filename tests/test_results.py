@@ -24,8 +24,9 @@ from subprojects import Subproject
 from training import PATIENCE
 
 SUBPROJECT = results = Subproject("results")
-claims, experiments, index_page, render, tables, verdicts = (
-    results.load(name) for name in ("claims", "experiments", "index_page", "render", "tables", "verdicts")
+MODULES = "claims claims_tables experiments finished index_page render runs_tables tables verdicts"
+claims, claims_tables, experiments, finished, index_page, render, runs_tables, tables, verdicts = map(
+    results.load, MODULES.split()
 )
 running = results.load("run")
 Claim = claims.Claim
@@ -137,7 +138,7 @@ def test_verdicts_are_corrected_over_the_claims_of_an_experiment():
 
 def test_families_of_tests():
     """The topics of an experiment form one family; rising strengths and recipes form one each."""
-    found = claims.tables(render.metrics_of(made_up("fashion-fine", "bank", seeds=20)))
+    found = claims.tables(finished.metrics_of(made_up("fashion-fine", "bank", seeds=20)))
     for name in ("fashion-fine", "bank"):
         own = {title: [test for test in of_title if test.experiment == name] for title, of_title in found.items()}
         topics = sum(len(own[title]) for title in claims.TOPICS)
@@ -151,29 +152,29 @@ def test_runs_that_two_experiments_have_are_tested_once():
     """distillation-fashion trains CE, LS and MaxSup exactly as fashion-fine does; distillation-cifar10 does not."""
     found = made_up("distillation-fashion", "distillation-cifar10")
     tested = {name: set() for name in found}
-    for test in sum(claims.tables(render.metrics_of(found)).values(), []):
+    for test in sum(claims.tables(finished.metrics_of(found)).values(), []):
         tested[test.experiment].add(test.claim.id)
     assert tested["distillation-fashion"] == {"C17a", "C17b", "C18"} < tested["distillation-cifar10"]
     said = "CE, LS 0.1, MaxSup 0.1: the same commands as in fashion-fine, where the claims about them are tested."
-    tables = {name: render.table_of_runs(name, methods) for name, methods in found.items()}
+    tables = {name: runs_tables.table_of_runs(name, methods) for name, methods in found.items()}
     assert said in tables["distillation-fashion"] and "the same commands" not in tables["distillation-cifar10"]
 
 
 def test_each_table_is_one_family_and_what_more_seeds_would_decide_is_named():
     """Five seeds, of which one shows almost no effect, decide nothing after the correction; ten would."""
-    found = made_up("fashion-noise-40")
-    of_ls = found["fashion-noise-40"]["LS 0.1"]
+    found = made_up("cifar10-long")
+    of_ls = found["cifar10-long"]["LS 0.1"]
     for seed, value in enumerate((-0.05, -0.04, -0.06, -0.05, -0.005)):
         of_ls[seed]["metrics"]["d_within_val"] = value
     of_ls[3]["hardware"] = of_ls[3]["hardware"] | {"instructions": "AVX512"}
-    judged = claims.tables(render.metrics_of(found))
+    judged = claims.tables(finished.metrics_of(found))
     page = render.page(found, judged)
-    assert "those observed: fashion-noise-40." in page
+    assert "those observed: cifar10-long." in page
     assert "The runs of seed 3 come from different machines" in page
     assert "Methods by machine: CE, LS 0.1, MaxSup 0.1, LS 0.1-0.2, MaxSup 0.1-0.2 on CPU with AVX2, 1 thread; LS 0.1 on" in page
     for title, claimed in judged.items():
         titled = title if title in claims.OTHER_STRENGTHS else None
-        part = page.partition("## fashion-noise-40")[2].partition(f"**{titled}**" if titled else "\n| id |")[2].split("\n\n**")[0]
+        part = page.partition("## cifar10-long")[2].partition(f"**{titled}**" if titled else "\n| id |")[2].split("\n\n**")[0]
         assert all(f"\n| {test.claim.id} |" in part for test in claimed)
 
 
@@ -183,7 +184,7 @@ def test_a_page_says_which_verdicts_the_added_seeds_changed(early):
     found = made_up("cifar10-coarse", seeds=10)
     for seed in range(5, 10) if early else ():
         found["cifar10-coarse"]["LS 0.1"][seed]["metrics"]["ece"] = -0.1
-    page = render.page(found, claims.tables(render.metrics_of(found)))
+    page = render.page(found, claims.tables(finished.metrics_of(found)))
     (line,) = [line for line in page.splitlines() if line.startswith("By the same rules, the first 5 seeds alone would have")]
     if early:
         assert line.endswith("claims: C9 contradicted, C23a supported, C23a (recipes) supported.")
@@ -192,31 +193,31 @@ def test_a_page_says_which_verdicts_the_added_seeds_changed(early):
 
 
 def test_seeds_beyond_the_plan_change_no_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(render, "RESULTS", tmp_path)
+    monkeypatch.setattr(finished, "RESULTS", tmp_path)
     (tmp_path / "runs/bank").mkdir(parents=True)
     for seed in (0, 19, 20):
-        run = {"method": "CE", "seed": seed, "command": render.Run("bank", "CE", seed).command}
+        run = {"method": "CE", "seed": seed, "command": finished.Run("bank", "CE", seed).command}
         (tmp_path / f"runs/bank/CE-seed{seed}.json").write_text(json.dumps(run))
-    assert list(render.read_runs()["bank"]["CE"]) == [0, 19]
+    assert list(finished.read_runs()["bank"]["CE"]) == [0, 19]
     (tmp_path / "runs/bank/CE-seed0.json").write_text(json.dumps(run | {"seed": 0, "command": "python train.py --epochs 1"}))
     with pytest.raises(SystemExit, match="runs/bank/CE-seed0.json: the recipe in experiments.py has changed since"):
-        render.read_runs()
+        finished.read_runs()
 
 
 def test_an_unfinished_experiment_says_so():
     found = made_up("fashion-fine", "fashion-longtail-50", seeds=4)
     for one in found["fashion-longtail-50"]["CE"].values():
         one["metrics"]["many"] = 90.0
-    page = render.page(found, claims.tables(render.metrics_of(found)))
-    assert "56 of 70 runs are finished: further tests may change verdicts." in page
+    page = render.page(found, claims.tables(finished.metrics_of(found)))
     assert "many %" not in page  # all classes have many images, so this is the top-1
     planned = experiments.EXPERIMENTS["fashion-longtail-50"].planned
+    assert f"28 of {planned} runs are finished: further tests may change verdicts." in page
     assert f"fashion-longtail-50 (28 of {planned}). Not started: digits-parity," in page
 
 
 def test_a_claim_waits_for_all_seeds_of_the_experiment():
     """Four of five seeds give no verdict, but are enough for planning."""
-    early, whole = (render.metrics_of(made_up("fashion-fine", seeds=seeds)) for seeds in (4, 5))
+    early, whole = (finished.metrics_of(made_up("cifar10-long", seeds=seeds)) for seeds in (4, 5))
     assert not any(claims.tables(early).values()) and all(len(t.values) == 5 for t in claims.tables(whole)["Accuracy"])
     assert all(len(t.values) == 4 for t in claims.tables(early, unfinished=True)["Accuracy"])
 
@@ -448,15 +449,18 @@ def test_a_mark_may_name_several_tables(tmp_path, monkeypatch):
     assert shown.index("`gpu_a`") < shown.index("`gpu_b`") and "cpu" not in shown
 
 
-def made_up(*names: str, seeds: int = 5) -> dict:
-    """Runs of experiments with known answers: LS has the largest ECE, accuracy is noise, all else is equal."""
+def made_up(*names: str, seeds: int | None = None) -> dict:
+    """Runs of experiments, all of them if seeds is None, with known answers.
+
+    LS has the largest ECE, accuracy is noise, all else is equal.
+    """
     random = np.random.default_rng(0)
     some = {"model": "m", "command": "python train.py", "training_seconds": 60.0, "versions": {"torch": "2.15.0"}}
     some["hardware"] = {"cpu": "CPU", "instructions": "AVX2", "gpu": None, "threads": 1, "cores": 2}
     found = {}
     for name in names:
         for method in experiments.EXPERIMENTS[name].methods:
-            for seed in range(seeds):
+            for seed in range(seeds or experiments.EXPERIMENTS[name].seeds):
                 metrics = dict.fromkeys([*of_all(), "confidence_right"], 0.0) | {
                     "images": 397,
                     "normalised_kept_msp": 1.0,
@@ -475,9 +479,9 @@ def test_a_page_of_made_up_runs():
     found = made_up("fashion-fine", "cifar10-resnet20")
     for one in found["fashion-fine"]["LS 0.1"].values():
         one["metrics"] |= {"confidence_right": 0.2, "confidence_wrong": 0.1}
-    judged = claims.tables(render.metrics_of(found))
+    judged = claims.tables(finished.metrics_of(found))
     page = render.page(found, judged)
-    assert render.of_right_predictions(render.metrics_of(found), judged) == {"right_too": "1 of 2", "right_more": "1"}
+    assert claims_tables.of_right_predictions(finished.metrics_of(found), judged) == {"right_too": "1 of 2", "right_more": "1"}
     assert "experiments (cifar10-resnet20)" in " ".join(page.split())  # those of strength 0.2
     assert "| C7 | LS 0.1: AURC, not normalised - normalised | MSP was kept in every split |" in page
     assert "| C19 | coverage at 1 % risk: CE - LS 0.1 | equal in every seed | | | | no test | |" in page
@@ -487,7 +491,7 @@ def test_a_page_of_made_up_runs():
     assert "Wilson's 95 % intervals" in page and "over 97 %" in page and "**The papers' recipes: LS at 0.1" in page
     lines = [line for line in page.splitlines() if line.startswith("| C5a |") and "top-1 %: MaxSup 0.1 - LS 0.1 |" in line]
     test = by["C5a", "fashion-fine", "MaxSup 0.1", "LS 0.1"]
-    least = verdicts.detectable(np.std(test.values, ddof=1), 5, test.level)
+    least = verdicts.detectable(np.std(test.values, ddof=1), len(test.values), test.level)
     assert lines[0].endswith(f"undecided | {least:.2f} |")
     said, *groups = render.summary(found, judged).split("\n\n**")
     counts = [int(number) for number in re.findall(r"\b\d+", said.partition("Experiments")[0])]
@@ -500,16 +504,17 @@ def test_a_page_of_made_up_runs():
     assert [title for title, ids in zip(groups, shown, strict=True) if "C9" in ids][0].startswith("Contradicted in some")
     signs = re.findall(r"^\| (C\w+) \|[^|]*\|[^|]*\| (\d+ of \d+) \|", "\n".join(groups), re.M)
     values = {
-        id: [t.values for t in by.values() if t.claim.id == id and t in render.at_matched_strength(judged)] for id, _ in signs
+        id: [t.values for t in by.values() if t.claim.id == id and t in claims_tables.at_matched_strength(judged)]
+        for id, _ in signs
     }
     some = {id: [one for one in of_claim if any(one)] for id, of_claim in values.items()}
     assert dict(signs) == {id: f"{sum(np.mean(one) > 0 for one in of_claim)} of {len(of_claim)}" for id, of_claim in some.items()}
     assert len(signs) == len(sum(shown, [])) and dict(signs)["C9"] == "0 of 2"
-    papers = results.load("papers").markdown(render.metrics_of(found))
+    papers = results.load("papers").markdown(finished.metrics_of(found))
     assert "Our runs: cifar10-resnet20, " in papers
     assert "| method | runs, ours | seeds, ours | error %, ours |" in papers and "| CE | cifar10-resnet20 | 5 | " in papers
     found["cifar10-resnet20-paper"] = {"CE": {0: made_up("cifar10-resnet20-paper")["cifar10-resnet20-paper"]["CE"][0]}}
-    both = results.load("papers").markdown(render.metrics_of(found))
+    both = results.load("papers").markdown(finished.metrics_of(found))
     rows = re.findall(r"^\| (CE|LS 0.2|MaxSup 0.2) \| (\S*) \| (\d+) \|", both, re.M)
     assert [row for row in rows if row[0] == "CE"] == [
         ("CE", f"cifar10-resnet20{end}", n) for end, n in (("-paper", "1"), ("", "5"))
@@ -535,7 +540,7 @@ def matrices(tmp_path_factory):
     """results/index.html without runs and with two experiments, and the tests of these two."""
     folder = tmp_path_factory.mktemp("matrices")
     for name, found in (("none", {}), ("some", made_up("fashion-fine", "cifar10-resnet20"))):
-        judged = claims.tables(render.metrics_of(found))
+        judged = claims.tables(finished.metrics_of(found))
         (folder / f"{name}.html").write_text(index_page.index_page(found, judged))
     return folder, [test for tests in judged.values() for test in tests]
 
@@ -574,7 +579,7 @@ def test_every_test_has_its_cell(matrices, browser):
             assert cell["title"] is None
             continue
         assert cell["title"].startswith(f"{test.experiment}. ") and f"over {len(test.values)} seeds" in cell["title"]
-        assert f"{test.mean:+.{render.places_of(test.claim)}f}".replace("-", "−") in cell["title"]
+        assert f"{test.mean:+.{claims_tables.places_of(test.claim)}f}".replace("-", "−") in cell["title"]
         assert f"p {test.p:.2g}, corrected {test.corrected:.3g}: {test.verdict}." in cell["title"]
         assert cell["filled"] == (test.corrected < verdicts.LEVEL) == (cell["kind"] != "open")
         assert cell["marked"] * test.mean > 0 or abs(cell["marked"]) < 0.5
@@ -636,7 +641,7 @@ def test_the_matrix_escapes_what_it_shows(monkeypatch):
     )
     found = made_up("fashion-fine")
     monkeypatch.setitem(experiments.EXPERIMENTS, "fashion-fine", hostile)
-    page = index_page.index_page(found, claims.tables(render.metrics_of(found)))
+    page = index_page.index_page(found, claims.tables(finished.metrics_of(found)))
     assert page.count("&lt;script&gt;alert(1)") >= 2 and "<script>alert" not in page and "<img" not in page
     assert 'data-data="&#34;&gt;&lt;img src=x&gt;"' in page
 
