@@ -267,11 +267,25 @@ def test_a_strength_that_is_learnt_gets_its_gradient():
         assert alpha.grad.item() == pytest.approx((logits.amax(1) - logits.mean(1)).mean().item())
 
 
+def test_each_sample_may_have_its_own_strength():
+    logits, targets = make((4, 5))
+    alpha = torch.tensor([0.0, 0.1, 0.2, 0.3])
+    expected = torch.stack([max_sup_loss(*sample, strength) for *sample, strength in zip(logits, targets, alpha, strict=True)])
+    torch.testing.assert_close(max_sup_loss(logits, targets, alpha, reduction="none"), expected)
+    torch.testing.assert_close(max_sup_loss(logits, F.one_hot(targets, 5).double(), alpha), expected.mean())
+
+
 @pytest.mark.parametrize("alpha", [0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_indices_of_any_width(dtype, alpha):
+    logits, targets = make((4, 171))
+    targets[0] = 156 if dtype == torch.uint8 else 3  # ignore_index, -100, is 156 in uint8
+    for loss in (MaxSupLoss(alpha), maxsup_loss.LogitPenaltyLoss(), LabelSmoothingLoss(0.1, torch.full((171,), 1 / 171))):
+        if dtype == torch.uint8 or isinstance(loss, MaxSupLoss):  # F.cross_entropy takes only uint8 and int64
+            assert torch.equal(loss(logits, targets.to(dtype)), loss(logits, targets))
     logits, targets = make((4, 5))
-    assert torch.equal(max_sup_loss(logits, targets.to(dtype), alpha), max_sup_loss(logits, targets, alpha))
+    online, other = OnlineLabelSmoothingLoss(5), OnlineLabelSmoothingLoss(5)
+    assert torch.equal(online(logits, targets.to(dtype)), other(logits, targets)) and torch.equal(online.counts, other.counts)
 
 
 def test_nothing_to_average_is_nan_as_in_cross_entropy():

@@ -88,8 +88,8 @@ def max_sup_loss(
 
     Returns a scalar or, with reduction="none", per-sample losses (N,) or (N, d1, ...). Half-precision logits are converted to
     float32 for the computation, and the result is converted back, except under autocast. Class indices may be integers of any
-    width. alpha may be a tensor, which receives a gradient if it requires one. For arguments that F.cross_entropy refuses, its
-    error is raised.
+    width. alpha may be a tensor, of one element or of one strength per sample, and receives a gradient if it requires one. For
+    arguments that F.cross_entropy refuses, its error is raised.
     """
     soft = logits.shape == targets.shape  # F.cross_entropy's own test for probabilities
     dim = 0 if logits.ndim == 1 else 1
@@ -104,13 +104,14 @@ def max_sup_loss(
     if malformed:
         F.cross_entropy(logits, targets, weight, ignore_index=ignore_index, reduction=reduction)  # raises its own error
         raise ValueError(f"unsupported arguments: logits {logits.shape}, targets {targets.shape} {targets.dtype}")
-    learnt = isinstance(alpha, Tensor) and alpha.requires_grad
-    if not learnt and alpha == 0:
-        y = targets if soft else targets.long()
-        return F.cross_entropy(logits, y, weight, ignore_index=ignore_index, reduction=reduction)
+    if not soft:
+        targets = targets.long()  # in a narrower type, ignore_index may wrap around and equal a class
+    varied = isinstance(alpha, Tensor) and (alpha.requires_grad or alpha.ndim > 0)
+    if not varied and alpha == 0:
+        return F.cross_entropy(logits, targets, weight, ignore_index=ignore_index, reduction=reduction)
 
     z = _at_least_float32(logits)
-    y = targets.to(z.dtype) if soft else targets.masked_fill(targets == ignore_index, 0).long()
+    y = targets.to(z.dtype) if soft else targets.masked_fill(targets == ignore_index, 0)
     strength = alpha
     if soft and weight is not None:
         y = y * weight.to(z.dtype).view(-1, *[1] * (z.ndim - 1 - dim))
@@ -121,7 +122,7 @@ def max_sup_loss(
         torch.compiler.is_compiling()
         or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0  # within torch.func.jvp or torch.func.hessian
         or targets.requires_grad
-        or learnt
+        or varied
         or (soft and weight is not None)
     )
     loss = max_sup_from_formula(z, y, strength) if from_formula else _FastMaxSup.apply(z, y, alpha)[0]
@@ -195,6 +196,7 @@ class OnlineLabelSmoothingLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         _refuse_dense(logits, "online label smoothing")
+        targets = targets if targets.is_floating_point() else targets.long()  # uint8 would be taken for a mask
         z = _at_least_float32(logits)
         table = self.table.to(z.dtype)
         with torch.autocast(z.device.type, enabled=False):  # which would round the product to half precision
@@ -326,10 +328,11 @@ def _reduce(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str, we
         raise ValueError(f"reduction {reduction!r} is none of 'none', 'mean' and 'sum'")
     total = loss.numel()
     if not targets.is_floating_point():
+        targets = targets.long()
         ignored = targets == ignore_index
         loss, total = loss.masked_fill(ignored, 0), total - ignored.sum()
         if weight is not None:
-            sample_weight = weight.to(loss.dtype)[targets.masked_fill(ignored, 0).long()].masked_fill(ignored, 0)
+            sample_weight = weight.to(loss.dtype)[targets.masked_fill(ignored, 0)].masked_fill(ignored, 0)
             loss, total = loss * sample_weight, sample_weight.sum()
     return loss if reduction == "none" else loss.sum() / (total if reduction == "mean" else 1)
 
