@@ -108,7 +108,15 @@ def trained(run: Run) -> Iterator[None]:
 def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> None:
     """Measure all models and make their page; at the same time, draw the other figures."""
     steps = [measured(runs, output)]
-    ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS, "--device", "cpu"]
+    ten = [
+        "--checkpoint",
+        *(str(run.folder / "checkpoint.pth") for run in of_ten),
+        "--names",
+        *METHODS,
+        "--device",
+        "cpu",
+        "--overwrite",
+    ]
     steps += [printed(["viz/features.py", *ten, "--output", str(output / "features")], output / "features.txt")]
     steps += [analysis(of_ten, output)]
     with tqdm(desc="measuring and drawing", total=len(steps), unit="command", **BAR) as bar:
@@ -126,7 +134,8 @@ def analysis(of_ten: list[Run], output: Path) -> Iterator[None]:
     for run, file in zip(of_ten, files, strict=True):
         words = ["--checkpoint", str(run.folder / "checkpoint.pth"), "--output", file, "--overwrite", "--device", "cpu"]
         yield from printed(["viz/logits.py", *words], output / "logits.txt")
-    words = ["--input", *files, "--names", *METHODS, "--threshold", NEAR_ZERO, "--output", str(output / "analysis")]
+    words = ["--input", *files, "--names", *METHODS, "--threshold", NEAR_ZERO, "--overwrite"]
+    words += ["--output", str(output / "analysis")]
     yield from printed(["viz/analysis.py", *words], output / "analysis.txt")
 
 

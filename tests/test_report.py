@@ -59,8 +59,9 @@ def pair(tmp_path_factory):
     """Logits files of two models of the same 500 images, with hostile names of classes and images."""
     folder = tmp_path_factory.mktemp("pair")
     names = {"classes": [SCRIPT, "$\\frac", "two words", "w" * 60, "e", "f"], "paths": [f"{IMAGE}{i}" for i in range(500)]}
+    trained = {"a": {"loss": "ls", "alpha": 0.1}, "b": {"loss": "maxsup", "alpha": 0.1, "alpha_end": 0.2}}
     for name, lift in {"a": 1.0, "b": 2.0}.items():
-        save(folder / f"{name}.pt", *outputs(500, 6, lift), **names)
+        save(folder / f"{name}.pt", *outputs(500, 6, lift), args=trained[name], **names)
     return folder / "a.pt", folder / "b.pt"
 
 
@@ -118,6 +119,7 @@ def test_numbers_and_their_intervals(pair, page_of_logits):
     assert np.diff(row["interval"])[0] / 2 == pytest.approx(half, rel=0.12)
     assert np.mean(row["interval"]) == pytest.approx(row["value"], abs=0.2 * half)
     assert any("is more accurate than A" in sentence for sentence in content["answer"])
+    assert content["answer"][-1].startswith("The strengths differ: A 0.1, <b>B</b> 0.1 to 0.2. ")
 
 
 def test_metrics_are_resampled_as_by_hand(pair):
@@ -293,6 +295,16 @@ def test_the_sentence_on_normalised_logits_follows_the_intervals():
     )
     none = sentence(CE=[-0.01, 0.01])
     assert not none.told and none.lead == "No gain from normalised logits can be told" and "for CE (−1.000 to 1.000)" in none.rest
+
+
+def test_different_strengths_are_called_recipes():
+    of_ce, of_ls = {"CE": ("ce", "0.0")}, {"LS": ("ls", "0.1")}
+    for matched in ({}, of_ce, of_ls, of_ls | {"MaxSup": ("maxsup", "0.1")}, of_ls | {"LS 0.2": ("ls", "0.2")}):
+        assert answer.recipes(matched) == []
+    (found,) = answer.recipes(of_ce | of_ls | {"MaxSup": ("maxsup", "0.1 to 0.2")})
+    assert found.lead + found.rest == (
+        "The strengths differ: LS 0.1, MaxSup 0.1 to 0.2. Between label smoothing and MaxSup, this compares recipes, not methods."
+    )
 
 
 def test_an_error_has_no_interval_below_zero():
@@ -484,7 +496,7 @@ def test_bad_input(pair, page_of_logits, tmp_path, monkeypatch):
     }.items():
         with pytest.raises(InputError, match=match):
             call(monkeypatch, *words, *out)
-    with pytest.raises(InputError, match="holds a report already; --overwrite replaces it"):
+    with pytest.raises(InputError, match="holds an output of viz/report.py already; --overwrite replaces it"):
         call(monkeypatch, "--input", a, "--output", page_of_logits)
 
 

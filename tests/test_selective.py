@@ -470,7 +470,7 @@ def test_two_classes_have_no_normalised_logits(tmp_path, monkeypatch, capsys):
     assert err.count("normalised logits need three classes or more") == 1 and "| – | – | – |" in out
 
 
-def test_another_commands_files_are_not_replaced(tmp_path, monkeypatch):
+def test_files_are_replaced_only_with_overwrite_and_another_commands_never(tmp_path, monkeypatch):
     path = save(tmp_path / "a.pt", *sample())
     commands = ("analysis", "selective", "calibration")
     for owner in commands:
@@ -478,7 +478,10 @@ def test_another_commands_files_are_not_replaced(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", [owner, *words])
         viz.load(owner).main()
         before = (tmp_path / owner / "summary.json").read_bytes()
-        viz.load(owner).main()  # it replaces its own
+        with pytest.raises(InputError, match=f"holds an output of viz/{owner}.py already; --overwrite replaces it"):
+            viz.load(owner).main()
+        monkeypatch.setattr(sys, "argv", [owner, *words, "--overwrite"])
+        viz.load(owner).main()
         for other in set(commands) - {owner}:
             monkeypatch.setattr(sys, "argv", [other, *words])
             with pytest.raises(InputError, match=f"holds the output of viz/{owner}.py; choose another --output"):

@@ -245,8 +245,8 @@ def test_analysis_says_what_is_wrong(sample, tmp_path, refused, monkeypatch):
     refused(
         "measure", "--batch-size: needs images", "--input", tmp_path / "a.pt", "--batch-size", 7, "--output", tmp_path / "m.json"
     )
-    words = ["--input", tmp_path / "a.pt", "--figure", "risk_coverage", "--overwrite", *out]
-    refused("report", "--overwrite: belongs to the page", *words)
+    words = ["--input", tmp_path / "a.pt", "--figure", "risk_coverage", "--title", "x", *out]
+    refused("report", "--title: belongs to the page", *words)
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused("analysis", "runs in one process", "--input", tmp_path / "a.pt", *out)
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -308,6 +308,7 @@ def test_a_trainers_facts_are_checked(small, tmp_path):
         "none of its weights has the 9,999,999 rows of its num_classes": {"num_classes": 9_999_999},
         "superclasses is .animals., not class": {"superclasses": "animals"},
         "width is -1": {"library": "cifar", "model": "resnet20", "width": -1},
+        "a model of Tasks/, no classifier of images": {"library": "smp", "input_size": [144, 192]},
     }.items():
         with pytest.raises(InputError, match=match):
             path = saved({"model": small[0], "args": args | change, "classes": list("abcde")}, tmp_path / "bad.pth")

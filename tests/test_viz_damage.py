@@ -377,14 +377,6 @@ def test_a_part_of_cifar_that_is_not_whole_is_downloaded_anew(tmp_path, monkeypa
     assert asked == [tmp_path]
 
 
-def test_an_earlier_file_that_is_not_measures_is_kept(tmp_path, monkeypatch):
-    for content in (b"[" * 10**5, b"{}", b'"models"', b"\xff", b'{"models": {}, "more": 1}'):
-        (tmp_path / "m.json").write_bytes(content)
-        with pytest.raises(InputError, match="is not a file of viz/measure.py"):
-            command(monkeypatch, "measure", "--input", logits_of(tmp_path), "--output", tmp_path / "m.json")
-        assert (tmp_path / "m.json").read_bytes() == content
-
-
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 

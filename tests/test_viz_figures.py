@@ -84,7 +84,7 @@ def test_table_1_and_figure_1(models, tmp_path, monkeypatch):
         ("--batch-size", "0"): "--batch-size 0",
     }.items():
         with pytest.raises(InputError, match=match):
-            call(features, monkeypatch, "--checkpoint", *paths, "--output", tmp_path, *words)
+            call(features, monkeypatch, "--checkpoint", *paths, "--output", tmp_path / "bad", *words)
 
 
 POINTS = """

@@ -191,7 +191,7 @@ def test_prefixes_of_file_names(parity, tmp_path, monkeypatch):
     words = ["--checkpoint", tmp_path / "a.pth", "--output", tmp_path / "m.json", "--transfer"]
     call(monkeypatch, *words, "--transfer-labels", "prefix")
     by_prefix = read(tmp_path / "m.json", "a")["transfer"]
-    call(monkeypatch, *words)
+    call(monkeypatch, *words, "--overwrite")
     assert by_prefix < read(tmp_path / "m.json", "a")["transfer"]  # ten digits are harder than two classes
     images = viz.load("images.find").open_images(parity, "val")
     assert measure.asked_classes(images, "prefix") == [images.name(i).split("/")[1][0] for i in range(397)]
@@ -265,7 +265,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch):
     good = torch.load(path, weights_only=True)
     (tmp_path / "mine.json").write_text("[1]")
     for match, output, change in (
-        ("mine.json: is not a file of viz/measure.py", "mine.json", {}),
+        ("mine.json is there already; --overwrite replaces it", "mine.json", {}),
         ("the name of a JSON file ends with .json", "a.pth", {}),
         ("trained on row 1,400 of digits, which has 1,400", "m.json", {"training_rows": torch.tensor([0, 1400])}),
         ("has 3 training labels for 1,400 images", "m.json", {"training_labels": torch.tensor([0, 1, 2])}),

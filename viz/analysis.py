@@ -18,14 +18,14 @@ from common.terminal import counted, markdown, number, table
 def main() -> None:
     parser = options.parser("Figures and metrics of one or more logits files.")
     options.add_models(parser, "input")
-    parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
+    options.add_output(parser, "folder for figures and tables")
     help_ = "a logit z is near zero if |z| is below this"
     parser.add_argument("--threshold", type=float, default=options.THRESHOLD, help=help_)
     help_ = "strength of label smoothing at which its two parts are computed"
     parser.add_argument("--alpha", type=float, default=options.ALPHA, help=help_)
     args = options.parse(parser)
     files = options.load_all(args)
-    outputs.folder(args.output, "analysis")
+    outputs.folder(args.output, "analysis", args.overwrite)
     found = analyse(files, args.threshold, args.output, args.alpha)
     head = ["model", "images", "top-1 %", "NLL", "ECE", "AURC", f"|z| < {args.threshold:g} %"]
     decimals = {"images": 0, "top1": 2, "nll": 4, "ece": 4, "aurc": 5, "near_zero_percent": 2}

@@ -10,7 +10,6 @@ Writes reliability (PNG and PDF), summary.json, summary.md.
 
 import json
 from collections import Counter
-from pathlib import Path
 from statistics import fmean
 
 from common import errors, options, outputs
@@ -23,7 +22,7 @@ FIGURES = {"ece": ("ECE", 4), "classwise_ece": ("classwise ECE", 5), "nll": ("NL
 def main() -> None:
     parser = options.parser("Calibration of one or more logits files, before and after temperature scaling.")
     options.add_models(parser, "input")
-    parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
+    options.add_output(parser, "folder for figures and tables")
     options.add_splits(parser)
     args = options.parse(parser)
 
@@ -35,7 +34,7 @@ def main() -> None:
     files = options.load_all(args)
     for name, content in files.items():
         check_split(len(content["labels"]), args.val_fraction, name)
-    outputs.folder(args.output, "calibration")
+    outputs.folder(args.output, "calibration", args.overwrite)
     summary = {"held_out_fraction": args.val_fraction, "repeats": args.repeats, "seed": args.seed, "models": {}, "notes": []}
     diagrams = {}
     for name, content in files.items():

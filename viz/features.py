@@ -9,7 +9,6 @@ unit length, as the cosine distances of the table imply, so that all panels shar
 """
 
 import json
-from pathlib import Path
 
 from common import errors, options, outputs, terminal
 
@@ -19,12 +18,12 @@ def main() -> None:
         "Table 1 and Figure 1 of the MaxSup repository: variation, separability and projection of penultimate features."
     )
     options.add_models(parser, "checkpoint")
-    parser.add_argument("--output", type=Path, required=True, help="folder for tables and figure")
+    options.add_output(parser, "folder for tables and figure")
     parser.add_argument("--classes", nargs=3, help="three class names to project; if omitted: the first three")
     options.add_images(parser)
     args = options.parse(parser, shared=True)
     models = options.models_of(args)
-    outputs.folder(args.output, "features")
+    outputs.folder(args.output, "features", args.overwrite)
 
     from common import distributed
 

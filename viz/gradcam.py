@@ -19,8 +19,7 @@ def main() -> None:
     options.add_models(parser, "checkpoint")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="image files, one row of the figure each")
     parser.add_argument("--target", help="class to explain, a name or a label; if omitted: the one that each model predicts")
-    parser.add_argument("--output", type=Path, required=True, help="figure to write, .png or .pdf")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
+    options.add_output(parser, "figure to write, .png or .pdf")
     options.add_preprocessing(parser)
     args = options.parse(parser)
     if args.output.suffix not in (".png", ".pdf"):

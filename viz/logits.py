@@ -15,10 +15,9 @@ from common import errors, options, outputs
 def main() -> None:
     parser = options.parser("Extract logits and labels from a checkpoint.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of any form: .pth, .pt, .ckpt, .safetensors")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, .pt")
+    options.add_output(parser, "file to write, .pt")
     parser.add_argument("--split", default="val", help="images to use: a folder or archive in --data-path")
     parser.add_argument("--features", action="store_true", help="also store the penultimate features")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
     options.add_images(parser)
     args = options.parse(parser, shared=True)
     outputs.check_file(args.output, args.overwrite, args.checkpoint)

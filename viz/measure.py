@@ -37,9 +37,7 @@ SHOWN = {"top1": 2, "train_top1": 2, "nll": 4, "ece": 4, "aurc": 5, "d_within_va
 def main() -> None:
     parser = options.parser("Every metric of trained models on their own training and validation images.")
     options.add_models(parser, "checkpoint", "input")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="JSON file to write; an earlier one of this command is replaced"
-    )
+    options.add_output(parser, "JSON file to write")
     help_ = f"also measure linear transfer to --transfer-labels, from at most {options.TRANSFER_IMAGES:,} training images"
     parser.add_argument("--transfer", action="store_true", help=help_)
     help_ = "classes: the data set's own, even if training used superclasses; prefix: file names up to the first _"
@@ -54,7 +52,9 @@ def main() -> None:
         options.refuse(args, "goes with --input", "ignore_index")
     if not args.transfer:
         options.refuse(args, "goes with --transfer", "transfer_labels")
-    check_output(args.output)
+    if args.output.suffix != ".json":
+        raise InputError(f"--output {args.output}: the name of a JSON file ends with .json")
+    outputs.check_file(args.output, args.overwrite)
     for name, path in options.models_of(args).items():
         metrics = of_checkpoint(path, name, args) if args.checkpoint else of_logits(path, name, args.ignore_index)
         found[name] = {kind: str(path), "metrics": metrics}
@@ -63,21 +63,6 @@ def main() -> None:
     rows = [[name, *(number(row["metrics"].get(key), SHOWN[key]) for key in head)] for name, row in found.items()]
     print(table(["model", *head], rows))
     errors.say(f"measured {counted(len(found), 'model')}: {args.output}")
-
-
-def check_output(path: Path) -> None:
-    """Make the folder of the output. Raises InputError unless `path` is a JSON file that this command may write or replace."""
-    if path.suffix != ".json":
-        raise InputError(f"--output {path}: the name of a JSON file ends with .json")
-    outputs.make_folder(path.parent, path)
-    try:
-        earlier = json.loads(path.read_bytes()) if path.exists() else {"models": {}}
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({errors.reason(error)})")
-    except (ValueError, RecursionError):
-        earlier = None
-    if not isinstance(earlier, dict) or set(earlier) != {"models"}:
-        raise InputError(f"--output {path}: is not a file of viz/measure.py; choose another --output")
 
 
 def of_logits(path: Path, name: str, ignore_index: int = 255) -> dict[str, float | None]:

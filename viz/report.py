@@ -27,27 +27,27 @@ def main() -> None:
     models = options.add_models(parser, "checkpoint", "input")
     help_ = "one method: its name, then the checkpoints or logits files of its seeds; once per method"
     models.add_argument("--group", nargs="+", action="append", metavar=("NAME", "FILE"), help=help_)
-    parser.add_argument("--output", type=Path, required=True, help="folder for index.html, report.json and figures/")
+    options.add_output(parser, "folder for index.html, report.json and figures/")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="make only these sections")
     parser.add_argument("--skip", nargs="+", choices=SECTIONS, default=[], help="omit these sections")
     help_ = "draw only this figure into --output, as PNG and PDF, and make no page"
     parser.add_argument("--figure", choices=FIGURES, help=help_)
     parser.add_argument("--title", default="Model report", help="heading of the page")
     parser.add_argument("--note", action="append", default=[], help="paragraph under the heading; may be repeated")
-    parser.add_argument("--overwrite", action="store_true", help="replace the report in --output")
     help_ = "a logit z is near zero if |z| is below this"
     parser.add_argument("--threshold", type=float, default=options.THRESHOLD, help=help_)
     options.add_images(parser)
     args = options.parse(parser)
     if args.figure:
-        options.refuse(args, "belongs to the page, which --figure does not make", "only", "skip", "title", "note", "overwrite")
+        options.refuse(args, "belongs to the page, which --figure does not make", "only", "skip", "title", "note")
     files = methods(args)
     wanted = [key for key in SECTIONS if key not in args.skip and (args.only is None or key in args.only)]
     if not wanted and not args.figure:
         raise InputError("--only and --skip leave no section")
-    if not (args.figure or args.overwrite) and any((args.output / name).exists() for name in ("index.html", "report.json")):
-        raise InputError(f"--output {args.output}: holds a report already; --overwrite replaces it")
-    outputs.folder(args.output, "report")
+    if args.figure:
+        outputs.check_file(args.output / f"{args.figure}.png", args.overwrite)
+    else:
+        outputs.folder(args.output, "report", args.overwrite)
 
     from report_page import make
 

@@ -19,7 +19,7 @@ from common import errors, options, outputs
 def main() -> None:
     parser = options.parser("Risk-coverage figures of one or more logits files, with and without normalised logits.")
     options.add_models(parser, "input")
-    parser.add_argument("--output", type=Path, required=True, help="folder for figures and tables")
+    options.add_output(parser, "folder for figures and tables")
     options.add_splits(parser)
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples of the images for the intervals; 0: no intervals")
     options.add_ignore_index(parser)
@@ -34,7 +34,7 @@ def main() -> None:
     files = options.load_all(args)
     for name, content in files.items():
         check_split(len(content["labels"]), args.val_fraction, name)
-    outputs.folder(args.output, "selective")
+    outputs.folder(args.output, "selective", args.overwrite)
     models = {name: segmentation.rank_file(content, name) for name, content in files.items()}
     summary = analyse(models, args.val_fraction, args.repeats, args.bootstrap, args.seed)
     write(summary, models, args.log_risk, args.output)

@@ -9,7 +9,6 @@ on the test images (--test-split). Only the choice of that fifth is random, with
 """
 
 import json
-from pathlib import Path
 
 from common import errors, options, outputs, terminal
 from common.errors import InputError
@@ -18,7 +17,7 @@ from common.errors import InputError
 def main() -> None:
     parser = options.parser("Table 2 of the MaxSup repository: accuracy of a logistic regression on frozen features.")
     options.add_models(parser, "checkpoint")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    options.add_output(parser, "folder for the tables")
     parser.add_argument("--test-split", default="val", help="test images: a folder or archive in --data-path")
     help_ = "values of C, the inverse L2 strength, to choose from"
     parser.add_argument("--strengths", type=float, nargs="+", default=options.STRENGTHS, help=help_)
@@ -38,7 +37,7 @@ def main() -> None:
     sets = {split: open_split(split, args) for split in ("train", args.test_split)}
     check_different(*sets.values())
     inference.say_notes(*sets.values())
-    outputs.folder(args.output, "transfer")
+    outputs.folder(args.output, "transfer", args.overwrite)
     table = {}
     for name, path in models.items():
         checkpoint, parts = inference.load(path, args), []

@@ -158,6 +158,8 @@ def facts_said(state: dict, path: Path) -> tuple[dict, list[str] | None]:
     """
     args = args_of(state)
     classes = state.get("classes") if isinstance(state.get("classes"), list) else None
+    if args.get("library") in ("smp", "text", "tabular"):
+        raise InputError(f"{path}: a model of Tasks/, no classifier of images; --logits of its trainer writes a file for --input")
     if args.keys() >= OURS:
         kept = {key: args[key] for key in (*VARIANTS, "data", "superclasses") if args.get(key) is not None}
         return {key: args[key] for key in OURS} | kept | {"library": args.get("library") or "timm"}, classes

@@ -80,6 +80,11 @@ def add_models(to: argparse.ArgumentParser, *kinds: str) -> argparse._ActionsCon
     return group
 
 
+def add_output(to: argparse.ArgumentParser, what: str) -> None:
+    to.add_argument("--output", type=Path, required=True, help=what)
+    to.add_argument("--overwrite", action="store_true", help="replace what this command has written to --output before")
+
+
 def add_splits(to: argparse.ArgumentParser) -> None:
     """The held-out splits on which a temperature, or the power p of normalised logits, is chosen."""
     to.add_argument(

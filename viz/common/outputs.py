@@ -11,11 +11,22 @@ from common.errors import InputError, reason
 FIGURES = {"analysis": "near_zero_histogram.png", "selective": "risk_coverage.png", "calibration": "reliability.png"}
 
 
-def folder(path: Path, command: str) -> None:
-    """Make the output folder of a command. Raises InputError if that fails or if the folder holds another command's summary."""
+# What each command writes last into its output folder.
+LAST = dict.fromkeys(FIGURES, "summary.md") | {"features": "features.md", "transfer": "transfer.md", "report": "index.html"}
+LAST |= {"suppression": "suppression.png"}
+
+
+def folder(path: Path, command: str, overwrite: bool) -> None:
+    """Make the output folder of a command.
+
+    Raises InputError if that fails, if the folder holds another command's summary, or an output of this command and `overwrite`
+    is false.
+    """
     for other, figure in FIGURES.items():
         if command in FIGURES and other != command and (path / figure).exists():
             raise InputError(f"--output {path}: holds the output of viz/{other}.py; choose another --output")
+    if (path / LAST[command]).exists() and not overwrite:
+        raise InputError(f"--output {path}: holds an output of viz/{command}.py already; --overwrite replaces it")
     make_folder(path, path)
 
 

@@ -141,5 +141,15 @@ def _normalised(estimates: dict[str, dict]) -> list[Sentence]:
     return [Sentence(lead, rest, not others)]
 
 
+def recipes(losses: dict[str, tuple[str, str]]) -> list[Sentence]:
+    """A caution if models of label smoothing and of MaxSup differ in strength. losses: loss and strength, by model."""
+    of = {loss: {name: found[1] for name, found in losses.items() if found[0] == loss} for loss in ("ls", "maxsup")}
+    if all(ours == theirs for ours in of["ls"].values() for theirs in of["maxsup"].values()):
+        return []
+    strengths = ", ".join(f"{name} {strength}" for name, strength in (of["ls"] | of["maxsup"]).items())
+    rest = f": {strengths}. Between label smoothing and MaxSup, this compares recipes, not methods."
+    return [Sentence("The strengths differ", rest, False)]
+
+
 def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

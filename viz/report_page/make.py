@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from drawing import style
 from report_page import FIGURES, inputs, sections
-from report_page.answer import QUESTIONS, answer, shown
+from report_page.answer import QUESTIONS, answer, recipes, shown
 from report_page.blocks import Cell, Section, Table
 from report_page.inputs import Run
 from report_page.numbers import METRICS, differences, estimates, measure, resampled
@@ -138,7 +138,9 @@ def render(found: Findings, made: list[Section], args: argparse.Namespace, comma
         if found.several_seeds
         else f"{images:,} images"
     )
-    sentences = answer(found.estimates, found.differences, evidence)
+    said = {name: runs[0].said for name, runs in found.runs.items()}
+    losses = {name: (facts.get("loss"), strength(facts)) for name, facts in said.items() if facts.get("alpha") is not None}
+    sentences = answer(found.estimates, found.differences, evidence) + recipes(losses)
     answered = [
         question.metric for question in QUESTIONS if any(found.values(name, question.metric) is not None for name in found.runs)
     ]
@@ -213,6 +215,12 @@ def intervals_said(found: Findings) -> str:
     return text
 
 
+def strength(said: dict) -> str:
+    """The strength of a loss in words, from what a file says about its training."""
+    start, end = (said.get(key) for key in ("alpha", "alpha_end"))
+    return f"{start} to {end}" if end not in (None, start) else f"{start}"
+
+
 def models_table(found: Findings) -> Table:
     """A row per model or seed: file, architecture, loss."""
     rows = []
@@ -221,8 +229,7 @@ def models_table(found: Findings) -> Table:
             said = run.said
             loss = str(said.get("loss", "not said"))
             if said.get("alpha") is not None and loss != "ce":
-                end = said.get("alpha_end")
-                loss += f", alpha {said['alpha']}" + (f" to {end}" if end is not None else "")
+                loss += f", alpha {strength(said)}"
             size = f"{run.checkpoint.facts['input_size']} px" if run.checkpoint else "–"
             words = [
                 str(run.path),
