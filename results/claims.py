@@ -3,12 +3,11 @@
 "LS" and "MaxSup" stand for the arms at the strengths of a table: see `resolve`. What follows from a formula is not a claim.
 """
 
-import itertools
 import re
 import statistics
 from dataclasses import dataclass
 
-from experiments import EXPERIMENTS
+from experiments import EXPERIMENTS, earlier_experiment_with
 from verdicts import LEVEL, VERDICTS, detectable, deviation, holm, interval, p_value
 
 FEWEST_SEEDS = 3
@@ -234,13 +233,6 @@ def correct(found: list[Test]) -> None:
         family, looks = [test for test in found if test.experiment == name], EXPERIMENTS[name].looks
         for test, adjusted in zip(family, holm([test.p for test in family]), strict=True):
             test.corrected, test.level = min(1.0, looks * adjusted), LEVEL / (looks * len(family))
-
-
-def earlier_experiment_with(name: str, arms: list[str | None]) -> str | None:
-    """The earlier experiment, if there is one, that runs these arms with the same commands, and so has the same test."""
-    earlier = itertools.takewhile(lambda other: other != name, EXPERIMENTS)
-    same = EXPERIMENTS[name].same_run
-    return next((other for other in earlier if all(same(arm, EXPERIMENTS[other]) for arm in arms if arm)), None)
 
 
 def matched(name: str) -> dict[str, str]:

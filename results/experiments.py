@@ -3,6 +3,7 @@
 Methods carry their strength in their name: "LS 0.1" is constant, "LS 0.1-0.2" rises linearly over training.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -215,3 +216,10 @@ EXPERIMENTS = {
     "distillation-fashion": _distillation(_fashion),
     "distillation-cifar10": _distillation(_cifar10),
 }
+
+
+def earlier_experiment_with(name: str, arms: list[str | None]) -> str | None:
+    """The earlier experiment, if there is one, that runs these arms with the same commands, and so has the same test."""
+    earlier = itertools.takewhile(lambda other: other != name, EXPERIMENTS)
+    same = EXPERIMENTS[name].same_run
+    return next((other for other in earlier if all(same(arm, EXPERIMENTS[other]) for arm in arms if arm)), None)

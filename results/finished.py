@@ -3,8 +3,7 @@
 import json
 
 from experiments import EXPERIMENTS
-from run import Run
-from tables import RESULTS
+from run import RUNS, Run
 
 
 def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
@@ -15,7 +14,7 @@ def read_runs() -> dict[str, dict[str, dict[int, dict]]]:
     found: dict = {}
     for name, experiment in EXPERIMENTS.items():
         of: dict = {}
-        for file in sorted((RESULTS / "runs" / name).glob("*.json")):
+        for file in sorted((RUNS / name).glob("*.json")):
             run = json.loads(file.read_text())
             if run["seed"] < experiment.seeds and run["method"] in experiment.methods:
                 Run(name, run["method"], run["seed"]).check(run)

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 import claims
 import claims_tables
+import sentences
 from claims import Claim, Test
 from experiments import EXPERIMENTS
 from finished import done
@@ -73,9 +74,9 @@ def index_page(runs: dict, judged: dict[str, list[Test]]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("index.html.j2").render(
-        summary=claims_tables.counts(judged) if tested else "",
-        small=claims_tables.small(judged).strip(),
-        weak=claims_tables.weak(judged),
+        summary=sentences.counts(judged) if tested else "",
+        small=sentences.small(judged).strip(),
+        weak=sentences.weak(judged),
         level=LEVEL,
         half=HALF,
         kinds=KINDS,

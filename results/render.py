@@ -1,5 +1,6 @@
 """results/README.md, results/index.html and the blocks of all other pages, from only the JSON files."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -8,23 +9,13 @@ import papers
 import prose
 import tables
 from claims import Test
-from claims_tables import (
-    at_matched_strength,
-    changed,
-    counts,
-    of_experiment,
-    of_right_predictions,
-    section,
-    small,
-    table_of_claims,
-    tables_of_tests,
-    weak,
-    worthwhile,
-)
+from claims_tables import changed, of_experiment, section, table_of_claims, tables_of_tests
 from experiments import EXPERIMENTS, MANY_SEEDS
 from finished import done, metrics_of, read_runs, values_of
 from index_page import index_page
+from run import WORK
 from runs_tables import table_of_runs
+from sentences import at_matched_strength, counts, of_right_predictions, small, weak, worthwhile
 from tables import RESULTS, TOP
 from verdicts import LEVEL, VERDICTS
 
@@ -33,19 +24,22 @@ NEAR = 97  # % of training images predicted correctly
 
 def render() -> None:
     """Write the two pages of results/, and the blocks of all other pages that show what the JSON files hold."""
-    for path, text in rendered().items():
-        tables.write(path, text)
+    WORK.mkdir(parents=True, exist_ok=True)
+    with open(WORK / "render.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes, the one that writes last must have read last
+        for path, text in rendered().items():
+            tables.write(path, text)
 
 
 def rendered() -> dict[Path, str]:
     """The up-to-date text of each page. A block is named after the file, or folder, that it shows: see tables.block."""
     runs = read_runs()
     judged = claims.tables(metrics_of(runs))
-    found = {RESULTS / "README.md": page(runs, judged), RESULTS / "index.html": index_page(runs, judged)}
+    found = {RESULTS / "README.md": tables.wrap(page(runs, judged)), RESULTS / "index.html": index_page(runs, judged)}
     for path in tables.pages():
         text = path.read_text()
         for name in tables.MARK.findall(text):
-            text = tables.block(text, name, block(name, runs, judged))
+            text = tables.block(text, name, tables.wrap(block(name, runs, judged)))
         found[path] = text
     return found
 
@@ -78,7 +72,8 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
         parts.append(f"## {section(name)}\n\n{table_of_runs(name, methods)}")
         tests = of_experiment(name, judged)
         parts += tables_of_tests(tests) if any(tests.values()) else [f"{claims.UNTESTED}\n"]
-        parts += [changed(name, of_experiment(name, first), tests)] if EXPERIMENTS[name].first_seeds else []
+        if EXPERIMENTS[name].first_seeds and done(methods) == EXPERIMENTS[name].planned:
+            parts.append(changed(name, of_experiment(name, first), tests))
     return "\n".join([*parts, planned()])
 
 

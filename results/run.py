@@ -23,12 +23,15 @@ from tqdm import tqdm
 
 import tables
 from experiments import EXPERIMENTS, Experiment
+from tables import RESULTS, TOP
 
-TOP = Path(__file__).resolve().parents[1]
-RUNS = TOP / "results/runs"
+RUNS = RESULTS / "runs"
 WORK = TOP / "output/results"
 # What trainers know and logits do not show: accuracy of classes with many, medium or few training images, and mIoU.
 FROM_TRAINER = ("many", "medium", "low", "miou")
+# Packages whose versions matter for the numbers; more for some trainers.
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
+MORE_PACKAGES = {"Tasks/segmentation/main.py": ("segmentation-models-pytorch",)}
 NEEDS = re.compile(r"\{(.+?)\}")
 # glibc returns the memory of large tensors to the kernel after each step, which then clears it for the next one. With these
 # settings, which other C libraries ignore, a step of the small networks here takes about a fifth less time on a CPU. The results
@@ -164,8 +167,8 @@ class Run:
         words = NEEDS.sub(lambda found: str(self.folder.parent / f"{found[1].replace(' ', '-')}-seed{self.seed}"), self.options)
         words = [*words.split(), "--output_dir", str(self.folder), "--resume", "auto", "--device", machine.device]
         words += ["--logits", str(self.folder / "logits.pt")] if self.experiment.logits else ["--eval-every", "100"]
-        if machine.device == "cuda" and "--amp" not in words and self.experiment.trainer != "Tasks/tabular/main.py":
-            words += ["--amp", "off"]  # as on a CPU; on a GPU the trainers' default is bf16
+        if machine.device == "cuda" and "--amp" not in words and not self.experiment.trainer.startswith("Tasks/"):
+            words += ["--amp", "off"]  # these trainers' default on a CPU; on a GPU it is bf16
         command = [self.experiment.trainer, *words, *self._data_path(machine)]
         yield from work(command, self.folder / "train.txt", machine.threads, lock.fileno())
 
@@ -187,7 +190,7 @@ class Run:
             "measuring_seconds": measuring,
             "versions": {
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "torchvision", "timm")},
+                **{name: version(name) for name in PACKAGES + MORE_PACKAGES.get(self.experiment.trainer, ())},
             },
             "hardware": hardware(machine),
         }
@@ -196,7 +199,10 @@ class Run:
 
 
 def hardware(machine: Machine) -> dict:
-    """CPU, instruction set that torch uses (with another one, the same seed gives other weights), GPU, threads, cores."""
+    """CPU, instruction set that torch uses (with another one, the same seed gives other weights), GPU, threads, cores.
+
+    bfloat16: whether the CPU has bfloat16 instructions; without them, the trainers of Tasks/ compute in float32.
+    """
     import torch
 
     gpu = torch.cuda.get_device_name() if machine.device == "cuda" else None
@@ -204,6 +210,7 @@ def hardware(machine: Machine) -> dict:
     return {
         "cpu": cpu_name(),
         "instructions": instructions,
+        "bfloat16": not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_info().split()),
         "gpu": gpu,
         "threads": machine.threads,
         "cores": CORES,
@@ -211,8 +218,12 @@ def hardware(machine: Machine) -> dict:
 
 
 def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    models = (line.split(": ")[1] for line in cpu_info().splitlines() if line.startswith("model name"))
+    return next(models, platform.processor())
+
+
+def cpu_info() -> str:
+    return Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 
 
 def work(command: list[str], printed: Path, threads: int, lock: int | None = None) -> Iterator[None]:

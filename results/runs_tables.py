@@ -3,8 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-import claims
-from experiments import EXPERIMENTS
+from experiments import EXPERIMENTS, earlier_experiment_with
 from finished import done, metrics_of, values_of
 from verdicts import wilson
 
@@ -49,8 +48,8 @@ def table_of_runs(experiment: str, methods: dict) -> str:
     first = [f"python {prepare}"] if prepare else []
     lines += ["", f"Model: {some['model']}. The first run:", "", "```", *first, some["command"], "```", ""]
     lines += [f"Median training time of a run: {took} ({'; '.join(kinds)}), torch {some['versions']['torch']}."]
-    if {"Conv/common_resnet/train.py", "bf16"} <= set(some["command"].split()) and any("AVX2" in kind for kind in kinds):
-        lines += ["A CPU with only AVX2 has no bfloat16 instructions: float32 is rounded to bfloat16 in the same places there."]
+    if {"Conv/common_resnet/train.py", "bf16"} <= set(some["command"].split()):
+        lines += ["On a CPU without bfloat16 instructions, float32 is rounded to bfloat16 in the same places."]
     mixed = seeds_on_several_machines(methods)
     if mixed:
         all_seeds = len(mixed) == EXPERIMENTS[experiment].seeds
@@ -64,7 +63,7 @@ def table_of_runs(experiment: str, methods: dict) -> str:
             "",
             f"{done(methods)} of {EXPERIMENTS[experiment].planned} runs are finished: further tests may change verdicts.",
         ]
-    again = {method: name for method in methods if (name := claims.earlier_experiment_with(experiment, [method]))}
+    again = {method: name for method in methods if (name := earlier_experiment_with(experiment, [method]))}
     if again:
         where = " and ".join(dict.fromkeys(again.values()))
         lines += ["", f"{', '.join(again)}: the same commands as in {where}, where the claims about them are tested. Runs on"]
@@ -87,7 +86,8 @@ def machines_of(seeds: dict[int, dict]) -> set[str]:
 
 def machine(hardware: dict) -> str:
     threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
-    return hardware["gpu"] or f"{hardware['cpu']} with {hardware['instructions']}, {threads}"
+    instructions = hardware["instructions"] + " and bfloat16" * hardware.get("bfloat16", False)  # the first runs do not say
+    return hardware["gpu"] or f"{hardware['cpu']} with {instructions}, {threads}"
 
 
 def of_images(metrics: dict[str, dict[int, dict]]) -> list[str]:

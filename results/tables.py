@@ -6,6 +6,7 @@ A table is a dict: `command` that measured it, `environment` (machine, versions,
 
 import os
 import re
+import textwrap
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
@@ -32,6 +33,21 @@ def block(text: str, name: str, content: str) -> str:
         raise ValueError(f"the marks {start.strip()} and {end.strip()} are needed once each")
     before, rest = text.split(start)
     return before + start + content + end + rest.split(end)[1]
+
+
+def wrap(text: str) -> str:
+    """Fill paragraphs and list items to lines of at most 100 characters; code, headings and table rows stay as they are."""
+    lines, paragraph, code = [], [], False
+    for line in [*text.split("\n"), "```"]:
+        prose = not code and line.strip() and line[0] not in "|#`"
+        if paragraph and (not prose or line.startswith("- ")):
+            indent = "  " * paragraph[0].startswith("- ")
+            words = " ".join(part.strip() for part in paragraph)
+            lines += textwrap.wrap(words, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+            paragraph = []
+        code ^= line.startswith("```")
+        (paragraph if prose else lines).append(line)
+    return "\n".join(lines[:-1])
 
 
 def pages() -> list[Path]:

@@ -430,7 +430,7 @@ FAULTS = {
         ],
         "test_results.py::families_of_tests": [("looks * len(family)", "looks * len(found)")],
     },
-    "results/claims_tables.py": {
+    "results/sentences.py": {
         "test_results.py::each_table_is_one_family_and_what_more_seeds_would_decide_is_named": [
             ("or 1000) <= MANY_SEEDS}", "or 1000) < 3}")
         ],

@@ -24,8 +24,8 @@ from subprojects import Subproject
 from training import PATIENCE
 
 SUBPROJECT = results = Subproject("results")
-MODULES = "claims claims_tables experiments finished index_page render runs_tables tables verdicts"
-claims, claims_tables, experiments, finished, index_page, render, runs_tables, tables, verdicts = map(
+MODULES = "claims claims_tables experiments finished index_page render runs_tables sentences tables verdicts"
+claims, claims_tables, experiments, finished, index_page, render, runs_tables, sentences, tables, verdicts = map(
     results.load, MODULES.split()
 )
 running = results.load("run")
@@ -193,7 +193,7 @@ def test_a_page_says_which_verdicts_the_added_seeds_changed(early):
 
 
 def test_seeds_beyond_the_plan_change_no_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(finished, "RESULTS", tmp_path)
+    monkeypatch.setattr(finished, "RUNS", tmp_path / "runs")
     (tmp_path / "runs/bank").mkdir(parents=True)
     for seed in (0, 19, 20):
         run = {"method": "CE", "seed": seed, "command": finished.Run("bank", "CE", seed).command}
@@ -481,7 +481,7 @@ def test_a_page_of_made_up_runs():
         one["metrics"] |= {"confidence_right": 0.2, "confidence_wrong": 0.1}
     judged = claims.tables(finished.metrics_of(found))
     page = render.page(found, judged)
-    assert claims_tables.of_right_predictions(finished.metrics_of(found), judged) == {"right_too": "1 of 2", "right_more": "1"}
+    assert sentences.of_right_predictions(finished.metrics_of(found), judged) == {"right_too": "1 of 2", "right_more": "1"}
     assert "experiments (cifar10-resnet20)" in " ".join(page.split())  # those of strength 0.2
     assert "| C7 | LS 0.1: AURC, not normalised - normalised | MSP was kept in every split |" in page
     assert "| C19 | coverage at 1 % risk: CE - LS 0.1 | equal in every seed | | | | no test | |" in page
@@ -504,8 +504,7 @@ def test_a_page_of_made_up_runs():
     assert [title for title, ids in zip(groups, shown, strict=True) if "C9" in ids][0].startswith("Contradicted in some")
     signs = re.findall(r"^\| (C\w+) \|[^|]*\|[^|]*\| (\d+ of \d+) \|", "\n".join(groups), re.M)
     values = {
-        id: [t.values for t in by.values() if t.claim.id == id and t in claims_tables.at_matched_strength(judged)]
-        for id, _ in signs
+        id: [t.values for t in by.values() if t.claim.id == id and t in sentences.at_matched_strength(judged)] for id, _ in signs
     }
     some = {id: [one for one in of_claim if any(one)] for id, of_claim in values.items()}
     assert dict(signs) == {id: f"{sum(np.mean(one) > 0 for one in of_claim)} of {len(of_claim)}" for id, of_claim in some.items()}
