@@ -26,6 +26,7 @@ SPELLINGS = {
     "--clip-grad-norm": "--clip-grad",
     "--crop-ratio": "--eval-crop-ratio",
     "--random-erase": "--reprob",
+    "--ema-decay": "--model-ema-decay",
 }
 # DeiT's options without an effect: the number of values that each takes, and the reason.
 UNNEEDED = {

@@ -208,7 +208,7 @@ def get_parser() -> Parser:
         "--distillation-type",
         default="none",
         choices=["none", "soft", "hard"],
-        help="target: the teacher's probabilities (soft) or predicted class (hard)",
+        help="target: the teacher's probabilities (soft; averaged over images and classes, as in DeiT) or predicted class (hard)",
     )
     group.add_argument("--teacher-path", metavar="PATH|URL", help="the teacher's checkpoint, of any trainer")
     group.add_argument(

@@ -59,6 +59,15 @@ def test_weights_from_elsewhere(digits_run, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["clean"]["top1"] == log(digits_run)[-1]["val_top1"], result.stderr
     complains(run(CONV_EVALUATE, *words, "--model", "resnet14"), "foreign.th", "layer1.1.conv1.weight is missing")
     complains(run(CONV_EVALUATE, "--checkpoint", tmp_path / "foreign.th"), "does not say what it is", "--model")
+    said = {"model": "resnet8", "num_classes": 10, "input_size": 8, "crop_ratio": 1.0, "interpolation": "area"}
+    said |= {"mean": [0.305] * 3, "std": [0.376] * 3}  # as another trainer of this project writes them
+    torch.save({"model": weights, "args": said}, tmp_path / "said.th")
+    words = ["--checkpoint", tmp_path / "said.th", "--output", tmp_path / "r.json"]
+    result = run(CONV_EVALUATE, *words, "--data", "digits")
+    assert json.loads((tmp_path / "r.json").read_text())["clean"]["top1"] == log(digits_run)[-1]["val_top1"], result.stderr
+    assert "says area interpolation" in result.stdout
+    complains(run(CONV_EVALUATE, *words), "is of resnet8; give --model and --data")
+    words = ["--checkpoint", tmp_path / "foreign.th", "--data", "digits"]
     weights |= {f"module.linear.{kind}": torch.cat([weights[f"module.linear.{kind}"]] * 2) for kind in ("weight", "bias")}
     torch.save(weights, tmp_path / "foreign.th")  # it is unknown which of its 20 classes are the digits
     complains(run(CONV_EVALUATE, *words, "--model", "resnet8"), "digits: 10 classes, the model has 20")

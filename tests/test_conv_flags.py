@@ -69,6 +69,8 @@ def test_the_list_is_whole_and_every_spelling_is_known():
     [
         ("--label-smoothing 0.2", {"loss": "ls", "alpha": 0.2}),
         ("--label-smoothing 0", {"loss": "ce", "alpha": None}),
+        ("--smoothing 0.2 --finetune imagenet", {"loss": "ls", "alpha": 0.2, "init": "imagenet"}),
+        ("--mixup 0.8 --cutmix 1", {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}),
         ("--label-smoothing 0 --loss maxsup --alpha 0.3", {"loss": "maxsup", "alpha": 0.3}),
         ("--pretrained", {"init": "imagenet"}),
         ("--weights IMAGENET1K_V2", {"init": "IMAGENET1K_V2"}),

@@ -124,6 +124,7 @@ def test_both_names_of_one_thing_mean_the_same():
         (["--wd", 0.1, "--workers", 2], ["--weight-decay", 0.1, "--num_workers", 2]),
         (["--init", "P", "--clip-grad-norm", 1], ["--finetune", "P", "--clip-grad", 1]),
         (["--crop-ratio", 0.9, "--random-erase", 0.1], ["--eval-crop-ratio", 0.9, "--reprob", 0.1]),
+        (["--model-ema", "--ema-decay", 0.9], ["--model-ema", "--model-ema-decay", 0.9]),
     ):
         one, other = (vars(settled(*words)) | {"notes": []} for words in (left, right))
         assert one == other

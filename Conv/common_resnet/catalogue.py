@@ -32,8 +32,8 @@ class Source:
     warmup_epochs: int = 0
 
 
-def _imagenet(size: int = 224, **recipe) -> Source:
-    return Source(size, *IMAGENET, flip=True, padding=0, **recipe)
+def _imagenet(**recipe) -> Source:
+    return Source(224, *IMAGENET, flip=True, padding=0, **recipe)
 
 
 CIFAR_RECIPE = {"epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "warmup_epochs": 5}

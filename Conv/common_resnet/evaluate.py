@@ -24,7 +24,7 @@ import corruptions
 import distributed
 import foreign
 import states
-from catalogue import IMAGENET, SMALL, SOURCES, need_path
+from catalogue import IMAGENET, NAMES, SMALL, SOURCES, need_path
 from data import Images, Inputs, open_split
 from data.folders import common_size
 from data.longtail import by_shots
@@ -48,20 +48,23 @@ def main(args: argparse.Namespace) -> None:
     found = foreign.read(args.checkpoint, args.ema)
     for note in found.notes:
         say(f"note: {args.checkpoint}: {note}")
-    state, weights = found.state, found.weights
+    state, weights, said = found.state, found.weights, found.facts if found.ours else {}
     if isinstance(state.get("args"), dict) and "superclasses" in state["args"] and isinstance(state.get("classes"), list):
         facts, classes = read_own(state, args.checkpoint)
         refuse(args, facts)
-    elif args.model is None or args.data is None:
-        raise InputError(f"{args.checkpoint}: does not say what it is; give --model and --data, and see --mean and --std")
+    elif args.data is None or not (args.model or said.get("model") in NAMES):
+        named = f"is of {said['model']}" if "model" in said else "does not say what it is"
+        raise InputError(f"{args.checkpoint}: {named}; give --model and --data, and see --mean and --std")
     else:
         side = common_size(args.data_path, args.split) if args.data == "folder" and args.data_path else None
-        size = args.input_size or side or SOURCES[args.data].size
+        size = args.input_size or said.get("input_size") or side or SOURCES[args.data].size
         in_memory = size == (SOURCES[args.data].size if args.data in SMALL else side)
-        crop_ratio = 1.0 if in_memory else args.crop_ratio or 0.875
-        description = model_facts(args.model, size, args.width or 16, args.stem_stride or 1)
+        crop_ratio = 1.0 if in_memory else args.crop_ratio or said.get("crop_ratio", 0.875)
+        description = model_facts(args.model or said["model"], size, args.width or 16, args.stem_stride or 1)
         num_classes = outputs(weights, args.checkpoint)
-        mean, std = args.mean or IMAGENET[0], args.std or IMAGENET[1]
+        mean, std = args.mean or said.get("mean", IMAGENET[0]), args.std or said.get("std", IMAGENET[1])
+        if said.get("interpolation", "bilinear") != "bilinear":
+            say(f"note: {args.checkpoint} says {said['interpolation']} interpolation; images are resized bilinearly here")
         say(f"inputs normalised by mean {mean} and std {std}; --mean and --std change that")
         facts = {"num_classes": num_classes, "input_size": size, "crop_ratio": crop_ratio, "mean": mean, "std": std}
         facts, classes = description | facts | {"data": args.data, "superclasses": None, "in_memory": in_memory}, found.classes

@@ -37,7 +37,8 @@ def get_parser() -> Parser:
     add("--input-size", type=int, help="side of the input, pixels; if omitted: the images' own if small, else 224")
     add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: ImageNet's")
     add("--std", type=float, nargs=3, help="standard deviation of the inputs; if omitted: ImageNet's")
-    add("--crop-ratio", type=float, help="large images: share of the shorter side that the centre crop keeps; if omitted: 0.875")
+    cropped = "large images: share of the shorter side that the centre crop keeps; if omitted: 0.875"
+    add("--crop-ratio", "--eval-crop-ratio", type=float, help=cropped)
     return parser
 
 

@@ -15,7 +15,7 @@ from command_line import Parser, add_option
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU_INFO = Path("/proc/cpuinfo")
 # Options whose defaults come from the data set's recipe.
-OF_DATA = "epochs batch_size lr weight_decay sched decay_epochs warmup_epochs mean std flip padding".split()
+OF_DATA = "epochs batch_size lr weight_decay sched mean std flip padding".split()
 # Smallest and largest valid values.
 RANGES = {
     **dict.fromkeys(("epochs", "batch_size", "eval_every", "decay_epochs"), (1, 10**6)),
@@ -61,7 +61,8 @@ def get_parser() -> Parser:
     add("--model", default="resnet20", metavar="NAME", help="one of " + ", ".join(NAMES))
     add("--width", type=int, default=16, help="channels of the first stage of the CIFAR ResNets")
     add("--stem-stride", type=int, default=1, help="stride of the CIFAR ResNets' first layer; 2: a quarter of the time")
-    add("--init", metavar="imagenet|PATH|URL", help="initial weights: torchvision's, or any checkpoint's; if omitted: random")
+    start = "initial weights: torchvision's, or any checkpoint's; if omitted: random"
+    add("--init", "--finetune", metavar="imagenet|PATH|URL", help=start)
     add("--freeze-backbone", switch=True, help="train only the classifier (a linear probe)")
     add("--layer-decay", type=float, default=1.0, help="ratio of each stage's learning rate to the next stage's")
     add("--ema-decay", type=float, help="decay per step of a moving average of the weights; if omitted: no average")
@@ -79,9 +80,10 @@ def get_parser() -> Parser:
     add("--flip", nargs=0, const=True, help="random horizontal flips; if omitted: as in the data set's recipe")
     add("--no-flip", nargs=0, const=False, dest="flip", help="no horizontal flips")
     add("--cutout", type=int, default=0, help="side of the square cut out of small images, pixels; 0: no cutout")
-    add("--mixup-alpha", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
+    add("--mixup-alpha", "--mixup", type=float, default=0.0, help="Beta parameter of mixup; 0: none")
     add(
         "--cutmix-alpha",
+        "--cutmix",
         type=float,
         default=0.0,
         help="Beta parameter of cutmix; 0: none; with mixup, each batch takes one of the two",
@@ -92,7 +94,8 @@ def get_parser() -> Parser:
     add("--random-erase", type=float, default=0.0, help="probability of erasing a rectangle of a large image")
     size = "side of the input, pixels; if omitted: the images' own if small, else 224"
     add("--input-size", "--train-crop-size", "--val-crop-size", type=int, help=size)
-    add("--crop-ratio", type=float, help="large images: share of the shorter side that the centre crop keeps; if omitted: 0.875")
+    cropped = "large images: share of the shorter side that the centre crop keeps; if omitted: 0.875"
+    add("--crop-ratio", "--eval-crop-ratio", type=float, help=cropped)
     add("--mean", type=float, nargs=3, help="mean of the inputs, in [0, 1]; if omitted: the data set's")
     add("--std", type=float, nargs=3, help="standard deviation of the inputs; if omitted: the data set's")
     add("--num-workers", "--workers", "-j", type=int, default=min(8, CORES), help="data-loading workers, for large images")
@@ -102,7 +105,7 @@ def get_parser() -> Parser:
         "--distillation-type",
         default="none",
         choices=("none", "soft", "hard"),
-        help="target: the teacher's probabilities (soft) or predicted class (hard)",
+        help="target: the teacher's probabilities (soft; averaged over images) or predicted class (hard)",
     )
     add("--teacher-path", metavar="PATH|URL", help="the teacher's checkpoint; one from elsewhere may need --teacher-model")
     add("--teacher-model", metavar="NAME", help="the teacher's model, if its checkpoint does not name it")
@@ -157,11 +160,12 @@ def fill_in(args: argparse.Namespace) -> list[str]:
     flags, notes = torchvision_flags.translate(args)
     args.loss, args.data = args.loss or "maxsup", args.data or "digits"
     need_path(args.data, args.data_path)
-    source, given = find_source(args), args.warmup_epochs
+    source = find_source(args)
     for name in OF_DATA:
-        if getattr(args, name) is None and name != "decay_epochs":
+        if getattr(args, name) is None:
             setattr(args, name, getattr(source, name))
-    args.warmup_epochs = min(source.warmup_epochs, args.epochs // 4) if given is None else given
+    if args.warmup_epochs is None:
+        args.warmup_epochs = min(source.warmup_epochs, args.epochs // 4)
     args.input_size = args.input_size or source.size
     check_ranges(args)
     torchvision_flags.translate_course(args, flags)

@@ -42,12 +42,12 @@ SCHEDULES = {"steplr": "step", "cosineannealinglr": "cosine", "exponentiallr": "
 def add_flags(parser: Parser) -> None:
     """Add the flags, which --help does not list one by one."""
 
-    def add(name: str, **options: Any) -> None:
-        add_option(parser, parser, name, help=argparse.SUPPRESS, **options)
+    def add(*names: str, **options: Any) -> None:
+        add_option(parser, parser, *names, help=argparse.SUPPRESS, **options)
 
     for name in (*WITHOUT_EFFECT, *REFUSED):
         add(name, **({"switch": True} if name in SWITCHES else {}))
-    add("--label-smoothing", type=float)
+    add("--label-smoothing", "--smoothing", type=float)
     add("--lr-scheduler", choices=tuple(SCHEDULES))
     add("--lr-step-size", type=int)
     add("--model-ema", switch=True)
@@ -116,7 +116,7 @@ def translate_course(args: argparse.Namespace, given: dict[str, Any]) -> None:
             raise InputError(f"--lr-scheduler exponentiallr and --lr-step-size {every} contradict: it decays in every epoch")
         every = 1
     if every is not None:  # counted from the end of the warm-up, as torchvision's SequentialLR does
-        _set(args, "decay_epochs", list(range(first + every, args.epochs, every)) or [args.epochs], "--lr-step-size")
+        _set(args, "decay_epochs", list(range(first + every, args.epochs, every)), "--lr-step-size")
     decay, steps = given["model_ema_decay"], given["model_ema_steps"]
     if given["model_ema"]:
         # torchvision averages every 32 steps and adapts the decay to the length of the run; this trainer averages every step.

@@ -16,16 +16,22 @@ RENAMED = {
     "prior": "loss.prior",
     "model": "model.arch",
     "init": "model.init",
+    "finetune": "model.init",
+    "mixup": "augmentation.mixup_alpha",
+    "cutmix": "augmentation.cutmix_alpha",
     "mixup-alpha": "augmentation.mixup_alpha",
     "cutmix-alpha": "augmentation.cutmix_alpha",
     "epochs": "training.epochs",
     "momentum": "training.momentum",
     "weight-decay": "training.weight_decay",
+    "wd": "training.weight_decay",
     "seed": "training.seed",
     "device": "training.device",
     "amp": "training.amp",
     "num-workers": "data.num_workers",
+    "workers": "data.num_workers",
     "crop-ratio": "validation.crop_ratio",
+    "eval-crop-ratio": "validation.crop_ratio",
     "output-dir": "logging.folder",
     "compile": "training.compile",
     "deterministic": "training.deterministic",
@@ -50,7 +56,8 @@ REFUSED = {
     "batch-size": "training.batch_size counts the images of one process, --batch-size of Conv/common_resnet those of all",
     "lr": "lr.lr is scaled by the batch, --lr of Conv/common_resnet is not; --lr.lr=X --lr.for_batch=0 takes it as it is",
 }
-TRANSLATED = ("training.label_smoothing", "model.pretrained", "training.eval_only")
+SMOOTHING = ("training.label_smoothing", "label-smoothing", "smoothing")
+TRANSLATED = (*SMOOTHING, "model.pretrained", "training.eval_only")
 KEYS = (*RENAMED, *WITHOUT_EFFECT, *ONLY, *REFUSED, *TRANSLATED)
 
 
@@ -84,7 +91,7 @@ def translate(given: dict[str, Any], where: str, notes: list[str]) -> dict[str, 
             raise InputError(f"{where}: {said}: {ONLY[key][1]} here")
         elif key in REFUSED:
             raise InputError(f"{where}: {said}: {REFUSED[key]}")
-        elif key == "training.label_smoothing":
+        elif key in SMOOTHING:
             if number(value, said, where):
                 put("loss.name", "ls", said)
                 put("loss.alpha", number(value, said, where), said)
