@@ -222,10 +222,7 @@ def build_criterion(args, labels: torch.Tensor) -> nn.Module:
     if args.loss == "bce":
         return BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)  # as in DeiT, all classes of a mixed image have target 1
     prior = torch.bincount(labels, minlength=args.num_classes) / len(labels) if args.prior == "frequency" else None
-    try:
-        criterion = make_loss(args.loss, args.num_classes, args.alpha, args.alpha_end, prior)
-    except ValueError as error:
-        raise InputError(f"--loss {args.loss}: {error}")
+    criterion = make_loss(args.loss, args.num_classes, args.alpha, args.alpha_end, prior)
     args.alpha, args.alpha_end = getattr(criterion, "alpha", None), getattr(criterion, "alpha_end", None)
     return criterion
 

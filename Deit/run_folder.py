@@ -31,7 +31,7 @@ def locked(output: Path) -> Iterator[None]:
             output.mkdir(parents=True, exist_ok=True)
             file = _lock(output)
             for name in os.listdir(output):
-                if re.fullmatch(r"(checkpoint\.pth|(log|params|test|summary)\.jsonl?)\.tmp-\d+", name):
+                if re.fullmatch(r"(checkpoint\.pth|logits\.pt|(log|params|test|summary)\.jsonl?)\.tmp-\d+", name):
                     (output / name).unlink()
         except OSError as error:
             raise InputError(f"--output_dir {output}: cannot be written ({error.strerror})")

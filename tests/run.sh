@@ -3,6 +3,8 @@
 #
 #   bash tests/run.sh                          everything
 #   bash tests/run.sh tests/test_viz.py -x     pytest with these arguments
+#
+# The tests run on the CPU, even on machines with a GPU; bash benchmarks/gpu.sh runs those that need one.
 set -euo pipefail
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$top"

@@ -228,9 +228,6 @@ def test_class_prior_smoothing_takes_the_training_files_frequencies():
     loss = settings("--loss.name=ls", "--loss.prior=frequency").loss
     criterion = train_imagenet.build_criterion(loss, np.array([0, 0, 0, 2]), 3)
     assert criterion.prior.tolist() == [0.75, 0, 0.25] and (loss.alpha, loss.alpha_end) == (0.1, None)
-    loss.name = "maxsup"
-    with pytest.raises(errors.InputError, match="loss.name=maxsup: .*prior"):
-        train_imagenet.build_criterion(loss, np.array([0, 1]), 2)
 
 
 def test_sizes_grow_while_training(ffcv_files):

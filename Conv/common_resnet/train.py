@@ -228,10 +228,7 @@ def build_criterion(
 ) -> nn.Module:
     """The loss that the options name. training_images (K,): the number of training images with each label."""
     frequencies = training_images / training_images.sum() if prior == "frequency" else None
-    try:
-        return make_loss(loss, len(training_images), alpha, alpha_end, frequencies)
-    except ValueError as error:
-        raise InputError(f"--loss {loss}: {error}")
+    return make_loss(loss, len(training_images), alpha, alpha_end, frequencies)
 
 
 def save(

@@ -262,10 +262,7 @@ def build_criterion(loss: SimpleNamespace, labels: np.ndarray, num_classes: int)
     prior = None
     if loss.prior == "frequency":
         prior = torch.from_numpy(np.bincount(labels, minlength=num_classes) / len(labels)).float()
-    try:
-        criterion = make_loss(loss.name, num_classes, loss.alpha, loss.alpha_end, prior)
-    except ValueError as error:
-        raise InputError(f"loss.name={loss.name}: {error}")
+    criterion = make_loss(loss.name, num_classes, loss.alpha, loss.alpha_end, prior)
     loss.alpha, loss.alpha_end = (getattr(criterion, name, getattr(loss, name)) for name in ("alpha", "alpha_end"))
     return criterion
 

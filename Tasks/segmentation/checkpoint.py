@@ -7,7 +7,7 @@ A checkpoint is a dict of tensors and plain types:
     epoch               the last finished epoch, counted from 0
     rng                 {"seed": ...}: every generator is reseeded from the seed and the step, so the seed is its whole state
     classes             class names in label order; absent if the data has no class names
-    args                the options of the run, and the facts below
+    args                the options of the run, the facts below, and what only this trainer reads
     training_rows       optional: int64, the rows of the training split that were used, if only some were
     training_labels     optional: int64, the labels of those rows, if they differ from those of the data set
 """

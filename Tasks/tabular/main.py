@@ -109,10 +109,7 @@ def build_criterion(args, labels: Tensor, classes: int) -> nn.Module:
     prior = None
     if args.prior == "frequency":
         prior = torch.bincount(labels.cpu(), minlength=classes).float() / len(labels)
-    try:
-        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, prior)
-    except ValueError as error:
-        raise InputError(f"--loss {args.loss}: {error}")
+    criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, prior)
     args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)
     return criterion
 

@@ -1,4 +1,13 @@
-"""The facts about a run in its checkpoint. states.py writes and reads the file."""
+"""What a checkpoint contains, and the facts about a run in it. states.py writes and reads the file.
+
+model, optimizer   state dicts
+loss               the state dict of the loss
+epoch              the last finished epoch, counted from 0
+rng                {"seed": ...}: all random numbers are functions of the seed and the epoch
+classes            class names in label order
+vocabulary         a classifier's words, in the order of their numbers; a language model's are its `classes`
+args               the options of the run, and the facts below
+"""
 
 import hashlib
 from pathlib import Path

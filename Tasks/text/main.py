@@ -135,10 +135,7 @@ def build_criterion(args, texts: Texts, classes: int) -> nn.Module:
     if args.prior == "frequency":
         targets = texts.train.batch(torch.arange(len(texts.train.lengths)), "cpu")[2]  # all targets, without padding
         prior = torch.bincount(targets, minlength=classes).float() / len(targets)
-    try:
-        criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, prior)
-    except ValueError as error:
-        raise InputError(f"--loss {args.loss}: {error}")
+    criterion = make_loss(args.loss, classes, args.alpha, args.alpha_end, prior)
     args.alpha, args.alpha_end = getattr(criterion, "alpha", args.alpha), getattr(criterion, "alpha_end", None)
     return criterion
 
