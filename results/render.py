@@ -15,7 +15,7 @@ from finished import done, metrics_of, read_runs, values_of
 from index_page import index_page
 from run import WORK
 from runs_tables import table_of_runs
-from sentences import at_matched_strength, counts, of_right_predictions, small, weak, worthwhile
+from sentences import at_matched_strength, counts, nearly_calibrated, of_right_predictions, small, weak, worthwhile
 from tables import RESULTS, TOP
 from verdicts import LEVEL, VERDICTS
 
@@ -65,7 +65,11 @@ def page(runs: dict, judged: dict[str, list[Test]]) -> str:
     words = {"at_02": at_02, "level": LEVEL, "many": MANY_SEEDS, "added": added, "worthwhile": ", ".join(worthwhile(judged))}
     parts = [prose.INTRODUCTION.format(**words), progress(runs) + "\n"]
     parts += [f"## {title}\n\n{table_of_claims(found)}" for title, found in judged.items() if found]
-    words = {"weak": weak(judged), "near": f": over {NEAR} % in {', '.join(near)}" if near else ""}
+    words = {
+        "weak": weak(judged),
+        "nearly_calibrated": nearly_calibrated(metrics),
+        "near": f": over {NEAR} % in {', '.join(near)}" if near else "",
+    }
     parts.append(prose.CAUTION.format(**words, **of_right_predictions(metrics, judged)))
     first = claims.first_look(metrics)
     for name, methods in runs.items():

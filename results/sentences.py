@@ -48,6 +48,13 @@ def of_right_predictions(metrics: dict, judged: dict[str, list[Test]]) -> dict[s
     return {"right_too": f"{len(lower)} of {len(tests)}", "right_more": str(sum(right > wrong for right, wrong in lower))}
 
 
+def nearly_calibrated(metrics: dict[str, dict[str, dict[int, dict]]]) -> str:
+    """In how many experiments the mean temperature of CE is between 0.9 and 1.3."""
+    found = [values_of({"CE": of["CE"]}, "temperature") for of in metrics.values() if "CE" in of]
+    means = [statistics.fmean(values) for values in found if values]
+    return f"{sum(0.9 <= mean <= 1.3 for mean in means)} of {len(means)}"
+
+
 def worthwhile(judged: dict[str, list[Test]]) -> list[str]:
     """Experiments with fewer than MANY_SEEDS seeds in which that many would decide a further claim, by reproduce.py --power."""
     every = [test for found in judged.values() for test in found if test.verdict == VERDICTS[2] and not test.nothing]
