@@ -115,7 +115,7 @@ def test_resizing_and_averages_become_what_torchvision_does():
         ("--lr-gamma 0.2 --sched cosine", ("--decay-rate 0.2", "cosine")),
         ("--model-ema-decay 0.9", ("--model-ema-decay", "--ema-decay")),
         ("--batch-sise 4", ("--batch-sise: no such option", "--batch-size")),
-        ("--smoothing 0.1", ("--smoothing", "--label-smoothing")),
+        ("--label-smothing 0.1", ("--label-smothing: no such option", "--label-smoothing")),
         ("--opt adamw", ("--opt", "adamw")),
         ("--mixup-alpha -1", ("--mixup-alpha -1",)),
         ("--weights ResNet101_Weights.IMAGENET1K_V2", ("ResNet101_Weights", "--model resnet18")),

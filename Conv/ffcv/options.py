@@ -128,7 +128,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--resume", metavar="auto|PATH", help="continue from a checkpoint; auto: the one in logging.folder")
     parser.add_argument(
-        "--eval", "--test-only", action="store_true", help="evaluate the checkpoint of --resume on data.val_dataset and stop"
+        "--eval", "--test-only", action="store_true", help="evaluate --resume, a path or URL, on data.val_dataset and stop"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the run that logging.folder holds")
     original_keys.add_options(parser)
