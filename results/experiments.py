@@ -150,7 +150,7 @@ EXPERIMENTS = {
     "fashion-coarse": _more(
         _fashion("4 coarse classes; transfer to the ten", "--epochs 6 --superclasses", MATCHED, 2.5, transfer="classes")
     ),
-    "fashion-fine": _fashion("ten classes", "--epochs 6", SWEEP, 2.5),
+    "fashion-fine": _more(_fashion("ten classes", "--epochs 6", SWEEP, 2.5)),
     "fashion-noise-20": _more(_fashion("a fifth of the training labels wrong", "--epochs 6 --label-noise 0.2", MATCHED, 2.5)),
     "fashion-noise-40": _fashion("two fifths of the training labels wrong", "--epochs 6 --label-noise 0.4", MATCHED, 2.5),
     "fashion-longtail-50": _more(
