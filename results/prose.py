@@ -105,7 +105,8 @@ measures that.
 
 A temperature above 1 says that a network is overconfident, one below 1 that it is underconfident.
 With CE, the mean temperature is between 0.9 and 1.3 in {nearly_calibrated} experiments; label noise
-lowers it. LS and MaxSup lower it, mostly far below 1, which raises ECE. Of the experiments that test C9 and C23, only imdb has
+lowers it. LS and MaxSup lower it, mostly far below 1, which raises ECE. Of the experiments that
+test C9 and C23, only imdb has
 strongly overconfident CE networks, and only there do both lower ECE. The CE network of
 cifar10-resnet20-paper is overconfident, too, and there both raise ECE; with one seed, nothing is
 tested. The verdicts say little about such networks. C24 compares ECE after temperature scaling.
