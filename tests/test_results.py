@@ -654,3 +654,13 @@ def test_tables_and_blocks():
     assert new == page.replace("old", "new") and tables.block(new, "results/x.json", "old\n") == page
     with pytest.raises(ValueError, match="needed once each"):
         tables.block(page, "results/y.json", "")
+
+
+def test_prose_is_filled_and_code_and_tables_are_not():
+    code, row, long = "```\n" + "x " * 80 + "\n- a\n```", "| " + "x " * 80 + "|", "`python run.py " + "--option " * 15 + "`"
+    words = " ".join(f"word{i}" for i in range(30))
+    shown = tables.wrap(f"one\ntwo\n- {words}\n- three\n  four\n\n{code}\n{row}\n{long}\n{words}\n").split("\n")
+    assert shown[0] == "one two" and shown[1].startswith("- word0 ") and shown[2].startswith("  word") and "- three four" in shown
+    assert "\n".join(shown).count(f"\n\n{code}\n{row}\n{long}\nword0") == 1 and shown[-1] == ""
+    assert max(len(line) for line in shown if line[:1] not in ("x", "|", "`")) <= 100
+    assert " ".join("\n".join(shown).split()).count(words) == 2
