@@ -152,7 +152,7 @@ EXPERIMENTS = {
     ),
     "fashion-fine": _more(_fashion("ten classes", "--epochs 6", SWEEP, 2.5)),
     "fashion-noise-20": _more(_fashion("a fifth of the training labels wrong", "--epochs 6 --label-noise 0.2", MATCHED, 2.5)),
-    "fashion-noise-40": _fashion("two fifths of the training labels wrong", "--epochs 6 --label-noise 0.4", MATCHED, 2.5),
+    "fashion-noise-40": _more(_fashion("two fifths of the training labels wrong", "--epochs 6 --label-noise 0.4", MATCHED, 2.5)),
     "fashion-longtail-50": _more(
         _fashion("long-tailed, imbalance 50 (120 to 6,000 images per class)", "--epochs 12 --imbalance-ratio 50", LONG_TAIL, 2.5)
     ),
