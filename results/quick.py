@@ -143,7 +143,7 @@ def measured(runs: list[Run], output: Path) -> Iterator[None]:
     words += ["--title", "First command: three losses on digits"]
     for method in METHODS:
         words += ["--group", method, *(str(run.folder / "checkpoint.pth") for run in runs if run.method == method)]
-    for note in (transfer(metrics_of(runs, output)), *reported(), RECIPES, TOO_FEW):
+    for note in (transfer(metrics_of(runs, output)), *reported(), TOO_FEW):
         words += ["--note", note]
     yield from printed(["viz/report.py", *words], output / "report.txt")
 

@@ -119,7 +119,7 @@ def test_numbers_and_their_intervals(pair, page_of_logits):
     assert np.diff(row["interval"])[0] / 2 == pytest.approx(half, rel=0.12)
     assert np.mean(row["interval"]) == pytest.approx(row["value"], abs=0.2 * half)
     assert any("is more accurate than A" in sentence for sentence in content["answer"])
-    assert content["answer"][-1].startswith("The strengths differ: A 0.1, <b>B</b> 0.1 to 0.2. ")
+    assert content["answer"][-1].startswith("The strengths differ: 0.1 for A, 0.1 to 0.2 for <b>B</b>. ")
 
 
 def test_metrics_are_resampled_as_by_hand(pair):
@@ -303,7 +303,8 @@ def test_different_strengths_are_called_recipes():
         assert answer.recipes(matched) == []
     (found,) = answer.recipes(of_ce | of_ls | {"MaxSup": ("maxsup", "0.1 to 0.2")})
     assert found.lead + found.rest == (
-        "The strengths differ: LS 0.1, MaxSup 0.1 to 0.2. Between label smoothing and MaxSup, this compares recipes, not methods."
+        "The strengths differ: 0.1 for LS, 0.1 to 0.2 for MaxSup. Between label smoothing and MaxSup, this compares recipes, not "
+        "methods."
     )
 
 

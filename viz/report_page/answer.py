@@ -146,7 +146,7 @@ def recipes(losses: dict[str, tuple[str, str]]) -> list[Sentence]:
     of = {loss: {name: found[1] for name, found in losses.items() if found[0] == loss} for loss in ("ls", "maxsup")}
     if all(ours == theirs for ours in of["ls"].values() for theirs in of["maxsup"].values()):
         return []
-    strengths = ", ".join(f"{name} {strength}" for name, strength in (of["ls"] | of["maxsup"]).items())
+    strengths = ", ".join(f"{strength} for {name}" for name, strength in (of["ls"] | of["maxsup"]).items())
     rest = f": {strengths}. Between label smoothing and MaxSup, this compares recipes, not methods."
     return [Sentence("The strengths differ", rest, False)]
 
