@@ -108,8 +108,8 @@ def trained(run: Run) -> Iterator[None]:
 def evaluate(runs: list[Run], of_ten: list[Run], output: Path, jobs: int) -> None:
     """Measure all models and make their page; at the same time, draw the other figures."""
     steps = [measured(runs, output)]
-    ten = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS, "--device", "cpu"]
-    words = [*ten, "--output", str(output / "features"), "--overwrite"]
+    words = ["--checkpoint", *(str(run.folder / "checkpoint.pth") for run in of_ten), "--names", *METHODS, "--device", "cpu"]
+    words += ["--output", str(output / "features"), "--overwrite"]
     steps += [printed(["viz/features.py", *words], output / "features.txt")]
     steps += [analysis(of_ten, output)]
     with tqdm(desc="measuring and drawing", total=len(steps), unit="command", **BAR) as bar:

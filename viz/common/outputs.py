@@ -7,13 +7,17 @@ from pathlib import Path
 
 from common.errors import InputError, reason
 
-# The commands that write summary.json and summary.md, with a figure that only this command writes into the same folder.
-FIGURES = {"analysis": "near_zero_histogram.png", "selective": "risk_coverage.png", "calibration": "reliability.png"}
-
-
-# What each command writes last into its output folder.
-LAST = dict.fromkeys(FIGURES, "summary.md") | {"features": "features.md", "transfer": "transfer.md", "report": "index.html"}
-LAST |= {"suppression": "suppression.png"}
+SUMMARIES = ("analysis", "selective", "calibration")  # the commands that write summary.json and summary.md
+# A file that only this command writes into its output folder.
+OWN = {
+    "analysis": "near_zero_histogram.png",
+    "selective": "risk_coverage.png",
+    "calibration": "reliability.png",
+    "features": "features.md",
+    "transfer": "transfer.md",
+    "report": "index.html",
+    "suppression": "suppression.png",
+}
 
 
 def folder(path: Path, command: str, overwrite: bool) -> None:
@@ -22,10 +26,10 @@ def folder(path: Path, command: str, overwrite: bool) -> None:
     Raises InputError if that fails, if the folder holds another command's summary, or an output of this command and `overwrite`
     is false.
     """
-    for other, figure in FIGURES.items():
-        if command in FIGURES and other != command and (path / figure).exists():
+    for other in SUMMARIES if command in SUMMARIES else ():
+        if other != command and (path / OWN[other]).exists():
             raise InputError(f"--output {path}: holds the output of viz/{other}.py; choose another --output")
-    if (path / LAST[command]).exists() and not overwrite:
+    if (path / OWN[command]).exists() and not overwrite:
         raise InputError(f"--output {path}: holds an output of viz/{command}.py already; --overwrite replaces it")
     make_folder(path, path)
 
